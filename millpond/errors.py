@@ -1,0 +1,127 @@
+"""Every error that Millpond raises on purpose.
+
+A message says where, what, what there was instead and what to do. An error
+travels between processes, so all of its state is plain data.
+"""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+
+class MillpondError(Exception):
+    """The base of all errors raised on purpose."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuild(
+    kind: type[MillpondError], args: tuple[Any, ...], state: dict[str, Any]
+) -> MillpondError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class OptionError(MillpondError):
+    """An option has a value that it cannot have."""
+
+
+class ColumnNotFound(MillpondError):
+    """A name was used that the input does not have."""
+
+    def __init__(self, name: str, available: Sequence[str], where: str) -> None:
+        near = get_close_matches(name.casefold(), [a.casefold() for a in available], n=1)
+        original = next((a for a in available if near and a.casefold() == near[0]), None)
+        hint = f"Did you mean {original!r}? " if original else ""
+        has = ", ".join(available) if available else "no columns"
+        super().__init__(f"{where}: no column {name!r}. {hint}The input has: {has}.")
+        self.name, self.available = name, tuple(available)
+
+
+class SqlError(MillpondError):
+    """SQL that does not parse, or that DuckDB cannot bind or run."""
+
+
+class SchemaMismatch(MillpondError):
+    """Names or types differ where they must agree."""
+
+
+class PathNotFound(MillpondError):
+    """A path, or a glob, names no file."""
+
+    def __init__(self, path: str, where: str) -> None:
+        super().__init__(
+            f"{where}: no file at {path!r}. Check the path; a glob must match at least one file."
+        )
+        self.path = path
+
+
+class FileUnreadable(MillpondError):
+    """A file exists but is not what it should be: truncated, or another format."""
+
+
+class TargetNotEmpty(MillpondError):
+    """A write would mix with files that are already there."""
+
+    def __init__(self, path: str, where: str) -> None:
+        super().__init__(
+            f"{where}: {path!r} already holds files. "
+            "Pass mode='overwrite' to replace them or mode='append' to add to them."
+        )
+        self.path = path
+
+
+class StorageError(MillpondError):
+    """The storage refused or failed; the message says path, status and what to check."""
+
+
+class MissingExtra(MillpondError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, extra: str, what: str) -> None:
+        super().__init__(f"{what} needs the extra {extra!r}: pip install 'millpond[{extra}]'.")
+        self.extra = extra
+
+
+class TaskError(MillpondError):
+    """A task failed for a reason that another attempt would not change.
+
+    `__cause__` is the user's own exception where a Python function raised it,
+    and `traceback` is its text as it was in the worker.
+    """
+
+    def __init__(
+        self, message: str, *, stage: int, partition: int, inputs: str, traceback: str = ""
+    ) -> None:
+        tail = f"\n\n{traceback.rstrip()}" if traceback else ""
+        super().__init__(
+            f"{message} (stage {stage}, partition {partition}; input: {inputs}){tail}"
+        )
+        self.stage, self.partition, self.inputs, self.traceback = stage, partition, inputs, traceback
+
+
+class Transient(MillpondError):
+    """A failure that may pass: the schedule tries the task again."""
+
+
+class WorkerLost(Transient):
+    """The process or node that ran a task is gone."""
+
+
+class OutOfMemory(Transient):
+    """A task needed more than its share of memory."""
+
+
+class DiskFull(MillpondError):
+    """No space is left where a file must be written."""
+
+
+class PartDamaged(MillpondError):
+    """A part was computed again after a bad checksum, and is still bad."""
+
+
+class GaveUp(MillpondError):
+    """A task failed on every attempt; the message tells the whole story."""

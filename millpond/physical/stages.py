@@ -1,0 +1,343 @@
+"""Stages, tasks and results: work between two moves of rows, as frozen values.
+
+These values are all that travels between the planner, the schedule, a runtime and
+a worker. None of them holds a connection, a secret or a row of data (but for small
+tables that the user made from Python objects, which travel inside their split).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import NamedTuple
+
+from millpond.formats.scan import Scan, Split
+from millpond.schema import Schema
+from millpond.storage import Staged
+
+
+class Determinism(StrEnum):
+    """What a second attempt of a task gives; readers of a lost part act on it."""
+
+    FIXED = "fixed"
+    ANY_ORDER = "same rows in any order"
+    VARIES = "varies"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a task needs to run. A change of resources cuts a stage."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: int | None = None
+
+
+# ---- what a task computes ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SqlStep:
+    """One SQL query over named inputs: `in0`, `in1`, … of the task, or `in0` of the step before."""
+
+    sql: str
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
+class PythonStep:
+    """One Python call over the batches of the step before.
+
+    `function` is a cloudpickle of the function or class, made at the user's call.
+    `kind` says what it is called with: "row", "filter", "flat", "batch", "partition".
+    """
+
+    function: bytes
+    kind: str
+    name: str
+    schema: Schema
+    batch_size: int = 122_880
+    format: str = "arrow"
+
+
+Step = SqlStep | PythonStep
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A chain of steps; each reads what the one before gives. Rows stream through it."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def has_python(self) -> bool:
+        return any(isinstance(step, PythonStep) for step in self.steps)
+
+    @property
+    def schema(self) -> Schema:
+        return self.steps[-1].schema
+
+
+# ---- where its rows come from --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInput:
+    """Splits of a source, one task each (or all of them for every task, if `broadcast`)."""
+
+    scan: Scan
+    splits: tuple[Split, ...]
+    broadcast: bool = False
+
+
+class Edge(StrEnum):
+    """Which partitions of the stage before a task reads."""
+
+    ONE_TO_ONE = "one to one"  # Task p reads partition p, of all parts.
+    ALL = "all"  # Every task reads everything, in task order.
+    FORWARD = "forward"  # Task p reads the part of task p alone.
+
+
+@dataclass(frozen=True, slots=True)
+class StageInput:
+    """The parts that an earlier stage wrote."""
+
+    stage: int
+    edge: Edge
+
+
+Input = SourceInput | StageInput
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRows:
+    """Task input: the rows of one split of a source."""
+
+    scan: Scan
+    splits: tuple[Split, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartRows:
+    """Task input: `n_partitions` partitions from `first_partition` of the parts of a stage.
+
+    `first_part` and `n_parts` narrow it to some parts; `skip_rows` and `n_rows` to a
+    run of rows in what is left (None: all). `parts` is empty until the schedule binds
+    the parts that exist when the task is submitted.
+    """
+
+    stage: int
+    schema: Schema
+    first_partition: int = 0
+    n_partitions: int = 1
+    first_part: int = 0
+    n_parts: int | None = None
+    skip_rows: int = 0
+    n_rows: int | None = None
+    parts: tuple["PartRef", ...] = ()
+
+
+TaskInput = SplitRows | PartRows
+
+
+# ---- what becomes of its rows --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToPart:
+    """Write one part with a segment per output partition.
+
+    `how`: "single" (all rows in partition 0), "column" (the last column of the fragment
+    is the partition number, and is dropped), "range" (the last column is a DuckDB sort
+    key, and is dropped; the last input holds the `n - 1` bounds in order).
+    """
+
+    n: int = 1
+    how: str = "single"
+
+
+@dataclass(frozen=True, slots=True)
+class ToFile:
+    """Write one output file per task, staged aside; the run publishes all of them at the end."""
+
+    format: str
+    directory: str
+    name: str  # A pattern with one `{partition:05d}`.
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToMemory:
+    """Keep the rows in the process that ran the task: for a fused plan that is collected."""
+
+
+Output = ToPart | ToFile | ToMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Tasks that do the same to different rows, and what they write.
+
+    `schema` is that of the rows that readers see. `fingerprint` identifies the stage by
+    content, or is empty where its rows may differ from run to run.
+    """
+
+    id: int
+    title: str
+    fragment: Fragment
+    inputs: tuple[Input, ...]
+    output: Output
+    schema: Schema
+    determinism: Determinism = Determinism.FIXED
+    resources: Resources = field(default_factory=Resources)
+    fingerprint: str = ""
+
+
+class TaskId(NamedTuple):
+    """One fragment on one partition, one attempt."""
+
+    stage: int
+    partition: int
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What `run_task` needs, whole. Picklable; holds no secret."""
+
+    id: TaskId
+    fragment: Fragment
+    inputs: tuple[TaskInput, ...]
+    output: Output
+    schema: Schema
+    resources: Resources = field(default_factory=Resources)
+    prefer: tuple[str, ...] = ()  # Nodes that hold the input.
+    fingerprint: str = ""
+
+    def again(self) -> "Task":
+        return replace(self, id=self.id._replace(attempt=self.id.attempt + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class PartRef:
+    """Where a part is and how to check it. All that the driver keeps of it.
+
+    The file ends in an index block of `n_partitions × n_runs` entries of 32 bytes at
+    `index_offset`, partition by partition: see `shuffle/part.py`.
+    """
+
+    stage: int
+    task: int
+    attempt: int
+    node: str  # "" where any process may open `path`.
+    path: str
+    size_bytes: int
+    n_partitions: int
+    n_runs: int
+    index_offset: int
+    index_checksum: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file that a sink task staged."""
+
+    staged: Staged
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a task tells of its work. The run adds up the counts and keeps the part.
+
+    `partition_rows` and `partition_bytes` are little-endian int64 arrays of length P.
+    """
+
+    task: TaskId
+    part: PartRef | None = None
+    files: tuple[OutputFile, ...] = ()
+    rows_in: int = 0
+    rows: int = 0
+    size_bytes: int = 0
+    partition_rows: bytes = b""
+    partition_bytes: bytes = b""
+    rows_hash: int | None = None  # With verify="rows": order-independent, over what was read.
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartsLost:
+    """Typed result: these parts could not be read, or failed their checksum."""
+
+    task: TaskId
+    refs: tuple[PartRef, ...]
+    damaged: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What the schedule knows of a finished stage when it makes the tasks of the next."""
+
+    n_tasks: int
+    n_partitions: int
+    schema: Schema
+    part_rows: tuple[int, ...]
+    nodes: tuple[str, ...]
+
+
+def tasks(stage: Stage, done: dict[int, Done]) -> tuple[Task, ...]:
+    """The first attempts of a stage's tasks. Pure; `PartRows.parts` are bound at submission."""
+    n = n_tasks(stage, done)
+    return tuple(
+        Task(
+            id=TaskId(stage.id, partition),
+            fragment=stage.fragment,
+            inputs=tuple(_task_input(i, partition, done) for i in stage.inputs),
+            output=stage.output,
+            schema=stage.schema,
+            resources=stage.resources,
+            prefer=_prefer(stage.inputs, partition, done),
+            fingerprint=f"{stage.fingerprint}-{partition}-{n}" if stage.fingerprint else "",
+        )
+        for partition in range(n)
+    )
+
+
+def n_tasks(stage: Stage, done: dict[int, Done]) -> int:
+    """How many tasks a stage has: what its inputs that are not read whole agree on."""
+    counts = set()
+    for item in stage.inputs:
+        match item:
+            case SourceInput(splits=splits, broadcast=False):
+                counts.add(len(splits))
+            case StageInput(stage=before, edge=Edge.ONE_TO_ONE):
+                counts.add(done[before].n_partitions)
+            case StageInput(stage=before, edge=Edge.FORWARD):
+                counts.add(done[before].n_tasks)
+    assert len(counts) <= 1, f"inputs of stage {stage.id} disagree: {counts}"
+    return counts.pop() if counts else 1
+
+
+def _task_input(item: Input, partition: int, done: dict[int, Done]) -> TaskInput:
+    match item:
+        case SourceInput(scan, splits, broadcast):
+            return SplitRows(scan, splits if broadcast else splits[partition : partition + 1])
+        case StageInput(stage, Edge.ONE_TO_ONE):
+            return PartRows(stage, done[stage].schema, partition)
+        case StageInput(stage, Edge.FORWARD):
+            n = done[stage].n_partitions
+            return PartRows(stage, done[stage].schema, 0, n, first_part=partition, n_parts=1)
+        case StageInput(stage, Edge.ALL):
+            return PartRows(stage, done[stage].schema, 0, done[stage].n_partitions)
+    raise AssertionError(item)
+
+
+def _prefer(inputs: Sequence[Input], partition: int, done: dict[int, Done]) -> tuple[str, ...]:
+    for item in inputs:
+        if isinstance(item, StageInput) and item.edge is Edge.FORWARD:
+            node = done[item.stage].nodes[partition]
+            return (node,) if node else ()
+    return ()

@@ -1,0 +1,36 @@
+"""The small values that storages share."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file as it is now. `version` changes when its bytes do: mtime in ns, or an etag."""
+
+    path: str
+    size_bytes: int
+    version: str
+
+
+class Range(NamedTuple):
+    """`length` bytes of `path` from `offset`; `length` may be -1 for all that follows."""
+
+    path: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A file that is being written aside. Readers do not see `path` before `publish`.
+
+    Write to the file `local`; `seal` makes the bytes durable and fills in `size_bytes`
+    and, on an object store, the `upload` that `publish` completes. The value travels
+    from the worker that wrote it to the process that publishes it.
+    """
+
+    path: str
+    local: str
+    size_bytes: int = -1
+    upload: str = ""
