@@ -123,9 +123,9 @@ def index_checksum(index: Buffer) -> int:
     return xxhash.xxh3_64_intdigest(index)
 
 
-def entries_of(index: Buffer, n_runs: int) -> Entries:
+def entries_of(index: Buffer, n_partitions: int, n_runs: int) -> Entries:
     """Entries as an array of partitions × runs, of a whole index or of adjacent partitions."""
-    return np.frombuffer(index, ENTRY).reshape(-1, n_runs)
+    return np.frombuffer(index, ENTRY).reshape(n_partitions, n_runs)
 
 
 def counts(entries: Entries) -> tuple[bytes, bytes]:

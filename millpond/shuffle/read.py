@@ -131,7 +131,7 @@ def _index(ref: PartRef, read_ranges: ReadRanges) -> part.Entries | _Bad:
         return _Bad(ref, True, f"{ref.path}: not a part of {ref.n_partitions} partitions")
     if len(index) != length or part.index_checksum(index) != ref.index_checksum:
         return _Bad(ref, True, f"{ref.path}: its index is not what was written")
-    return part.entries_of(index, ref.n_runs)
+    return part.entries_of(index, ref.n_partitions, ref.n_runs)
 
 
 def _segments(
@@ -169,7 +169,7 @@ def _some_entries(ref: PartRef, partitions: range, read_ranges: ReadRanges) -> p
         return found
     if len(found[0]) != place[1]:
         return _Bad(ref, True, f"{ref.path}: ends within its index")
-    return part.entries_of(found[0], ref.n_runs)
+    return part.entries_of(found[0], len(partitions), ref.n_runs)
 
 
 def _plausible(segment: Segment, ref: PartRef) -> bool:

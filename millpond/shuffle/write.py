@@ -93,7 +93,7 @@ class PartWriter:
             index = part.index_bytes(self._runs, self._n)
             self._file.append(index)
             self._file.close()
-        rows, size = part.counts(part.entries_of(index, len(self._runs)))
+        rows, size = part.counts(part.entries_of(index, self._n, len(self._runs)))
         return Written(
             size_bytes=self._file.position,
             n_runs=len(self._runs),

@@ -13,12 +13,11 @@ import os
 from contextlib import suppress
 from typing import TypeAlias
 
-from millpond.errors import DiskFull
+from millpond.storage.oserrors import explain, explained
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 BLOCK_BYTES = 4 << 20  # Direct writes stop gaining here; a multiple of every block size.
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -35,9 +34,9 @@ class BlockFile:
         assert block_bytes % mmap.PAGESIZE == 0
         self.path, self.position = path, 0
         self._direct_after, self._is_direct = direct_after, False
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        self._memory = mmap.mmap(-1, block_bytes)
-        self._block, self._filled = memoryview(self._memory), 0
+        with explained(path, "write"):
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._block, self._filled = memoryview(mmap.mmap(-1, block_bytes)), 0
 
     def append(self, data: Bytes) -> None:
         """Add `data` at the end. Raises `DiskFull` where no space is left."""
@@ -81,12 +80,7 @@ class BlockFile:
                 self._set_direct(False)
                 self._direct_after = None
                 return 0
-            if error.errno in _FULL:
-                raise DiskFull(
-                    f"no space left for {self.path!r} after {self.position:,} bytes. "
-                    "Free some space, or choose another data_root."
-                ) from error
-            raise
+            raise explain(error, self.path, "write") from error
 
     def _set_direct(self, on: bool) -> None:
         if on == self._is_direct or not _O_DIRECT:
@@ -102,5 +96,4 @@ class BlockFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            self._block.release()
-            self._memory.close()
+            self._block = memoryview(b"")

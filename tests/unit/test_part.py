@@ -24,7 +24,7 @@ def partition_lists(ref: object, n: int, schema: pa.Schema = NUMBERS) -> list[li
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     n=st.integers(1, 5),
     sizes=st.lists(st.integers(0, 40), max_size=6),
@@ -101,7 +101,8 @@ def test_runs_are_cut_by_bytes_not_by_rows(tmp_path: Path) -> None:
     wide = pa.record_batch({"s": pa.array(["x" * 1000] * 100)})
     ref = write_part(tmp_path / "x", [(wide, None)] * 2, budget_bytes=20_000)
 
-    assert ref.n_runs == 10
+    index = (tmp_path / "x").read_bytes()[ref.index_offset :]
+    assert part.entries_of(index, 1, ref.n_runs)["length"].max() < 2 * 20_000
     assert read(wanted(ref), wide.schema).num_rows == 200
 
 
@@ -112,7 +113,7 @@ def test_segments_are_aligned_and_adjacent_partitions_are_adjacent_in_the_index(
     ref = write_part(tmp_path / "x", [(batch, np.arange(30) % 3)] * 2, 3, budget_bytes=240)
 
     index = (tmp_path / "x").read_bytes()[ref.index_offset :]
-    entries = part.entries_of(index, ref.n_runs)
+    entries = part.entries_of(index, 3, ref.n_runs)
     assert ref.n_runs == 2
     assert entries.shape == (3, 2)
     assert not (entries["offset"] % 64).any()
@@ -122,7 +123,7 @@ def test_segments_are_aligned_and_adjacent_partitions_are_adjacent_in_the_index(
 
 def test_an_empty_segment_has_a_checksum(tmp_path: Path) -> None:
     ref = write_part(tmp_path / "x", [(numbers_batch(1), [0])], 2)
-    entries = part.entries_of((tmp_path / "x").read_bytes()[ref.index_offset :], 1)
+    entries = part.entries_of((tmp_path / "x").read_bytes()[ref.index_offset :], 2, 1)
 
     assert entries["length"][1, 0] == 0
     assert entries["checksum"].all()
@@ -179,7 +180,7 @@ def test_a_full_disk_is_said_and_leaves_no_file(tmp_path: Path) -> None:
     path.symlink_to("/dev/full")
     writer = PartWriter(str(path), 1, NUMBERS)
     writer.add(numbers_batch(*range(100)))
-    with pytest.raises(DiskFull, match="no space left"):
+    with pytest.raises(DiskFull, match="No space is left"):
         writer.close()
     assert not list(tmp_path.iterdir())
 

@@ -101,9 +101,10 @@ def test_a_small_budget_reads_the_same(parts: list[PartRef]) -> None:
     assert one.column("n").to_pylist() == numbers(*parts)
 
 
-def test_a_flipped_bit_is_found_at_every_byte(tmp_path: Path, parts: list[PartRef]) -> None:
-    whole = Path(parts[0].path).read_bytes()
-    rows = wanted(parts[0], n_partitions=3)
+def test_a_flipped_bit_is_found_at_every_byte(tmp_path: Path) -> None:
+    ref = write_part(tmp_path / "x", [(numbers_batch(1, 2, 3), [0, 2, 2])], 3)
+    whole = (tmp_path / "x").read_bytes()
+    rows = wanted(ref, n_partitions=3)
 
     for at in range(len(whole)):
         torn = bytearray(whole)
@@ -116,7 +117,7 @@ def test_a_flipped_bit_is_found_at_every_byte(tmp_path: Path, parts: list[PartRe
 
         with pytest.raises(PartsUnreadable) as caught:
             list(read_part_rows(rows, SCHEMA, flipped, threads=1))
-        assert (caught.value.damaged, caught.value.refs) == (True, (parts[0],)), at
+        assert (caught.value.damaged, caught.value.refs) == (True, (ref,)), at
 
 
 def test_a_flipped_bit_is_found_in_an_index_that_is_read_in_part(tmp_path: Path) -> None:
