@@ -147,7 +147,8 @@ def _token(group: Ints, known: U64, words: U64, left: Ints) -> Ints:
     """
     rank = np.searchsorted(known, words, "left")
     present = known[np.minimum(rank, len(known) - 1)] == words
-    return (group * (2 * len(known) + 1) + 2 * rank + present) * 10 + left
+    tokens: Ints = (group * (2 * len(known) + 1) + 2 * rank + present) * 10 + left
+    return tokens
 
 
 def _place(active: Ints, edge_group: Ints, group: Ints, at: Ints) -> Ints:
