@@ -21,8 +21,9 @@ from millpond.runtime.progress import Reused
 from millpond.runtime.schedule import Schedule
 
 _TICK_S = 0.25
-# A cancelled task ends within seconds; one that does not is left to `Runtime.close`.
-_END_S = 30.0
+# A cancelled task ends within a moment. After a failure, files that are still being
+# written are worth a longer wait; what ends later yet is discarded when it ends.
+_END_S, _FAILED_END_S = 2.0, 30.0
 
 
 class Journal(Protocol):
@@ -122,14 +123,14 @@ class _Run:
                 self._do(self._schedule.tick(now_s))
             self._fill()
             self._wait_for_events()
-        self._wait_for_the_rest()
+        self._wait_for_the_rest(_END_S)
 
     def abandon(self) -> None:
         """End everything, and hand over what was left behind."""
         self._schedule.closed = True
         for task in self._futures:
             self._runtime.cancel(task)
-        self._wait_for_the_rest()
+        self._wait_for_the_rest(_FAILED_END_S)
         parts: list[PartRef] = []
         files: list[OutputFile] = []
         for progress in self._schedule.progress.values():
@@ -152,13 +153,24 @@ class _Run:
         except Empty:
             pass
 
-    def _wait_for_the_rest(self) -> None:
+    def _wait_for_the_rest(self, timeout_s: float) -> None:
         """Cancelled tasks still hold a slot, and may still leave a part: see them end."""
-        wait([future for future, _ in self._futures.values()], timeout=_END_S)
-        while not self._ended.empty():
-            self._take(*self._ended.get())
+        wait([future for future, _ in self._futures.values()], timeout=timeout_s)
+        for task, (future, _) in list(self._futures.items()):
+            if future.done():
+                self._take(task, future)
+            else:
+                future.add_done_callback(self._discard_late)
+
+    def _discard_late(self, future: Future[Ended]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            ended = future.result()
+            if isinstance(ended, TaskResult):
+                self._discard([ended.part] if ended.part else [], ended.files)
 
     def _take(self, task: TaskId, future: Future[Ended]) -> None:
+        if task not in self._futures:
+            return  # Seen at the end already.
         _, slots = self._futures.pop(task)
         self._busy -= slots
         try:
