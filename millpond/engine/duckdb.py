@@ -55,7 +55,6 @@ class Engine:
                 "autoload_known_extensions": False,
                 "allow_community_extensions": False,
                 "allow_persistent_secrets": False,
-                "enable_progress_bar": False,
             },
         )
         self._root.execute("SET TimeZone = 'UTC'")
@@ -211,7 +210,7 @@ def _is_full(folder: str) -> bool:
 
 def _first_paragraph(text: str) -> str:
     """DuckDB's message without the echo of SQL that the user did not write."""
-    head = re.split(r"\n\s*\n", text.strip(), maxsplit=1)[0]
+    head = re.split(r"\n\s*\n|\s*Candidate functions:", text.strip(), maxsplit=1)[0]
     return re.sub(r"\s*\n\s*", " ", head)
 
 

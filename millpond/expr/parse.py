@@ -174,13 +174,22 @@ def _statement(text: str, head: str, where: str, dialect: Dialect) -> tuple[Tree
         tree = dialect.parse(head + sql)
         if len(tree["statements"]) != 1:
             raise SqlError(f"{where}: needs one piece of SQL, not several divided by ';'.")
-        if ";" in sql:  # Perhaps inside a string; else before a comment, where wrapping breaks.
-            dialect.parse(f"SELECT * FROM (\n{head}{sql}\n)")
+        if ";" in sql and not _wraps(head + sql, dialect):
+            raise SqlError(f"{where}: remove the ';' that stands before the end of the SQL.")
     except SqlError as error:
         if str(error).startswith(where):
             raise
         raise SqlError(f"{where}: {_pointed(str(error), len(head))}") from None
     return tree["statements"][0]["node"], sql
+
+
+def _wraps(sql: str, dialect: Dialect) -> bool:
+    """A ';' inside a string may be wrapped; one before a trailing comment may not."""
+    try:
+        dialect.parse(f"SELECT * FROM (\n{sql}\n)")
+    except SqlError:
+        return False
+    return True
 
 
 def _pointed(message: str, shift: int) -> str:

@@ -48,15 +48,15 @@ def with_columns(
 ) -> n.Project:
     """Add columns, or replace those whose name is taken, in place."""
     parts: list[str] = []
-    new = {name.casefold(): name for name in columns}
+    new: dict[str, str] = {name.casefold(): name for name in columns}
     for name, sql in columns.items():
         p.predicate(sql, node.schema, f"{where}: {name}", dialect)
     for field in node.schema:
-        name = new.pop(field.name.casefold(), None)
+        replaced = new.pop(field.name.casefold(), None)
         parts.append(
             quote.name(field.name)
-            if name is None
-            else f"(\n{_tail(columns[name])}\n) AS {quote.name(field.name)}"
+            if replaced is None
+            else f"(\n{_tail(columns[replaced])}\n) AS {quote.name(field.name)}"
         )
     parts += [f"(\n{_tail(columns[name])}\n) AS {quote.name(name)}" for name in new.values()]
     return project(node, ",\n".join(parts), where, dialect)

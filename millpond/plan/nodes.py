@@ -85,6 +85,7 @@ class Sort:
     input: "Node"
     keys: tuple[SortKey, ...]
     partial: bool = False
+    n: int | None = None  # Partitions to give, where the user gave a count.
 
     @property
     def schema(self) -> Schema:
@@ -124,6 +125,7 @@ class Aggregate:
     keys: tuple[str, ...]
     expression: Expression
     schema: Schema
+    n: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from millpond.plan import nodes as n
 class Partitioning:
     """`n` partitions, or None while the count is automatic; `keys` where equal rows meet.
 
-    `hashes` names the exchange that put rows in place, so that two frames are known to
-    be co-partitioned only if both went through one like it.
+    Two frames are known to be co-partitioned only if both were hashed alike: as many keys,
+    of the same types, into as many partitions.
     """
 
     n: int | None = None
@@ -45,6 +45,8 @@ def partitioning(node: n.Node) -> Partitioning:
         case n.SqlEngine():
             counts = [partitioning(i).n for i in node.inputs]
             return Partitioning(next((c for c in counts if c != 1), 1 if counts else None))
+        case n.Sort() | n.Aggregate() if node.n is not None:
+            return Partitioning(node.n)
         case n.Sort() | n.Aggregate() | n.Distinct() | n.RandomPartition() | n.Sample():
             return Partitioning(partitioning(node.input).n)
         case n.Limit():
