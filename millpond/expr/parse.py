@@ -17,15 +17,11 @@ Tree = dict[str, Any]
 # Functions whose value may differ between two runs over the same rows. A test holds
 # this list against the catalogue of every DuckDB version that we support.
 VOLATILE = frozenset(
-    """random uuid gen_random_uuid uuidv4 uuidv7 nextval currval setseed setval stats error
-    current_connection_id current_query current_query_id current_transaction_id vector_type
-    sleep_ms write_log""".split()
+    ["random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval", "setseed", "setval", "stats", "error", "current_connection_id", "current_query", "current_query_id", "current_transaction_id", "vector_type", "sleep_ms", "write_log"]
 )
 # Constant within one run, other in the next.
 CLOCK = frozenset(
-    """now today get_current_time current_date current_time current_timestamp
-    get_current_timestamp transaction_timestamp localtime localtimestamp age
-    current_localtime current_localtimestamp""".split()
+    ["now", "today", "get_current_time", "current_date", "current_time", "current_timestamp", "get_current_timestamp", "transaction_timestamp", "localtime", "localtimestamp", "age", "current_localtime", "current_localtimestamp"]
 )
 
 
@@ -100,7 +96,7 @@ def sort_keys(by: str | list[str] | tuple[str, ...], schema: Schema, where: str,
         node, _ = _statement(text, head, where, dialect)
         kinds = [modifier["type"] for modifier in node.get("modifiers", [])]
         if node["type"] != "SELECT_NODE" or kinds != ["ORDER_MODIFIER"]:
-            raise SqlError(f"{where}: needs sort keys, such as \"a\" or \"a desc nulls first\".")
+            raise SqlError(f'{where}: needs sort keys, such as "a" or "a desc nulls first".')
         for order in node["modifiers"][0]["orders"]:
             expression = order["expression"]
             if expression["class"] == "CONSTANT" or expression["class"] == "STAR":

@@ -53,6 +53,7 @@ class Settings:
     shape: str = "auto"
     staged_only: bool = False  # The runtime is a cluster: nothing can be fused there.
     versions: str = ""
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,9 @@ def plan_stages(node: n.Node, settings: Settings) -> Physical:
     """The stages that compute `node`: one fused statement where that is possible."""
     reason = why_staged(node, settings)
     if reason is None:
-        return Physical((_fused(node),), "fused", "one machine, and nothing observes partitions")
+        return Physical(
+            (_fused(node, settings),), "fused", "one machine, and nothing observes partitions"
+        )
     planner = _Planner(settings)
     planner.finish(node)
     return Physical(tuple(planner.stages), "staged", reason)
@@ -115,7 +118,7 @@ def _observer(node: n.Node) -> str | None:
     return next((why for i in n.inputs_of(node) if (why := _observer(i))), None)
 
 
-def _fused(node: n.Node) -> Stage:
+def _fused(node: n.Node, settings: Settings) -> Stage:
     inputs: list[Input] = []
 
     def build(at: n.Node) -> Pieces:
@@ -128,7 +131,8 @@ def _fused(node: n.Node) -> Stage:
     output: Output = _to_file(node) if isinstance(node, n.DataSink) else ToMemory()
     sql = build(node.input if isinstance(node, n.DataSink) else node)
     step = SqlStep(f.text(sql), node.schema)
-    return Stage(0, "fused", Fragment((step,)), tuple(inputs), output, node.schema)
+    fragment = Fragment((step,))
+    return Stage(0, "fused", fragment, tuple(inputs), output, node.schema, run=settings.run)
 
 
 def _whole_files(source: n.DataSource) -> list[FileSlice]:
@@ -137,7 +141,7 @@ def _whole_files(source: n.DataSource) -> list[FileSlice]:
 
 def _to_file(node: n.DataSink) -> ToFile:
     ending = {"arrow": "arrow", "fixed": "bin"}.get(node.format, node.format)
-    return ToFile(node.format, node.path, f"part-{{partition:05d}}.{ending}", node.options)
+    return ToFile(node.format, node.path, f"part-{{partition}}.{ending}", node.options)
 
 
 class _Planner:
@@ -174,8 +178,9 @@ class _Planner:
         match node:
             case n.DataSource():
                 return self._source(node, None)
-            case n.Project(expression=Expression(varies=varies)) | n.Filter(
-                predicate=Expression(varies=varies)
+            case (
+                n.Project(expression=Expression(varies=varies))
+                | n.Filter(predicate=Expression(varies=varies))
             ):
                 pipe = self._lower(node.input)
                 pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, _word(node))
@@ -225,7 +230,9 @@ class _Planner:
             else even_splits(node, count, footer)
         )
         source = SourceInput(node.scan, splits, identity=source_identity(node))
-        return Pipe((source,), f.slot(0), node.schema, len(splits), title=f"read {node.scan.format}")
+        return Pipe(
+            (source,), f.slot(0), node.schema, len(splits), title=f"read {node.scan.format}"
+        )
 
     def _python(self, node: n.PythonBatches) -> Pipe:
         call = node.call
@@ -323,10 +330,13 @@ class _Planner:
         """The stage that gives `count - 1` keys which cut the rows evenly, from a sample of tasks."""
         blob = Schema((Field("key", "BLOB"),))
         keys = f.over(f"SELECT {f.sort_key(node.keys)} AS key", pipe.sql)
-        # By a hash of the place, not by chance: a lost sample must come back the same.
-        head = "SELECT key"
-        tail = f"\nORDER BY hash({f.ORDINAL}) LIMIT {SAMPLED_ROWS}"
-        sample = replace(_narrowed(pipe), sql=f.over(head, f.numbered(keys), tail), schema=blob)
+        # By a hash of the place, not by chance: a lost sample must come back the same. Where
+        # rows come in any order, by a hash of the key and which copy of it this is.
+        fixed = pipe.determinism is FIXED
+        place = f.numbered(keys) if fixed else f.over(
+            f"SELECT *, row_number() OVER (PARTITION BY key) AS {f.ORDINAL}", keys)  # fmt: skip
+        tail = f"\nORDER BY hash(key, {f.ORDINAL}), key LIMIT {SAMPLED_ROWS}"
+        sample = replace(_narrowed(pipe), sql=f.over("SELECT key", place, tail), schema=blob)
         sampled = self._close(sample, ToPart(), "sample keys")
         read = self._read(sampled, Edge.ALL, sample, 1)
         ranked = f.over(
@@ -415,6 +425,9 @@ class _Planner:
     def _close(self, pipe: Pipe, output: Output, title: str) -> int:
         number = len(self.stages)
         schema = pipe.schema
+        if isinstance(output, ToPart):
+            schema = f.wire(schema)
+            pipe = replace(pipe, sql=f.cast(pipe.sql, pipe.schema, schema, output.how != "single"))
         stage = Stage(
             number,
             _titled(pipe.title, "→ " + title),
@@ -424,13 +437,15 @@ class _Planner:
             schema,
             pipe.determinism,
             pipe.resources,
+            run=self.settings.run,
         )
         print_ = stage_fingerprint(stage, self.stages, self.settings.versions)
         self.stages.append(replace(stage, fingerprint=print_))
         return number
 
     def _read(self, stage: int, edge: Edge, pipe: Pipe, count: int) -> Pipe:
-        return Pipe((StageInput(stage, edge),), f.slot(0), self.stages[stage].schema, count,
+        sql = f.cast(f.slot(0), self.stages[stage].schema, pipe.schema, False)
+        return Pipe((StageInput(stage, edge),), sql, pipe.schema, count,
                     determinism=pipe.determinism)  # fmt: skip
 
 
@@ -441,10 +456,16 @@ def _steps(pipe: Pipe) -> tuple[Step, ...]:
 
 
 def _narrowed(pipe: Pipe) -> Pipe:
-    """The same work over a few of its tasks, evenly chosen."""
-    if pipe.n <= SAMPLED_TASKS:
+    """The same work over a few of its tasks, evenly chosen.
+
+    Of a source, only the key columns of some splits are read. Anything else is a second
+    run of what it samples, so it samples less.
+    """
+    cheap = not pipe.steps and all(isinstance(i, SourceInput) for i in pipe.inputs)
+    count = SAMPLED_TASKS if cheap else min(SAMPLED_TASKS, max(2, pipe.n // 8))
+    if pipe.n <= count:
         return pipe
-    chosen = tuple(i * pipe.n // SAMPLED_TASKS for i in range(SAMPLED_TASKS))
+    chosen = tuple(i * pipe.n // count for i in range(count))
     inputs: list[Input] = []
     for item in pipe.inputs:
         match item:
@@ -456,7 +477,7 @@ def _narrowed(pipe: Pipe) -> Pipe:
                 return pipe
             case _:
                 inputs.append(item)
-    return replace(pipe, inputs=tuple(inputs), n=SAMPLED_TASKS)
+    return replace(pipe, inputs=tuple(inputs), n=count)
 
 
 def _row_wise_source(node: n.Node) -> n.DataSource | None:
@@ -504,4 +525,6 @@ def _keys(node: n.Sort) -> str:
 
 
 def _titled(before: str, more: str) -> str:
-    return f"{before}, {more}" if before and not more.startswith("→") else f"{before} {more}".strip()
+    return (
+        f"{before}, {more}" if before and not more.startswith("→") else f"{before} {more}".strip()
+    )
