@@ -334,7 +334,7 @@ class DataFrame:
         return extra("polars", extra="polars", what="to_polars()").from_arrow(self.to_arrow())
 
     def iter_batches(self, batch_size: int = 1024, format: str = "arrow") -> Iterator[Any]:
-        """Batches of exactly `batch_size` rows, the last one shorter: "arrow", "pandas" or "numpy"."""
+        """Batches of exactly `batch_size` rows, the last one shorter, in the given format."""
         from millpond.engine.python import as_format, sized
 
         build.whole(batch_size, "iter_batches()", "batch_size", least=1)
@@ -400,7 +400,8 @@ class DataFrame:
     def _sink(self, format: str, path: str, mode: str, options: Mapping[str, Any]) -> n.DataSink:
         if mode not in ("error", "overwrite", "append"):
             raise OptionError(
-                f"write_{format}({path!r}): mode={mode!r} is none of 'error', 'overwrite', 'append'."
+                f"write_{format}({path!r}): mode={mode!r} is none of "
+                "'error', 'overwrite', 'append'."
             )
         literals = tuple(
             (_option_name(name, f"write_{format}"), quote.value(item))

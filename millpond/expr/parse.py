@@ -17,11 +17,20 @@ Tree = dict[str, Any]
 # Functions whose value may differ between two runs over the same rows. A test holds
 # this list against the catalogue of every DuckDB version that we support.
 VOLATILE = frozenset(
-    ["random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval", "setseed", "setval", "stats", "error", "current_connection_id", "current_query", "current_query_id", "current_transaction_id", "vector_type", "sleep_ms", "write_log"]
+    {
+        *("random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval"),
+        *("setseed", "setval", "stats", "error", "vector_type", "sleep_ms", "write_log"),
+        *("current_connection_id", "current_query", "current_query_id"),
+        "current_transaction_id",
+    }
 )
 # Constant within one run, other in the next.
 CLOCK = frozenset(
-    ["now", "today", "get_current_time", "current_date", "current_time", "current_timestamp", "get_current_timestamp", "transaction_timestamp", "localtime", "localtimestamp", "age", "current_localtime", "current_localtimestamp"]
+    {
+        *("now", "today", "get_current_time", "current_date", "current_time", "age"),
+        *("current_timestamp", "get_current_timestamp", "transaction_timestamp"),
+        *("localtime", "localtimestamp", "current_localtime", "current_localtimestamp"),
+    }
 )
 
 

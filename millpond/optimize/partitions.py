@@ -27,9 +27,11 @@ def partition_below_sort(node: n.Node) -> n.Node | None:
     match node:
         case n.Sort(n.HashPartition() | n.EvenPartition() as below, partial=False):
             return replace(node, input=below.input, n=node.n or below.n)
-        case n.Aggregate(n.HashPartition() | n.EvenPartition() as below) if (
-            node.keys and not (isinstance(below, n.HashPartition) and set(below.keys) <= set(node.keys))
-        ):  # fmt: skip
+        case n.Aggregate(n.HashPartition(keys=have) as below, keys) if keys:
+            # Groups that are together already need no other move.
+            together = set(have) <= set(keys)
+            return None if together else replace(node, input=below.input, n=node.n or below.n)
+        case n.Aggregate(n.EvenPartition() as below, keys) if keys:
             return replace(node, input=below.input, n=node.n or below.n)
     return None
 

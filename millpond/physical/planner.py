@@ -41,6 +41,7 @@ from millpond.schema import Field, Schema
 
 PID, KEY = "__millpond_pid", "__millpond_key"
 SAMPLED_TASKS, SAMPLED_ROWS = 16, 1_000
+ONE_CPU = Resources()
 FIXED, ANY_ORDER, VARIES = Determinism.FIXED, Determinism.ANY_ORDER, Determinism.VARIES
 
 
@@ -75,7 +76,7 @@ class Pipe:
     n: int
     steps: tuple[Step, ...] = ()
     determinism: Determinism = FIXED
-    resources: Resources = Resources()
+    resources: Resources = ONE_CPU
     title: str = ""
 
     def then(self, sql: Pieces, schema: Schema, title: str) -> "Pipe":
@@ -245,7 +246,7 @@ class _Planner:
             pipe = self._lower(before)
         wanted = Resources(call.cpus, call.gpus)
         if wanted != pipe.resources:
-            if pipe.resources != Resources() or wanted.gpus:
+            if pipe.resources != ONE_CPU or wanted.gpus:
                 stage = self._close(pipe, ToPart(), "hand over")
                 pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
             pipe = replace(pipe, resources=wanted)
@@ -327,7 +328,7 @@ class _Planner:
         return after.then(f.render(node, (after.sql,)), node.schema, "sort")
 
     def _bounds(self, pipe: Pipe, node: n.Sort, count: int) -> int:
-        """The stage that gives `count - 1` keys which cut the rows evenly, from a sample of tasks."""
+        """The stage that gives `count - 1` keys which cut the rows evenly, from a sample."""
         blob = Schema((Field("key", "BLOB"),))
         keys = f.over(f"SELECT {f.sort_key(node.keys)} AS key", pipe.sql)
         # By a hash of the place, not by chance: a lost sample must come back the same. Where
@@ -408,7 +409,7 @@ class _Planner:
         queries: list[Pieces] = []
         determinism = FIXED
         for pipe in pipes:
-            if (pipe.steps and len(pipes) > 1) or pipe.resources != Resources():
+            if (pipe.steps and len(pipes) > 1) or pipe.resources != ONE_CPU:
                 stage = self._close(pipe, ToPart(), "hand over")
                 pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
             queries.append(f.shifted(pipe.sql, len(inputs)))
