@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame, WriteResult
+from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, TargetNotEmpty, TaskError
 from millpond.events import Event, Published
 from millpond.expr import Dialect, quote
@@ -36,6 +37,7 @@ from millpond.runtime import Outcome, StageOutcome, run
 from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows
 from millpond.storage import Storage
+from millpond.version import VERSION
 from millpond.worker import Worker, WorkerOptions, build_worker
 
 if TYPE_CHECKING:
@@ -329,16 +331,13 @@ class Session:
         return physical, run(physical.stages, self._place(), self._emit, journal=journal)
 
     def _settings(self) -> Settings:
-        from millpond import __version__
-        from millpond.engine import duckdb
-
         self._runs += 1
         return Settings(
             split_bytes=self.options.split_bytes,
             footer=self._footer,
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
-            versions=f"millpond {__version__}, duckdb {duckdb.VERSION}",
+            versions=f"millpond {VERSION}, duckdb {DUCKDB}",
             run=f"{self._id}-{self._runs}",
         )
 
