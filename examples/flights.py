@@ -49,7 +49,7 @@ def main(output: Path) -> None:
         planes = sp.read_parquet(str(raw / "planes"))
         step("read", f"{flights.count():,} flights, {planes.count():,} planes")
 
-        flown = flights.filter("dep_delay IS NOT NULL AND arr_delay IS NOT NULL").map(
+        flown = flights.filter("dep_delay <> 'NA' AND arr_delay <> 'NA'").map(
             "tailnum, carrier, origin, dest, time_hour, dep_delay::DOUBLE AS dep_delay,"
             " arr_delay::DOUBLE AS arr_delay"
         )

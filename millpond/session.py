@@ -14,6 +14,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame, WriteResult
@@ -33,10 +34,11 @@ from millpond.physical.stages import PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
-from millpond.runtime import Outcome, StageOutcome, run
+from millpond.runtime import Journal, Outcome, StageOutcome, run
+from millpond.runtime.journal import StoredJournal
 from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows
-from millpond.storage import Storage
+from millpond.storage import Staged, Storage
 from millpond.version import VERSION
 from millpond.worker import Worker, WorkerOptions, build_worker
 
@@ -91,6 +93,7 @@ class Session:
         )
         self._worker: Worker = build_worker(self._worker_options)
         self._runtime: Runtime | None = None
+        self._journal: Journal | None = None
         self._footers: dict[tuple[str, str], RowGroups] = {}
         self._listeners: list[Callable[[Event], None]] = []
         self._closed = False
@@ -327,7 +330,7 @@ class Session:
     def _run(self, plan: n.Node) -> tuple[Physical, Outcome]:
         self._check_open()
         physical = plan_stages(optimize(plan), self._settings())
-        journal = None
+        journal = self._open_journal()
         return physical, run(physical.stages, self._place(), self._emit, journal=journal)
 
     def _settings(self) -> Settings:
@@ -345,8 +348,25 @@ class Session:
         if self._runtime is None:
             from millpond.runtime.local import LocalRuntime
 
-            self._runtime = LocalRuntime(self._worker)
+            mine = self._worker_options
+            # A process runs one task of Python at a time, beside the engine of this process.
+            each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine))
+            self._runtime = LocalRuntime(self._worker, each, slots=mine.threads)
         return self._runtime
+
+    def _open_journal(self) -> Journal | None:
+        root = self.options.data_root
+        if root is None:
+            return None
+        if self._journal is None:
+            storage = self._storage(root)
+
+            def is_staged(staged: Staged) -> bool:
+                found = storage.stat(staged.local)
+                return found is not None and found.size_bytes == staged.size_bytes
+
+            self._journal = StoredJournal(storage, root, self._id, is_staged)
+        return self._journal
 
     def _result_batches(self, physical: Physical, result: StageOutcome) -> Iterator[pa.RecordBatch]:
         parts = result.parts
@@ -387,6 +407,10 @@ def _close_at_exit(close: weakref.WeakMethod[Callable[[], None]]) -> None:
     method = close()
     if method is not None:
         method()
+
+
+def _process_share(options: WorkerOptions) -> int:
+    return max(int(options.memory_limit_bytes * 0.3 / options.threads), 128 * 2**20)
 
 
 def _struct(schema: Mapping[str, str]) -> str:
