@@ -212,6 +212,7 @@ def _connect(address: str | None, cpus: int | None) -> bool:
         if address is not None:
             ray.init(address=address, **quiet)
         else:
+            _report_nothing()
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise OptionError(
@@ -219,6 +220,14 @@ def _connect(address: str | None, cpus: int | None) -> bool:
             "Check that it runs (`ray status`), and that Ray and Python have its versions."
         ) from error
     return True
+
+
+def _report_nothing() -> None:
+    """A cluster that we start tells nobody about itself; Ray's would report its use."""
+    with suppress(ImportError):
+        from ray._common.usage.usage_lib import set_usage_stats_enabled_via_env_var
+
+        set_usage_stats_enabled_via_env_var(False)
 
 
 def _check_security(allow_insecure: bool) -> None:

@@ -11,7 +11,7 @@ from pipelines import ALL, gather, rows_of, spread, spread_at_random
 from ray_cluster import cluster, connected
 
 from millpond.events import Event, PartsMissing, TaskFinished
-from millpond.physical.stages import PartRef, Stage, Task, TaskId, TaskResult
+from millpond.physical.stages import Edge, PartRef, Stage, Task, TaskId, TaskResult
 from millpond.runtime import Capacity, Ended, Runtime, run
 
 pytestmark = pytest.mark.slow
@@ -47,11 +47,19 @@ class Watched:
         self._runtime.close()
 
 
-@pytest.fixture
-def nodes() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def all_nodes() -> Iterator[Any]:
     pytest.importorskip("ray")
     with cluster(3) as found:
         yield found
+
+
+@pytest.fixture
+def nodes(all_nodes: Any) -> Any:
+    """A cluster of three nodes: what the test before lost is replaced."""
+    while len(all_nodes.worker_nodes) < 3:
+        all_nodes.add_node(num_cpus=1)
+    return all_nodes
 
 
 def run_and_lose(
@@ -89,7 +97,7 @@ def nothing_was_read(events: list[Event]) -> bool:
 
 
 def test_a_node_is_lost_after_half_of_its_fixed_parts_were_read(nodes: Any, tmp_path: Path) -> None:
-    stages = [spread(N), gather(1, 0), gather(2, 1)]
+    stages = [spread(N), gather(1, 0), gather(2, 1, edge=Edge.FORWARD)]
     rows, events = run_and_lose(nodes, tmp_path, stages, half_was_read)
     assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]
     assert any(isinstance(event, PartsMissing) for event in events)
@@ -99,7 +107,7 @@ def test_a_node_is_lost_after_half_of_its_varying_parts_were_read(
     nodes: Any, tmp_path: Path
 ) -> None:
     """Each attempt puts the rows elsewhere: mixing two would lose some and double others."""
-    stages = [spread_at_random(N), gather(1, 0), gather(2, 1)]
+    stages = [spread_at_random(N), gather(1, 0), gather(2, 1, edge=Edge.FORWARD)]
     rows, events = run_and_lose(nodes, tmp_path, stages, half_was_read)
     assert sorted(chain(*rows)) == list(ALL)
     again = [e for e in events if isinstance(e, TaskFinished) and e.stage == 1]
