@@ -18,9 +18,9 @@ import millpond
 FOLLOW_EACH_PLANE = """
 SELECT f.tailnum, any_value(p.manufacturer) AS maker, any_value(p.year) AS built,
        count(*) AS legs,
-       count(*) FILTER (late_before) AS after_late,
-       round(avg(dep_delay) FILTER (late_before), 1) AS delay_after_late,
-       round(avg(dep_delay) FILTER (NOT late_before), 1) AS delay_after_punctual
+       count(*) FILTER (late_before) AS late_legs,
+       round(avg(dep_delay) FILTER (late_before), 1) AS late,
+       round(avg(dep_delay) FILTER (NOT late_before), 1) AS punctual
 FROM (
     SELECT *, lag(arr_delay) OVER (PARTITION BY tailnum, day ORDER BY hour) > 15 AS late_before
     FROM {0}
@@ -60,7 +60,7 @@ def main(output: Path) -> None:
 
         by_plane = timed.repartition(8, hash_by="tailnum")
         followed = sp.partial_sql(FOLLOW_EACH_PLANE, by_plane, planes.repartition(1))
-        worst = followed.sort("delay_after_late - delay_after_punctual desc, tailnum")
+        worst = followed.sort("late - punctual desc, tailnum")
         step("plan", "hash by plane → SQL in each partition → sort → Parquet")
 
         written = worst.write_parquet(str(output / "planes"), mode="overwrite")
@@ -69,9 +69,9 @@ def main(output: Path) -> None:
         result = sp.read_parquet(str(output / "planes"))
         result.show(5)
         together = sp.sql(
-            """SELECT round(sum(delay_after_late * after_late) / sum(after_late), 1) AS after_late,
-                      round(sum(delay_after_punctual * (legs - after_late))
-                            / sum(legs - after_late), 1) AS after_punctual
+            """SELECT round(sum(late * late_legs) / sum(late_legs), 1) AS after_late,
+                      round(sum(punctual * (legs - late_legs))
+                            / sum(legs - late_legs), 1) AS after_punctual
                FROM result""",
             result=result,
         )

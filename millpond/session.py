@@ -21,7 +21,7 @@ from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, TargetNotEmpty, TaskError
 from millpond.events import Event, Published
-from millpond.expr import Dialect, quote
+from millpond.expr import Dialect, parse, quote
 from millpond.formats.find import find_files
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
@@ -116,6 +116,10 @@ class Session:
             self._runtime.close()
         self._worker.close()
         self._remove()
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call `listener` with every event of later runs; see `millpond.events`."""
+        self._listeners.append(listener)
 
     def __repr__(self) -> str:
         where = self.options.data_root or "no data_root"
@@ -266,10 +270,10 @@ class Session:
         settings = self._settings()
         number = build.typed({"n": "BIGINT"}, "count()", self.dialect)
         if why_staged(optimize(plan), settings) is None:
-            query = build.p.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)
+            query = parse.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)
             counted: n.Node = n.GlobalSql(("__frame",), (plan,), query, number)
         else:
-            query = build.p.query("SELECT count(*) AS n FROM __in0", "count()", self.dialect)
+            query = parse.query("SELECT count(*) AS n FROM __in0", "count()", self.dialect)
             counted = n.SqlEngine((plan,), query, number)
         return sum(row["n"] for row in self.table(counted).to_pylist())
 
