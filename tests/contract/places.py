@@ -1,17 +1,21 @@
 """A place where a contract test may write."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from millpond.storage import Storage
 
 
-@dataclass(frozen=True)
 class Place:
-    """A storage, and a URI below which a test may write."""
+    """A storage, and a URI below which a test may write. `atomic`: can it put if absent?"""
 
-    storage: Storage
-    root: str
+    def __init__(self, opens: Callable[[], Storage], root: str, *, atomic: bool = True) -> None:
+        self.opens, self.root, self.atomic = opens, root, atomic
+
+    @cached_property
+    def storage(self) -> Storage:
+        return self.opens()
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
