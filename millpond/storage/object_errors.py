@@ -65,8 +65,13 @@ def explain_answer(error: Exception, path: str, where: str, secrets: Secrets) ->
     return StorageError(secrets.strike(f"{where} {path}: {text}. {check}."))
 
 
+def status_of(error: Exception) -> str:
+    """The three digits of the answer's status; "" where there was no answer."""
+    return _summary(str(error))[0][:3]
+
+
 def _summary(text: str) -> tuple[str, str]:
-    """Status and words of the answer, for people. No decision is made from them.
+    """Status and words of the answer.
 
     Of an XML answer only code and message are taken: a refused signature is
     answered with the whole request, tokens included.

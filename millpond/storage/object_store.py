@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 from millpond.errors import MillpondError, NotAtomic, OptionError, PathNotFound, StorageError
 from millpond.lazy import extra
 from millpond.storage.clients import client_options
-from millpond.storage.object_errors import Secrets, environment, explain_answer
+from millpond.storage.object_errors import Secrets, environment, explain_answer, status_of
 from millpond.storage.object_keys import STORES, Key, locate
 from millpond.storage.object_reads import Fetched, read_objects
 from millpond.storage.oserrors import explained
@@ -254,20 +254,18 @@ class ObjectStorage:
         span = (offset, offset + length)
 
         def get(store: Any) -> Fetched:
-            got = self._obstore.get(store, at.key, options={"range": span})
-            version = _version(got.meta)
-            return Fetched(memoryview(got.bytes()), got.meta["size"], version)
+            try:
+                got = self._obstore.get(store, at.key, options={"range": span})
+            except self._errors.BaseError as error:
+                # Stores refuse a range that begins behind the end; for a file that is no
+                # error. The status only says that asking for the size is worth it.
+                meta = self._obstore.head(store, at.key) if status_of(error) == "416" else None
+                if meta is None or offset < meta["size"]:
+                    raise
+                return Fetched(memoryview(b""), meta["size"], _version(meta))
+            return Fetched(memoryview(got.bytes()), got.meta["size"], _version(got.meta))
 
-        try:
-            return self._ask(at, "read", get)
-        except PathNotFound:
-            raise
-        except StorageError:
-            # Stores refuse a range that begins behind the end; for a file that is no error.
-            info = self._head(at)
-            if info is None or offset < info.size_bytes:
-                raise
-            return Fetched(memoryview(b""), info.size_bytes, info.version)
+        return self._ask(at, "read", get)
 
     def _put(self, at: Key, file: Any, size: int) -> None:
         piece = max(UPLOAD_PIECE, -(-size // UPLOAD_PIECES))

@@ -1,14 +1,13 @@
 """The stores that the contract suite runs against, each in an empty place of its own."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import servers
-from places import Place
+from places import Place, remote
 
-from millpond.storage import LocalStorage, open_storage
+from millpond.storage import LocalStorage
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +30,3 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         case "moto-s3":
             return remote(request.getfixturevalue("moto_server"), atomic=True)
     return Place(LocalStorage, str(tmp_path / "data"))
-
-
-def remote(server: servers.Server, *, atomic: bool) -> Place:
-    root = f"s3://{server.bucket}/{uuid.uuid4().hex}"
-    return Place(lambda: open_storage(root, server.options()), root, atomic=atomic)

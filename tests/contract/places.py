@@ -1,10 +1,13 @@
 """A place where a contract test may write."""
 
+import uuid
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from millpond.storage import Storage
+import servers
+
+from millpond.storage import Storage, open_storage
 
 
 class Place:
@@ -30,3 +33,8 @@ class Place:
     def names(self, prefix: str = "") -> list[str]:
         listed = self.storage.list(self.path(prefix) if prefix else self.root)
         return [info.path.removeprefix(self.root + "/") for info in listed]
+
+
+def remote(server: servers.Server, *, atomic: bool) -> Place:
+    root = f"s3://{server.bucket}/{uuid.uuid4().hex}"
+    return Place(lambda: open_storage(root, server.options()), root, atomic=atomic)

@@ -34,14 +34,15 @@ class Server:
             **more,
         }
 
-    def make_bucket(self, name: str) -> None:
+    def client(self) -> Any:
+        """The vendor's own client, for what our storage does not do."""
         import boto3
 
         keys = {"aws_access_key_id": USER, "aws_secret_access_key": PASSWORD}
-        client: Any = boto3.client(
-            "s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys
-        )
-        client.create_bucket(Bucket=name)
+        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
+
+    def make_bucket(self, name: str) -> None:
+        self.client().create_bucket(Bucket=name)
 
 
 @contextmanager
