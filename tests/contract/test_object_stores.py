@@ -60,7 +60,7 @@ def test_a_file_of_many_pieces_is_uploaded_and_read_back(server: servers.Server)
     assert views[1] == block[-3:]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_thousands_of_objects_are_listed_and_read(juicefs_server: servers.Server) -> None:
     place = remote(juicefs_server, atomic=True)
     prefix = place.root.removeprefix(f"s3://{juicefs_server.bucket}/")
