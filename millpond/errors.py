@@ -12,6 +12,11 @@ from typing import Any
 class MillpondError(Exception):
     """The base of all errors raised on purpose."""
 
+    def located(self, place: str) -> "MillpondError":
+        """The same error, with the place in the run where it happened."""
+        error = _rebuild(type(self), (f"{self} ({place})",), dict(self.__dict__))
+        return error.with_traceback(self.__traceback__)
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
