@@ -79,12 +79,12 @@ def count(file: FileInfo, layout: Layout) -> int:
 def splits(files: Iterable[FileInfo], layout: Layout, target_bytes: int) -> tuple[Split, ...]:
     """Cut the files, each on its own, into splits of at most about `target_bytes`."""
     done = []
-    for index, file in enumerate(files):
+    for file in files:
         n = count(file, layout)
         n_pieces = -(-n * layout.record_bytes // target_bytes)
         edges = [n * i // n_pieces for i in range(n_pieces + 1)] if n_pieces else []
         for first, end in pairwise(edges):
-            done.append(Split((FileSlice(file.path, index, first, end - first),)))
+            done.append(Split((FileSlice(file.path, first, end - first),)))
     return tuple(done)
 
 

@@ -29,7 +29,7 @@ def rows(file: Path, *slices: FileSlice, batch_bytes: int = 70) -> pa.Table:
 
 
 def test_records_are_cut_into_their_fields(file: Path) -> None:
-    table = rows(file, FileSlice(str(file), 0))
+    table = rows(file, FileSlice(str(file)))
     assert table.num_rows == 30
     assert table.slice(1, 1).to_pylist() == [
         {"key": bytes([10, 11, 12]), "value": bytes(range(13, 20))}
@@ -38,12 +38,12 @@ def test_records_are_cut_into_their_fields(file: Path) -> None:
 
 
 def test_a_slice_is_its_own_records(file: Path) -> None:
-    table = rows(file, FileSlice(str(file), 0, 2, 9), FileSlice(str(file), 0, 29, 1))
+    table = rows(file, FileSlice(str(file), 2, 9), FileSlice(str(file), 29, 1))
     assert [row["key"][0] for row in table.to_pylist()] == [*range(20, 110, 10), 90]
 
 
 def test_one_field_may_be_read_alone(file: Path) -> None:
-    (batch,) = fixed.read(LocalStorage(), [FileSlice(str(file), 0, 0, 2)], LAYOUT, ["value"])
+    (batch,) = fixed.read(LocalStorage(), [FileSlice(str(file), 0, 2)], LAYOUT, ["value"])
     assert batch.to_pylist() == [{"value": bytes(range(3, 10))}, {"value": bytes(range(13, 20))}]
 
 
@@ -57,7 +57,7 @@ def test_whole_records_are_a_view() -> None:
 @pytest.mark.parametrize("kind", [None, pa.binary(), pa.large_binary()])
 def test_what_is_read_can_be_written(file: Path, tmp_path: Path, kind: pa.DataType | None) -> None:
     writer = fixed.FixedWriter(str(tmp_path / "y"), LAYOUT)
-    for batch in rows(file, FileSlice(str(file), 0)).to_batches():
+    for batch in rows(file, FileSlice(str(file))).to_batches():
         if kind is not None:
             batch = pa.record_batch([c.cast(kind) for c in batch.columns], batch.schema.names)
         writer.add(batch.slice(0, 3))
@@ -73,7 +73,7 @@ def test_splits_cover_every_record_once(file: Path, tmp_path: Path) -> None:
     found = fixed.splits(files, LAYOUT, target_bytes=70)
 
     slices = [s for split in found for s in split.slices]
-    assert {s.file_index for s in slices} == {1}
+    assert {s.path for s in slices} == {str(file)}
     assert [s.first_row for s in slices] == [0, *np.cumsum([s.n_rows for s in slices])[:-1]]
     assert sum(s.n_rows or 0 for s in slices) == 30
     assert max(s.n_rows or 0 for s in slices) * 10 <= 70
@@ -85,7 +85,7 @@ def test_a_file_that_is_not_whole_records_is_named(file: Path) -> None:
     with pytest.raises(FileUnreadable, match=r"x\.dat: 299 bytes are 29 records of 10 bytes and 9"):
         fixed.count(info, LAYOUT)
     with pytest.raises(FileUnreadable, match="ends within record 29"):
-        rows(file, FileSlice(str(file), 0, 0, 30), batch_bytes=300)
+        rows(file, FileSlice(str(file), 0, 30), batch_bytes=300)
 
 
 @pytest.mark.parametrize(
@@ -112,5 +112,5 @@ def test_many_records_survive_the_trip(tmp_path: Path) -> None:
     writer = fixed.FixedWriter(str(tmp_path / "y"), LAYOUT)
     writer.add_bytes(fixed.as_rows(data, LAYOUT))
     writer.close()
-    batches = fixed.read(LocalStorage(), [FileSlice(str(tmp_path / "y"), 0)], LAYOUT)
+    batches = fixed.read(LocalStorage(), [FileSlice(str(tmp_path / "y"))], LAYOUT)
     assert b"".join(fixed.to_rows(b, LAYOUT).tobytes() for b in batches) == data
