@@ -12,7 +12,8 @@ from millpond.errors import StorageError
 from millpond.storage.local import LocalStorage
 from millpond.storage.object_keys import STORES
 from millpond.storage.object_store import ObjectStorage
-from millpond.storage.paths import scheme
+from millpond.storage.paths import plain, scheme
+from millpond.storage.threefs import ThreeFsStorage, find_client, find_mount
 from millpond.storage.values import Buffers, FileInfo, Range, Staged
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Range",
     "Staged",
     "Storage",
+    "ThreeFsStorage",
     "open_storage",
 ]
 
@@ -57,6 +59,9 @@ class Storage(Protocol):
     def delete(self, paths: Iterable[str]) -> None:
         """Remove files; those that are gone already are no error."""
 
+    def remove_scratch(self, folder: str) -> None:
+        """Remove a folder that lies in, or is, one whose name begins with `.millpond`."""
+
     def local_path(self, path: str) -> str | None:
         """Where this machine may open `path` as an ordinary file; None where it may not."""
 
@@ -65,7 +70,8 @@ def open_storage(uri: str, options: Mapping[str, object] | None = None) -> Stora
     """The storage that `uri` names, for all paths of its kind.
 
     `s3://`, `gs://`, `az://`, `http://` and `https://` are object stores, opened with
-    `options` (see `ObjectStorage`); a plain path and `file://` are this machine's files.
+    `options` (see `ObjectStorage`); a plain path and `file://` are files of
+    this machine, or of the 3FS that is mounted there.
     """
     kind = scheme(uri)
     if kind in STORES:
@@ -73,4 +79,6 @@ def open_storage(uri: str, options: Mapping[str, object] | None = None) -> Stora
     if kind not in ("", "file"):
         known = ", ".join(f"{name}://" for name in ("file", *STORES))
         raise StorageError(f"{uri!r}: no storage is known for {kind}://. There are: {known}.")
-    return LocalStorage()
+    client = find_client()
+    mount = find_mount(plain(uri), client)
+    return ThreeFsStorage(mount, client) if mount else LocalStorage()

@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from millpond.errors import StorageError
 
-STAGING = ".millpond-staged"
+SCRATCH = ".millpond"  # How the names of all folders of our own begin.
+STAGING = f"{SCRATCH}-staged"
 MANIFESTS = "_manifest"
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
@@ -114,6 +115,16 @@ def staging_name(path: str, tag: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(os.fsencode(text), digest_size=12).hexdigest()
+
+
+def check_scratch(path: str) -> str:
+    """`path`, if its name shows that it is Millpond's own scratch; nothing else is removed."""
+    if not any(part.startswith(SCRATCH) for part in path.split("/")):
+        raise StorageError(
+            f"remove {path!r}: only a folder below one whose name begins with {SCRATCH!r} is "
+            "scratch and may be removed with all that is in it."
+        )
+    return path
 
 
 def beneath(root: str, name: str) -> str:

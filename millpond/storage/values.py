@@ -9,7 +9,7 @@ Buffers = list[memoryview]
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """A file as it is now. `version` changes when its bytes do: mtime in ns, or an etag."""
+    """A file as it is now. `version` changes when its bytes do: mtime and inode, or an etag."""
 
     path: str
     size_bytes: int
