@@ -160,7 +160,8 @@ def _info(path: str) -> FileInfo | None:
         return None
     # The inode too: 3FS and other shared file systems keep whole seconds, and a file is
     # replaced by a rename.
-    return FileInfo(path, found.st_size, f"{found.st_mtime_ns}.{found.st_ino}")
+    version = f"{found.st_mtime_ns}.{found.st_ino}"
+    return FileInfo(path, found.st_size, version, int(found.st_mtime))
 
 
 def size_of(path: str) -> int:

@@ -386,4 +386,5 @@ def _version(meta: Mapping[str, Any]) -> str:
 
 
 def _info(at: Key, meta: Mapping[str, Any]) -> FileInfo:
-    return FileInfo(at.uri, meta["size"], _version(meta))
+    modified_s = int(meta["last_modified"].timestamp())
+    return FileInfo(at.uri, meta["size"], _version(meta), modified_s)

@@ -1,6 +1,6 @@
 """The small values that storages share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 # Storages have a method named `list`, which hides the builtin from their annotations.
@@ -14,6 +14,7 @@ class FileInfo:
     path: str
     size_bytes: int
     version: str
+    modified_s: int = field(default=0, compare=False)  # By the store's clock; for ages only.
 
 
 class Range(NamedTuple):

@@ -23,6 +23,11 @@ def moto_server() -> Iterator[servers.Server]:
         yield server
 
 
+@pytest.fixture
+def local_place(tmp_path: Path) -> Place:
+    return Place(LocalStorage, str(tmp_path / "data"))
+
+
 @pytest.fixture(params=["local", "3fs-fake", "3fs-without-client", "juicefs-s3", "moto-s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     match request.param:
