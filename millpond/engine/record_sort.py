@@ -6,7 +6,8 @@ bits left undecided is found afterwards and sorted by the bits that follow. Equa
 keep their input order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,16 +16,22 @@ import numpy.typing as npt
 U64: TypeAlias = npt.NDArray[np.uint64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Rows: TypeAlias = npt.NDArray[np.uint8]  # One row per record.
+Each: TypeAlias = Callable[[Callable[[slice], None], list[slice]], Iterable[None]]
 
 # Ties of at least so many rows are packed and sorted on their own; smaller ones together.
 _LARGE_TIE = 4096
+# Rows whose keys are packed at a time, and sorts that may run side by side.
+_PACK_ROWS, _LARGE_SORT, _SORTS = 1 << 16, 1 << 20, 8
 # 16 MiB: output memory that stays in reach of the caches and is used again and again.
 GATHER_BYTES = 16 << 20
 
 
-def sort_order(rows: Rows, key: slice) -> Ints:
-    """Row numbers in the order of the bytes `key` of each row; equal keys in input order."""
-    return _sorted(rows, key, None, 0)
+def sort_order(rows: Rows, key: slice, each: Each = map) -> Ints:
+    """Row numbers in the order of the bytes `key` of each row; equal keys in input order.
+
+    `each` runs a function over items, in parallel if it can (a thread pool's `map`).
+    """
+    return _sorted(rows, key, None, 0, each)
 
 
 def gather(rows: Rows, order: Ints, memory: Rows | None = None) -> Iterator[Rows]:
@@ -40,21 +47,39 @@ def gather(rows: Rows, order: Ints, memory: Rows | None = None) -> Iterator[Rows
         yield memory[: len(some)]
 
 
-def _sorted(rows: Rows, key: slice, chosen: Ints | None, skip: int) -> Ints:
+def _sorted(rows: Rows, key: slice, chosen: Ints | None, skip: int, each: Each) -> Ints:
     """Rows `chosen` (None: all), in order of their key from byte `skip` on."""
-    words = _words(rows, key, chosen, skip)
-    n = len(words)
+    n = len(rows) if chosen is None else len(chosen)
     bits = max(1, (n - 1).bit_length())
-    packed = words >> np.uint64(bits) << np.uint64(bits)
-    packed |= np.arange(n, dtype=np.uint64)
-    packed.sort()
+    packed = np.empty(n, np.uint64)
+
+    def pack(span: slice) -> None:
+        some = rows[span] if chosen is None else rows
+        words = _words(some, key, None if chosen is None else chosen[span], skip)
+        words >>= np.uint64(bits)
+        words <<= np.uint64(bits)
+        np.bitwise_or(words, np.arange(span.start, span.stop, dtype=np.uint64), packed[span])
+
+    list(each(pack, _spans(n, -(-n // _PACK_ROWS))))
+    spans = _spans(n, _SORTS if n >= _LARGE_SORT else 1)
+    # Cut by rank, so the ranges sort on their own, whatever the keys are like. Equal
+    # prefixes may straddle a cut: ties are looked for over the whole.
+    if len(spans) > 1:
+        packed.partition([span.start for span in spans[1:]])
+    list(each(lambda span: packed[span].sort(), spans))
+
     places = (packed & np.uint64((1 << bits) - 1)).view(np.int64)
     order = places if chosen is None else chosen[places]
     packed >>= np.uint64(bits)
     done = skip + (64 - bits) // 8  # Whole bytes that are decided.
     if done < key.stop - key.start:
-        _fix_ties(rows, key, order, packed, done)
+        _fix_ties(rows, key, order, packed, done, each)
     return order
+
+
+def _spans(n: int, n_spans: int) -> list[slice]:
+    edges = [n * i // n_spans for i in range(n_spans + 1)] if n else []
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def _words(rows: Rows, key: slice, chosen: Ints | None, skip: int) -> U64:
@@ -72,7 +97,7 @@ def _words(rows: Rows, key: slice, chosen: Ints | None, skip: int) -> U64:
     return padded.view(">u8").reshape(-1).astype(np.uint64)
 
 
-def _fix_ties(rows: Rows, key: slice, order: Ints, prefix: U64, done: int) -> None:
+def _fix_ties(rows: Rows, key: slice, order: Ints, prefix: U64, done: int, each: Each) -> None:
     """Put rows whose `prefix` is equal in order, in place, by their key from byte `done` on."""
     same = prefix[1:] == prefix[:-1]
     if not same.any():
@@ -84,7 +109,7 @@ def _fix_ties(rows: Rows, key: slice, order: Ints, prefix: U64, done: int) -> No
         tied = order[start:end]
         # They are in input order; one heavy key needs no more than this look.
         if not _all_equal(rows, key, tied, done):
-            order[start:end] = _sorted(rows, key, tied, done)
+            order[start:end] = _sorted(rows, key, tied, done, each)
     _fix_small(rows, key, order, starts[~large], ends[~large], done)
 
 

@@ -1,5 +1,7 @@
 """Records come out in the order of their keys, equal keys in input order."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,3 +51,11 @@ def test_rows_are_gathered_in_pieces() -> None:
     pieces = [piece.copy() for piece in gather(rows, order, np.empty((7, 3), np.uint8))]
     assert [len(piece) for piece in pieces] == [7, 7, 6]
     assert (np.concatenate(pieces) == rows[order]).all()
+
+
+def test_sorts_side_by_side_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_sort, "_LARGE_SORT", 100)
+    monkeypatch.setattr(record_sort, "_PACK_ROWS", 64)
+    rows = np.random.default_rng(3).integers(0, 3, (1000, 12), np.uint8)
+    with ThreadPoolExecutor(2) as pool:
+        assert sort_order(rows, slice(0, 10), pool.map).tolist() == expected(rows, slice(0, 10))
