@@ -81,7 +81,9 @@ def size(name: str, given: Any) -> int:
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", given)
         if found and found[2].lower() in _UNITS and float(found[1]) > 0:
             return int(float(found[1]) * _UNITS[found[2].lower()])
-    raise OptionError(f"{name}: {given!r} is no size. Give bytes, or text such as '4GB' or '512MiB'.")
+    raise OptionError(
+        f"{name}: {given!r} is no size. Give bytes, or text such as '4GB' or '512MiB'."
+    )
 
 
 def _whole(name: str, given: Any, *, least: int) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
-from millpond.errors import MillpondError, TaskError, Transient
+from millpond.errors import MillpondError, TaskError, WorkerLost
 from millpond.formats.scan import scan_sql
 from millpond.physical.stages import (
     OutputFile,
@@ -28,6 +28,7 @@ from millpond.physical.stages import (
     SplitRows,
     SqlStep,
     Task,
+    TaskId,
     TaskResult,
     ToFile,
     ToMemory,
@@ -64,6 +65,23 @@ class Worker:
     node: str = ""
     fetch: Fetch | None = None
     memory: dict[str, pa.Table] = field(default_factory=dict)
+    running: dict[TaskId, _Run] = field(default_factory=dict)
+
+    def interrupt(self, task: TaskId) -> None:
+        """End a task that runs in another thread soon; it raises whatever it then meets."""
+        run = self.running.get(task)
+        if run is not None:
+            run.interrupt()
+
+    def ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
+        """Bytes of a part, wherever it lies."""
+        if ref.node and ref.node != self.node:
+            if self.fetch is None:
+                raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
+            return self.fetch(ref, ranges)
+        return self.storage(ref.path).read_many(
+            [Range(ref.path, offset, length) for offset, length in ranges]
+        )
 
     def close(self) -> None:
         self.engine.close()
@@ -96,17 +114,14 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
     """Run one task. What cannot be read is a result (`PartsLost`); other failures are raised."""
     wall, cpu = time.perf_counter(), time.thread_time()
     with ExitStack() as stack:
-        run = _Run(task, worker, stack)
+        run = worker.running[task.id] = _Run(task, worker, stack)
+        stack.callback(worker.running.pop, task.id)
         try:
             result = run.result()
         except PartsUnreadable as bad:
             return PartsLost(task.id, bad.refs, bad.damaged, bad.reason)
-        except functions.FunctionError as error:
-            raise _task_error(task, error) from error.cause
-        except (Transient, TaskError):
-            raise
         except MillpondError as error:
-            raise error.located(_place(task)) from error.__cause__
+            raise _said(task, run.failure or error)  # noqa: B904 (it brings its own cause)
     return TaskResult(
         **result, task=task.id, rows_in=run.rows_in, node=worker.node,
         wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu,
@@ -119,7 +134,16 @@ class _Run:
     def __init__(self, task: Task, worker: Worker, stack: ExitStack) -> None:
         self.task, self.worker, self.stack = task, worker, stack
         self.rows_in = 0
+        # What a stream raised while DuckDB read it: DuckDB only tells that something did.
+        self.failure: MillpondError | None = None
         self._bounds: pa.Array | None = None
+        self._cursors: list[Cursor] = []
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        for cursor in self._cursors:
+            cursor.interrupt()
 
     def result(self) -> dict[str, Any]:
         output = self.task.output
@@ -138,11 +162,17 @@ class _Run:
             case ToMemory(), SqlStep():
                 return self._to_memory(cursor.table(self._bound(last, rows, cursor)))
             case ToMemory(), _:
-                return self._to_memory(self._reader(self._step(last, rows, cursor), last).read_all())
+                return self._to_memory(
+                    self._reader(self._step(last, rows, cursor), last).read_all()
+                )
         return self._to_part(self._step(last, rows, cursor))
 
     def _cursor(self) -> Cursor:
-        return self.stack.enter_context(self.worker.engine.cursor())
+        cursor = self.stack.enter_context(self.worker.engine.cursor())
+        self._cursors.append(cursor)
+        if self._interrupted:
+            raise WorkerLost("the task was cancelled")
+        return cursor
 
     # ---- input -----------------------------------------------------------------------
 
@@ -156,9 +186,7 @@ class _Run:
             rows = cursor.reader(self._bound(SqlStep("FROM __s0", step.input), None, cursor))
         return functions.apply(step.call, rows, arrow(step.input), arrow(step.schema))
 
-    def _bound(
-        self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor
-    ) -> str:
+    def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
         """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""
         if rows is not None:
             place = self.task.fragment.steps.index(step)
@@ -185,31 +213,32 @@ class _Run:
 
     def _is_bounds(self, i: int) -> bool:
         output = self.task.output
-        return isinstance(output, ToPart) and output.how == "range" and i + 1 == len(self.task.inputs)
+        return (
+            isinstance(output, ToPart) and output.how == "range" and i + 1 == len(self.task.inputs)
+        )
 
     def _part_rows(self, rows: PartRows) -> pa.Table:
         import pyarrow as pa
 
         schema = self.worker.engine.arrow_schema(rows.schema)
-        table = pa.Table.from_batches(read_part_rows(rows, schema, self._ranges), schema)
+        table = pa.Table.from_batches(read_part_rows(rows, schema, self.worker.ranges), schema)
         self.rows_in += table.num_rows
         return table
-
-    def _ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
-        if ref.node and ref.node != self.worker.node:
-            if self.worker.fetch is None:
-                raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
-            return self.worker.fetch(ref, ranges)
-        return self.worker.storage(ref.path).read_many(
-            [Range(ref.path, offset, length) for offset, length in ranges]
-        )
 
     def _reader(
         self, rows: Iterable[pa.RecordBatch], step: SqlStep | PythonStep
     ) -> pa.RecordBatchReader:
         import pyarrow as pa
 
-        return pa.RecordBatchReader.from_batches(self.worker.engine.arrow_schema(step.schema), rows)
+        def kept() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from rows
+            except MillpondError as error:
+                self.failure = self.failure or error
+                raise
+
+        schema = self.worker.engine.arrow_schema(step.schema)
+        return pa.RecordBatchReader.from_batches(schema, kept())
 
     # ---- output ----------------------------------------------------------------------
 
@@ -256,15 +285,21 @@ class _Run:
         stage, partition, attempt = self.task.id
         # The attempt is in the name: a late one must never replace what a reader opened.
         return os.path.join(
-            self.worker.options.parts, f"{stage:04d}", f"{partition:05d}.a{attempt}.part"
+            self.worker.options.parts,
+            self.task.run,
+            f"{stage:04d}",
+            f"{partition:05d}.a{attempt}.part",
         )
 
     def _to_file(self, cursor: Cursor, sql: str) -> dict[str, Any]:
         output = self.task.output
         assert isinstance(output, ToFile)
-        target = os.path.join(output.directory, output.name.format(partition=self.task.id.partition))
+        name = output.name.replace("{partition}", f"{self.task.id.partition:05d}")
+        target = f"{output.directory.rstrip('/')}/{name}"
         storage = self.worker.storage(target)
-        staged = storage.stage(target, f"s{self.task.id.stage}a{self.task.id.attempt}")
+        # The run and the attempt are in the name: no two writers share a file.
+        stage, _, attempt = self.task.id
+        staged = storage.stage(target, f"{self.task.run}-{stage}-a{attempt}")
         try:
             rows = cursor.copy(sql, staged.local, output.format, output.options)
             staged = storage.seal(staged)
@@ -291,18 +326,20 @@ def _nested(sql: str) -> str:
     return f"SELECT * FROM (\n{sql}\n)" if sql.lstrip()[:4].upper() == "WITH" else sql
 
 
-def _place(task: Task) -> str:
-    return f"stage {task.id.stage}, partition {task.id.partition}; input: {describe_inputs(task)}"
-
-
-def _task_error(task: Task, error: functions.FunctionError) -> TaskError:
-    return TaskError(
-        str(error),
-        stage=task.id.stage,
-        partition=task.id.partition,
-        inputs=describe_inputs(task),
-        traceback=error.traceback,
-    )
+def _said(task: Task, error: MillpondError) -> MillpondError:
+    """The error with its place in the run, for whoever started the run."""
+    inputs = describe_inputs(task)
+    if isinstance(error, functions.FunctionError):
+        told = TaskError(
+            str(error), stage=task.id.stage, partition=task.id.partition, inputs=inputs,
+            traceback=error.traceback,
+        )  # fmt: skip
+        told.__cause__ = error.cause
+        return told
+    place = f"stage {task.id.stage}, partition {task.id.partition}; input: {inputs}"
+    located = error.located(place)
+    located.__cause__ = error.__cause__
+    return located
 
 
 def describe_inputs(task: Task) -> str:

@@ -212,5 +212,3 @@ def _first_paragraph(text: str) -> str:
     """DuckDB's message without the echo of SQL that the user did not write."""
     head = re.split(r"\n\s*\n|\s*Candidate functions:", text.strip(), maxsplit=1)[0]
     return re.sub(r"\s*\n\s*", " ", head)
-
-

@@ -33,7 +33,7 @@ class FunctionError(MillpondError):
 @functools.lru_cache(maxsize=64)
 def loaded(function: bytes) -> Callable[..., Any]:
     """The function, or an instance of the class, once per process."""
-    found = cloudpickle.loads(function)
+    found: Callable[..., Any] = cloudpickle.loads(function)
     return found() if isinstance(found, type) else found
 
 
@@ -46,7 +46,7 @@ def apply(
         case "row" | "flat" | "filter":
             yield from _rows(call.kind, function, call.name, batches, wanted)
         case "batch":
-            for batch in _sized(batches, given, call.batch_size):
+            for batch in sized(batches, given, call.batch_size):
                 yield from _batch(function, batch, call, wanted)
         case "partition":
             import pyarrow as pa
@@ -153,7 +153,7 @@ def _batch(
     function: Callable[..., Any], rows: pa.RecordBatch | pa.Table, call: PythonCall, out: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     try:
-        given = function(_as_format(rows, call.format))
+        given = function(as_format(rows, call.format))
         results = given if isinstance(given, Iterator) else iter([given])
         for result in results:
             yield from _as_arrow(result, out, call.name).to_batches()
@@ -163,7 +163,7 @@ def _batch(
         raise FunctionError(_said(call.name, error), error, tb.format_exc()) from error
 
 
-def _as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
+def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
     match format:
         case "pandas":
             return rows.to_pandas()
@@ -229,7 +229,7 @@ def _as_arrow(result: Any, wanted: pa.Schema, name: str) -> pa.Table:
     return table.cast(wanted)
 
 
-def _sized(
+def sized(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, size: int
 ) -> Iterator[pa.RecordBatch]:
     """Batches of exactly `size` rows, but for the last."""
@@ -287,3 +287,41 @@ def sample_rows(function: Callable[..., Any], kind: str, rows: list[Any]) -> lis
 
 def _said(name: str, error: BaseException) -> str:
     return f"{name} raised {type(error).__name__}: {error}"
+
+
+def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
+    """What the function gives for a few rows, as a table: to learn names and types."""
+    import pyarrow as pa
+
+    function = _guarded(call)
+    try:
+        if call.kind in ("row", "flat"):
+            given = sample_rows(function, call.kind, rows.to_pylist())
+        else:
+            if call.kind == "group" and rows.num_rows:
+                rows = next(_groups(rows.sort_by([(k, "ascending") for k in call.group_keys])
+                                    .to_batches(), rows.schema, call.group_keys))  # fmt: skip
+            result = function(as_format(rows, call.format))
+            return to_table(next(result) if isinstance(result, Iterator) else result, call.name)
+    except FunctionError:
+        raise
+    except Exception as error:  # A user's function may raise anything.
+        raise FunctionError(_said(call.name, error), error, tb.format_exc()) from error
+    for i, row in enumerate(given):
+        if not isinstance(row, dict):
+            what = f"{call.name} gave {type(row).__name__} for row {i}, not a dict"
+            raise FunctionError(f"{what}.", None, "")
+    names = list(dict.fromkeys(name for row in given for name in row))
+    if not names:
+        raise FunctionError(
+            f"its columns cannot be learnt, as it gave {'no fields' if given else 'no rows'} "
+            'for the first 100 rows. Pass schema={"name": "TYPE", …}.',
+            None,
+            "",
+        )
+    try:
+        return pa.table({name: [row.get(name) for row in given] for name in names})
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise FunctionError(
+            f"its fields have mixed types ({error}). Pass schema=.", error, ""
+        ) from error

@@ -17,15 +17,31 @@ Tree = dict[str, Any]
 # Functions whose value may differ between two runs over the same rows. A test holds
 # this list against the catalogue of every DuckDB version that we support.
 VOLATILE = frozenset(
-    """random uuid gen_random_uuid uuidv4 uuidv7 nextval currval setseed setval stats error
-    current_connection_id current_query current_query_id current_transaction_id vector_type
-    sleep_ms write_log""".split()
+    {
+        *("random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval"),
+        *("setseed", "setval", "stats", "error", "vector_type", "sleep_ms", "write_log"),
+        *("current_connection_id", "current_query", "current_query_id"),
+        "current_transaction_id",
+    }
 )
 # Constant within one run, other in the next.
 CLOCK = frozenset(
-    """now today get_current_time current_date current_time current_timestamp
-    get_current_timestamp transaction_timestamp localtime localtimestamp age
-    current_localtime current_localtimestamp""".split()
+    {
+        *("now", "today", "get_current_time", "current_date", "current_time", "age"),
+        *("current_timestamp", "get_current_timestamp", "transaction_timestamp"),
+        *("localtime", "localtimestamp", "current_localtime", "current_localtimestamp"),
+    }
+)
+# Aggregates and window functions whose value may depend on the order in which threads meet
+# the rows.
+ORDER_SENSITIVE = frozenset(
+    {
+        *("first", "last", "any_value", "arbitrary", "list", "array_agg", "string_agg"),
+        *("group_concat", "listagg", "arg_min", "arg_max", "min_by", "max_by", "argmin", "argmax"),
+        *("arg_min_null", "arg_max_null", "mode", "histogram", "map_from_entries"),
+        *("row_number", "ntile", "first_value", "last_value", "nth_value", "lag", "lead", "fill"),
+        *("approx_quantile", "approx_top_k", "reservoir_quantile", "product"),
+    }
 )
 
 
@@ -45,7 +61,10 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """SQL text and what it needs. `columns` is None where only DuckDB can tell (stars)."""
+    """SQL text and what it needs. `columns` is None where only DuckDB can tell (stars).
+
+    `varies` if a second run over the same rows may give others.
+    """
 
     sql: str
     columns: frozenset[str] | None
@@ -100,7 +119,7 @@ def sort_keys(by: str | list[str] | tuple[str, ...], schema: Schema, where: str,
         node, _ = _statement(text, head, where, dialect)
         kinds = [modifier["type"] for modifier in node.get("modifiers", [])]
         if node["type"] != "SELECT_NODE" or kinds != ["ORDER_MODIFIER"]:
-            raise SqlError(f"{where}: needs sort keys, such as \"a\" or \"a desc nulls first\".")
+            raise SqlError(f'{where}: needs sort keys, such as "a" or "a desc nulls first".')
         for order in node["modifiers"][0]["orders"]:
             expression = order["expression"]
             if expression["class"] == "CONSTANT" or expression["class"] == "STAR":
@@ -249,7 +268,7 @@ def _varies(trees: object) -> bool:
         if found.get("sample"):
             return True
         name = str(found.get("function_name", "")).casefold()
-        if name in VOLATILE or name in CLOCK:
+        if name in VOLATILE or name in CLOCK or name in ORDER_SENSITIVE:
             return True
     return False
 

@@ -29,9 +29,7 @@ def row_groups(storage: Storage, path: str) -> RowGroups:
     groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
     return RowGroups(
         tuple(g.num_rows for g in groups),
-        tuple(
-            sum(g.column(c).total_compressed_size for c in range(g.num_columns)) for g in groups
-        ),
+        tuple(sum(g.column(c).total_compressed_size for c in range(g.num_columns)) for g in groups),
     )
 
 

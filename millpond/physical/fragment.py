@@ -4,9 +4,12 @@ A query is held as pieces: text, and numbers that stand for the inputs of a frag
 (`__s0`, `__s1`, …), so that two queries with inputs of their own can be joined.
 """
 
+import re
+
 from millpond.expr import SortKey, quote
 from millpond.plan import nodes as n
 from millpond.plan.build import join_sql
+from millpond.schema import Field, Schema
 
 Pieces = tuple[str | int, ...]
 
@@ -56,8 +59,12 @@ def render(node: n.Node, inputs: tuple[Pieces, ...]) -> Pieces:
         case n.Distinct(columns=columns):
             return _distinct(sql, node.schema.names, columns)
         case n.Sample(fraction=fraction, seed=seed):
-            chance = f"hash({seed}::BIGINT, {ORDINAL})::DOUBLE < {fraction!r} * 18446744073709551616"
-            return over(f"SELECT {quote.names(node.schema.names)}", numbered(sql), f" WHERE {chance}")
+            chance = (
+                f"hash({seed}::BIGINT, {ORDINAL})::DOUBLE < {fraction!r} * 18446744073709551616"
+            )
+            return over(
+                f"SELECT {quote.names(node.schema.names)}", numbered(sql), f" WHERE {chance}"
+            )
         case n.RandomPartition(seed=seed):
             order = f"\nORDER BY hash({seed}::BIGINT, {ORDINAL}), {ORDINAL}"
             return over(f"SELECT {quote.names(node.schema.names)}", numbered(sql), order)
@@ -105,12 +112,52 @@ def with_column(sql: Pieces, expression: str, name: str) -> Pieces:
     return over(f"SELECT *, {expression} AS {quote.name(name)}", sql)
 
 
+# Quoted names and ENUM values are passed over; what remains are words of types.
+_TYPE_WORDS = re.compile(
+    r"""ENUM\((?:[^')]|'(?:[^']|'')*')*\)|"(?:[^"]|"")*"|'(?:[^']|'')*'"""
+    r"|\b(?:UHUGEINT|HUGEINT|BIGNUM|BIT|TIME WITH TIME ZONE)\b"
+)
+_PLAIN = {
+    "HUGEINT": "DECIMAL(38,0)",
+    "UHUGEINT": "DECIMAL(38,0)",
+    "BIGNUM": "VARCHAR",
+    "BIT": "VARCHAR",
+    "TIME WITH TIME ZONE": "VARCHAR",
+}
+
+
+def wire(schema: Schema) -> Schema:
+    """The types in which rows travel: an ENUM's dictionary would not fit into a segment."""
+    return _retyped(schema, {})
+
+
+def plain(schema: Schema) -> Schema:
+    """The types in which people and their functions see rows: those that Arrow has itself."""
+    return _retyped(schema, _PLAIN)
+
+
+def _retyped(schema: Schema, words: dict[str, str]) -> Schema:
+    def other(found: re.Match[str]) -> str:
+        word = found[0]
+        return "VARCHAR" if word.startswith("ENUM(") else words.get(word, word)
+
+    return Schema(tuple(Field(f.name, _TYPE_WORDS.sub(other, f.type)) for f in schema))
+
+
+def cast(sql: Pieces, have: Schema, want: Schema, extra: bool) -> Pieces:
+    """The query in other types; with `extra`, its last column goes along as it is."""
+    if have == want:
+        return sql
+    items = ", ".join(f"{quote.name(f.name)}::{f.type} AS {quote.name(f.name)}" for f in want)
+    rest = f", * EXCLUDE ({quote.names(have.names)})" if extra else ""
+    return over(f"SELECT {items}{rest}", sql)
+
+
 def _distinct(sql: Pieces, names: tuple[str, ...], columns: tuple[str, ...]) -> Pieces:
     if set(columns) == set(names):
         return over("SELECT DISTINCT *", sql)
     first = (
-        f"\nQUALIFY row_number() OVER (PARTITION BY {quote.names(columns)} "
-        f"ORDER BY {ORDINAL}) = 1"
+        f"\nQUALIFY row_number() OVER (PARTITION BY {quote.names(columns)} ORDER BY {ORDINAL}) = 1"
     )
     inner = over("SELECT *", numbered(sql), first)
     return over(f"SELECT {quote.names(names)}", inner, f"\nORDER BY {ORDINAL}")

@@ -41,6 +41,7 @@ from millpond.schema import Field, Schema
 
 PID, KEY = "__millpond_pid", "__millpond_key"
 SAMPLED_TASKS, SAMPLED_ROWS = 16, 1_000
+ONE_CPU = Resources()
 FIXED, ANY_ORDER, VARIES = Determinism.FIXED, Determinism.ANY_ORDER, Determinism.VARIES
 
 
@@ -53,6 +54,7 @@ class Settings:
     shape: str = "auto"
     staged_only: bool = False  # The runtime is a cluster: nothing can be fused there.
     versions: str = ""
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Pipe:
     n: int
     steps: tuple[Step, ...] = ()
     determinism: Determinism = FIXED
-    resources: Resources = Resources()
+    resources: Resources = ONE_CPU
     title: str = ""
 
     def then(self, sql: Pieces, schema: Schema, title: str) -> "Pipe":
@@ -85,7 +87,9 @@ def plan_stages(node: n.Node, settings: Settings) -> Physical:
     """The stages that compute `node`: one fused statement where that is possible."""
     reason = why_staged(node, settings)
     if reason is None:
-        return Physical((_fused(node),), "fused", "one machine, and nothing observes partitions")
+        return Physical(
+            (_fused(node, settings),), "fused", "one machine, and nothing observes partitions"
+        )
     planner = _Planner(settings)
     planner.finish(node)
     return Physical(tuple(planner.stages), "staged", reason)
@@ -115,7 +119,7 @@ def _observer(node: n.Node) -> str | None:
     return next((why for i in n.inputs_of(node) if (why := _observer(i))), None)
 
 
-def _fused(node: n.Node) -> Stage:
+def _fused(node: n.Node, settings: Settings) -> Stage:
     inputs: list[Input] = []
 
     def build(at: n.Node) -> Pieces:
@@ -125,10 +129,14 @@ def _fused(node: n.Node) -> Stage:
             return f.slot(len(inputs) - 1)
         return f.render(at, tuple(build(i) for i in n.inputs_of(at)))
 
-    output: Output = _to_file(node) if isinstance(node, n.DataSink) else ToMemory()
-    sql = build(node.input if isinstance(node, n.DataSink) else node)
-    step = SqlStep(f.text(sql), node.schema)
-    return Stage(0, "fused", Fragment((step,)), tuple(inputs), output, node.schema)
+    output: Output
+    if isinstance(node, n.DataSink):
+        output, schema, sql = _to_file(node), node.schema, build(node.input)
+    else:
+        output, schema = ToMemory(), f.plain(node.schema)
+        sql = f.cast(build(node), node.schema, schema, False)
+    fragment = Fragment((SqlStep(f.text(sql), schema),))
+    return Stage(0, "fused", fragment, tuple(inputs), output, schema, run=settings.run)
 
 
 def _whole_files(source: n.DataSource) -> list[FileSlice]:
@@ -137,7 +145,7 @@ def _whole_files(source: n.DataSource) -> list[FileSlice]:
 
 def _to_file(node: n.DataSink) -> ToFile:
     ending = {"arrow": "arrow", "fixed": "bin"}.get(node.format, node.format)
-    return ToFile(node.format, node.path, f"part-{{partition:05d}}.{ending}", node.options)
+    return ToFile(node.format, node.path, f"part-{{partition}}.{ending}", node.options)
 
 
 class _Planner:
@@ -152,7 +160,10 @@ class _Planner:
         if isinstance(node, n.DataSink):
             self._close(self._lower(node.input), _to_file(node), "write")
         else:
-            self._close(self._lower(node), ToPart(), "collect")
+            pipe = self._lower(node)
+            schema = f.plain(node.schema)
+            sql = f.cast(pipe.sql, node.schema, schema, False)
+            self._close(replace(pipe, sql=sql, schema=schema), ToPart(), "collect")
 
     def _count(self, node: n.Node) -> None:
         self._readers[id(node)] = self._readers.get(id(node), 0) + 1
@@ -174,8 +185,9 @@ class _Planner:
         match node:
             case n.DataSource():
                 return self._source(node, None)
-            case n.Project(expression=Expression(varies=varies)) | n.Filter(
-                predicate=Expression(varies=varies)
+            case (
+                n.Project(expression=Expression(varies=varies))
+                | n.Filter(predicate=Expression(varies=varies))
             ):
                 pipe = self._lower(node.input)
                 pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, _word(node))
@@ -225,7 +237,9 @@ class _Planner:
             else even_splits(node, count, footer)
         )
         source = SourceInput(node.scan, splits, identity=source_identity(node))
-        return Pipe((source,), f.slot(0), node.schema, len(splits), title=f"read {node.scan.format}")
+        return Pipe(
+            (source,), f.slot(0), node.schema, len(splits), title=f"read {node.scan.format}"
+        )
 
     def _python(self, node: n.PythonBatches) -> Pipe:
         call = node.call
@@ -238,15 +252,16 @@ class _Planner:
             pipe = self._lower(before)
         wanted = Resources(call.cpus, call.gpus)
         if wanted != pipe.resources:
-            if pipe.resources != Resources() or wanted.gpus:
+            if pipe.resources != ONE_CPU or wanted.gpus:
                 stage = self._close(pipe, ToPart(), "hand over")
                 pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
             pipe = replace(pipe, resources=wanted)
-        step = PythonStep(call, pipe.schema, node.schema)
+        given, gives = f.plain(pipe.schema), f.plain(node.schema)
+        pipe = replace(pipe, sql=f.cast(pipe.sql, pipe.schema, given, False), schema=given)
         return replace(
             pipe,
-            steps=(*_steps(pipe), step),
-            sql=f.slot(0),
+            steps=(*_steps(pipe), PythonStep(call, given, gives)),
+            sql=f.cast(f.slot(0), gives, node.schema, False),
             schema=node.schema,
             title=_titled(pipe.title, call.name),
             determinism=pipe.determinism if call.deterministic else VARIES,
@@ -320,13 +335,16 @@ class _Planner:
         return after.then(f.render(node, (after.sql,)), node.schema, "sort")
 
     def _bounds(self, pipe: Pipe, node: n.Sort, count: int) -> int:
-        """The stage that gives `count - 1` keys which cut the rows evenly, from a sample of tasks."""
+        """The stage that gives `count - 1` keys which cut the rows evenly, from a sample."""
         blob = Schema((Field("key", "BLOB"),))
         keys = f.over(f"SELECT {f.sort_key(node.keys)} AS key", pipe.sql)
-        # By a hash of the place, not by chance: a lost sample must come back the same.
-        head = "SELECT key"
-        tail = f"\nORDER BY hash({f.ORDINAL}) LIMIT {SAMPLED_ROWS}"
-        sample = replace(_narrowed(pipe), sql=f.over(head, f.numbered(keys), tail), schema=blob)
+        # By a hash of the place, not by chance: a lost sample must come back the same. Where
+        # rows come in any order, by a hash of the key and which copy of it this is.
+        fixed = pipe.determinism is FIXED
+        place = f.numbered(keys) if fixed else f.over(
+            f"SELECT *, row_number() OVER (PARTITION BY key) AS {f.ORDINAL}", keys)  # fmt: skip
+        tail = f"\nORDER BY hash(key, {f.ORDINAL}), key LIMIT {SAMPLED_ROWS}"
+        sample = replace(_narrowed(pipe), sql=f.over("SELECT key", place, tail), schema=blob)
         sampled = self._close(sample, ToPart(), "sample keys")
         read = self._read(sampled, Edge.ALL, sample, 1)
         ranked = f.over(
@@ -398,7 +416,7 @@ class _Planner:
         queries: list[Pieces] = []
         determinism = FIXED
         for pipe in pipes:
-            if (pipe.steps and len(pipes) > 1) or pipe.resources != Resources():
+            if (pipe.steps and len(pipes) > 1) or pipe.resources != ONE_CPU:
                 stage = self._close(pipe, ToPart(), "hand over")
                 pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
             queries.append(f.shifted(pipe.sql, len(inputs)))
@@ -415,6 +433,9 @@ class _Planner:
     def _close(self, pipe: Pipe, output: Output, title: str) -> int:
         number = len(self.stages)
         schema = pipe.schema
+        if isinstance(output, ToPart):
+            schema = f.wire(schema)
+            pipe = replace(pipe, sql=f.cast(pipe.sql, pipe.schema, schema, output.how != "single"))
         stage = Stage(
             number,
             _titled(pipe.title, "→ " + title),
@@ -424,13 +445,15 @@ class _Planner:
             schema,
             pipe.determinism,
             pipe.resources,
+            run=self.settings.run,
         )
         print_ = stage_fingerprint(stage, self.stages, self.settings.versions)
         self.stages.append(replace(stage, fingerprint=print_))
         return number
 
     def _read(self, stage: int, edge: Edge, pipe: Pipe, count: int) -> Pipe:
-        return Pipe((StageInput(stage, edge),), f.slot(0), self.stages[stage].schema, count,
+        sql = f.cast(f.slot(0), self.stages[stage].schema, pipe.schema, False)
+        return Pipe((StageInput(stage, edge),), sql, pipe.schema, count,
                     determinism=pipe.determinism)  # fmt: skip
 
 
@@ -441,10 +464,16 @@ def _steps(pipe: Pipe) -> tuple[Step, ...]:
 
 
 def _narrowed(pipe: Pipe) -> Pipe:
-    """The same work over a few of its tasks, evenly chosen."""
-    if pipe.n <= SAMPLED_TASKS:
+    """The same work over a few of its tasks, evenly chosen.
+
+    Of a source, only the key columns of some splits are read. Anything else is a second
+    run of what it samples, so it samples less.
+    """
+    cheap = not pipe.steps and all(isinstance(i, SourceInput) for i in pipe.inputs)
+    count = SAMPLED_TASKS if cheap else min(SAMPLED_TASKS, max(2, pipe.n // 8))
+    if pipe.n <= count:
         return pipe
-    chosen = tuple(i * pipe.n // SAMPLED_TASKS for i in range(SAMPLED_TASKS))
+    chosen = tuple(i * pipe.n // count for i in range(count))
     inputs: list[Input] = []
     for item in pipe.inputs:
         match item:
@@ -456,7 +485,7 @@ def _narrowed(pipe: Pipe) -> Pipe:
                 return pipe
             case _:
                 inputs.append(item)
-    return replace(pipe, inputs=tuple(inputs), n=SAMPLED_TASKS)
+    return replace(pipe, inputs=tuple(inputs), n=count)
 
 
 def _row_wise_source(node: n.Node) -> n.DataSource | None:
@@ -504,4 +533,6 @@ def _keys(node: n.Sort) -> str:
 
 
 def _titled(before: str, more: str) -> str:
-    return f"{before}, {more}" if before and not more.startswith("→") else f"{before} {more}".strip()
+    return (
+        f"{before}, {more}" if before and not more.startswith("→") else f"{before} {more}".strip()
+    )

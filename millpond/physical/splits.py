@@ -1,6 +1,7 @@
 """A source → the splits that its tasks read."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from millpond.formats.parquet import RowGroups, splits
 from millpond.formats.scan import FileSlice, Split
@@ -74,6 +75,4 @@ def _row_runs(source: DataSource, count: int) -> tuple[Split, ...]:
     assert source.rows is not None
     total = source.rows.table.num_rows
     edges = [total * i // count for i in range(count + 1)]
-    return tuple(
-        Split(rows=source.rows.slice(a, b - a)) for a, b in zip(edges, edges[1:], strict=False)
-    )
+    return tuple(Split(rows=source.rows.slice(a, b - a)) for a, b in pairwise(edges))

@@ -204,6 +204,7 @@ class Stage:
     determinism: Determinism = Determinism.FIXED
     resources: Resources = field(default_factory=Resources)
     fingerprint: str = ""
+    run: str = ""  # Keeps the parts of one run apart from those of another.
 
 
 class TaskId(NamedTuple):
@@ -226,6 +227,7 @@ class Task:
     resources: Resources = field(default_factory=Resources)
     prefer: tuple[str, ...] = ()  # Nodes that hold the input.
     fingerprint: str = ""
+    run: str = ""
 
     def again(self) -> "Task":
         return replace(self, id=self.id._replace(attempt=self.id.attempt + 1))
@@ -327,6 +329,7 @@ def tasks(stage: Stage, done: dict[int, Done]) -> tuple[Task, ...]:
             resources=stage.resources,
             prefer=_prefer(stage.inputs, partition, done),
             fingerprint=f"{stage.fingerprint}-{partition}-{n}" if stage.fingerprint else "",
+            run=stage.run,
         )
         for partition in range(n)
     )

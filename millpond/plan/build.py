@@ -70,7 +70,9 @@ def rename(node: n.Node, names: Mapping[str, str], where: str, dialect: Dialect)
     """Other names for some columns."""
     old = {node.schema.field(name, where).name: new for name, new in names.items()}
     parts = [
-        f"{quote.name(f.name)} AS {quote.name(old[f.name])}" if f.name in old else quote.name(f.name)
+        f"{quote.name(f.name)} AS {quote.name(old[f.name])}"
+        if f.name in old
+        else quote.name(f.name)
         for f in node.schema
     ]
     return project(node, ", ".join(parts), where, dialect)
@@ -346,5 +348,3 @@ def whole(number: int, where: str, name: str, *, least: int) -> int:
 
 def _describe(sql: str, schema: Schema, where: str, dialect: Dialect) -> Schema:
     return p.check(lambda: dialect.describe(sql, {IN: schema}), where)
-
-

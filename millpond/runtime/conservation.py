@@ -44,7 +44,11 @@ def rows_expected(task: Task, progress: Mapping[int, Progress]) -> int | None:
 
 
 def _expected(item: TaskInput, progress: Mapping[int, Progress]) -> int | None:
-    if not isinstance(item, PartRows) or item.skip_rows or item.n_rows is not None:
+    if not isinstance(item, PartRows):
+        return None
+    if item.n_rows is not None:
+        return item.n_rows  # A run of rows that the counts of its parts were cut into.
+    if item.skip_rows:
         return None
     before = progress[item.stage]
     whole = item.first_partition == 0 and item.n_partitions == before.n_partitions

@@ -20,11 +20,13 @@ from millpond.physical.stages import (
     OutputFile,
     PartRef,
     PartRows,
+    RowsInput,
     Stage,
     StageInput,
     Task,
     TaskResult,
     ToPart,
+    reads,
 )
 
 WAITING, RUNNING, DONE = 0, 1, 2
@@ -51,7 +53,7 @@ class Progress:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.varies = stage.determinism is Determinism.VARIES
-        self.reads = tuple(i.stage for i in stage.inputs if isinstance(i, StageInput))
+        self.reads = reads(stage)
         self.n_partitions = stage.output.n if isinstance(stage.output, ToPart) else 1
         self.first_attempt = 0
         self._clear(0)
@@ -180,9 +182,10 @@ class Progress:
         )
 
     def reads_whole(self, stage: int) -> bool:
-        """Does every task of this stage read every part of `stage`?"""
+        """Does every task of this stage read every part of `stage`, or depend on its rows?"""
         return any(
-            isinstance(i, StageInput) and i.stage == stage and i.edge is not Edge.FORWARD
+            (isinstance(i, StageInput) and i.stage == stage and i.edge is not Edge.FORWARD)
+            or (isinstance(i, RowsInput) and i.stage == stage)
             for i in self.stage.inputs
         )
 

@@ -13,7 +13,16 @@ from typing import Protocol
 
 from millpond.errors import WorkerLost
 from millpond.events import Event, StageFinished, TaskFinished, TaskStarted
-from millpond.physical.stages import OutputFile, PartRef, PartsLost, Stage, Task, TaskId, TaskResult
+from millpond.physical.stages import (
+    OutputFile,
+    PartRef,
+    PartsLost,
+    Stage,
+    Task,
+    TaskId,
+    TaskResult,
+    reads,
+)
 from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
 from millpond.runtime.outcome import Outcome, stage_outcome
 from millpond.runtime.place import Ended, Runtime
@@ -35,8 +44,11 @@ class Journal(Protocol):
     def record(self, stage: Stage, n_tasks: int, result: TaskResult) -> None:
         """A task of this stage is done; `n_tasks` is how many the stage has."""
 
+    def tick(self, now_s: float) -> None:
+        """Time passed: records that waited long enough are made durable."""
+
     def flush(self) -> None:
-        """Make the records durable."""
+        """Make all records durable."""
 
 
 def discard_nothing(parts: Sequence[PartRef], files: Sequence[OutputFile]) -> None:
@@ -76,7 +88,7 @@ def run(
 def find_reused(stages: Sequence[Stage], journal: Journal) -> dict[int, Reused]:
     """What the journal has, from the final stages back: no further than is needed."""
     by_id = {stage.id: stage for stage in stages}
-    read = {before for stage in stages for before in _reads(stage)}
+    read = {before for stage in stages for before in reads(stage)}
     needed = [stage for stage in by_id if stage not in read]
     seen, found = set(needed), {}
     while needed:
@@ -85,14 +97,10 @@ def find_reused(stages: Sequence[Stage], journal: Journal) -> dict[int, Reused]:
         if kept is not None:
             found[stage.id] = kept
         if kept is None or not kept.complete:
-            new = [before for before in _reads(stage) if before not in seen]
+            new = [before for before in reads(stage) if before not in seen]
             needed += new
             seen.update(new)
     return found
-
-
-def _reads(stage: Stage) -> list[int]:
-    return [item.stage for item in stage.inputs if hasattr(item, "stage")]
 
 
 class _Run:
@@ -121,6 +129,8 @@ class _Run:
             if now_s >= next_tick_s:
                 next_tick_s = now_s + _TICK_S
                 self._do(self._schedule.tick(now_s))
+                if self._journal is not None:
+                    self._journal.tick(now_s)
             self._fill()
             self._wait_for_events()
         self._wait_for_the_rest(_END_S)

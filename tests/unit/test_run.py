@@ -41,6 +41,9 @@ class Memory:
         known = self.found.get(stage.fingerprint, Reused(n_tasks, {})).results
         self.found[stage.fingerprint] = Reused(n_tasks, {**known, result.task.partition: result})
 
+    def tick(self, now_s: float) -> None:
+        pass
+
     def flush(self) -> None:
         self.flushed += 1
 
