@@ -10,8 +10,8 @@ LEVELS = {
     room: level
     for level, rooms in enumerate(
         [
-            ["errors", "events", "lazy"],
-            ["schema", "options"],
+            ["errors", "events"],
+            ["lazy", "schema", "options"],
             ["expr", "storage"],
             ["formats"],
             ["plan"],

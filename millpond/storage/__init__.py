@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from millpond.storage.local import LocalStorage
-from millpond.storage.values import FileInfo, Range, Staged
+from millpond.storage.values import Buffers, FileInfo, Range, Staged
 
-__all__ = ["FileInfo", "LocalStorage", "Range", "Staged", "Storage", "open_storage"]
+__all__ = ["Buffers", "FileInfo", "LocalStorage", "Range", "Staged", "Storage", "open_storage"]
 
 
 class Storage(Protocol):
@@ -23,7 +23,7 @@ class Storage(Protocol):
     def stat(self, path: str) -> FileInfo | None:
         """The file as it is now; None where there is none."""
 
-    def read_many(self, ranges: Sequence[Range]) -> list[memoryview]:
+    def read_many(self, ranges: Sequence[Range]) -> Buffers:
         """The bytes of each range, in the order asked; short only at the end of a file."""
 
     def stage(self, path: str, tag: str) -> Staged:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+# Storages have a method named `list`, which hides the builtin from their annotations.
+Buffers = list[memoryview]
+
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:

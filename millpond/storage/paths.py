@@ -1,0 +1,140 @@
+"""Names of files: URIs to paths, globs, hidden names, and names that must stay below a root.
+
+Nothing here opens a file.
+"""
+
+import hashlib
+import os
+import re
+from urllib.parse import unquote, urlsplit
+
+from millpond.errors import StorageError
+
+STAGING = ".millpond-staged"
+MANIFESTS = "_manifest"
+
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_GLOB = re.compile(r"[*?\[]")
+
+
+def scheme(path: str) -> str:
+    """The scheme of a URI in lower case; "" for a plain path."""
+    found = _SCHEME.match(path)
+    return found.group()[:-3].lower() if found else ""
+
+
+def plain(path: str) -> str:
+    """The absolute path that a plain path, `~/…` or `file://…` names on this machine."""
+    kind = scheme(path)
+    if kind == "file":
+        parts = urlsplit(path)
+        if parts.netloc not in ("", "localhost"):
+            raise StorageError(
+                f"{path!r} names the host {parts.netloc!r}. A file URI has three slashes "
+                "before its path (file:///folder/name) and names files of this machine."
+            )
+        # Not `parts.path`: it would lose everything after a '#' or a '?' in a name.
+        path = unquote(path[len("file://") + len(parts.netloc) :])
+    elif kind:
+        raise StorageError(f"{path!r} is no path of this machine; open it by its own storage.")
+    if "\0" in path or not path:
+        raise StorageError(f"{path!r} is no path: it is empty or holds a zero byte.")
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def is_glob(path: str) -> bool:
+    """Does `path` hold one of the characters `*`, `?` and `[`?"""
+    return _GLOB.search(path) is not None
+
+
+def hidden(name: str) -> bool:
+    """Is the file or folder `name` none of the user's data?"""
+    return name.startswith(".") or name == MANIFESTS
+
+
+def glob_root(pattern: str) -> str:
+    """The folder below which everything lies that `pattern` can match."""
+    parts = pattern.split("/")
+    first = next((i for i, part in enumerate(parts) if is_glob(part)), len(parts) - 1)
+    return "/".join(parts[:first])
+
+
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """A regular expression for whole paths: `**` spans folders, `*` and `?` stay in one.
+
+    A wildcard at the start of a name does not match a hidden name, as in a shell.
+    """
+    out = []
+    parts = pattern.split("/")
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if part == "**":
+            out.append(f"(?:{_SHOWN}[^/]*/)*" + (f"{_SHOWN}[^/]+" if last else ""))
+        else:
+            out.append(_name_regex(part) + ("" if last else "/"))
+    return re.compile("".join(out), re.DOTALL)
+
+
+_SHOWN = rf"(?!\.|{MANIFESTS}(?:/|$))"
+
+
+def _name_regex(part: str) -> str:
+    out, i = [], 0
+    if is_glob(part[:1]):
+        out.append(_SHOWN)
+    while i < len(part):
+        char = part[i]
+        i += 1
+        end = part.find("]", i + 1) if char == "[" else -1
+        if char == "*":
+            out.append("[^/]*")
+        elif char == "?":
+            out.append("[^/]")
+        elif end > 0:
+            out.append(_set_regex(part[i:end]))
+            i = end + 1
+        else:
+            out.append(re.escape(char))
+    return "".join(out)
+
+
+def _set_regex(body: str) -> str:
+    inverted = body[0] in "!^"
+    body = body[1:] if inverted else body
+    chars = re.sub(r"([\\\[\]^&~|])", r"\\\1", body)
+    return f"[^/{chars}]" if inverted else f"(?!/)[{chars}]"
+
+
+def staging_name(path: str, tag: str) -> str:
+    """The name under which `path` is written aside by the attempt `tag`."""
+    name = f"{tag}-{os.path.basename(path)}".replace("/", "_")
+    # File systems end names at 255 bytes, and DuckDB puts "tmp_" before one that it replaces.
+    return name if len(os.fsencode(name)) <= 240 else f"{_digest(name)}-{name[-40:]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(os.fsencode(text), digest_size=12).hexdigest()
+
+
+def beneath(root: str, name: str) -> str:
+    """The real path of the relative `name` below the folder `root`, after symlinks.
+
+    For names that come out of manifests, indexes and journals: those may have been
+    written by somebody else. A name that is absolute, not normalised or leads out
+    of `root` is refused.
+    """
+    refused = (
+        not name
+        or "\0" in name
+        or "\\" in name
+        or os.path.isabs(name)
+        or any(part in ("", ".", "..") for part in name.split("/"))
+    )
+    base = os.path.realpath(root)
+    full = "" if refused else os.path.realpath(os.path.join(base, name))
+    if refused or not full.startswith(base.rstrip("/") + "/"):
+        raise StorageError(
+            f"{name!r} was found in a file below {root!r} and would lead out of it. "
+            "Millpond writes relative, normalised names only: the file was damaged or changed."
+        )
+    return full

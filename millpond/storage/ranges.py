@@ -1,0 +1,78 @@
+"""Which reads serve which ranges: neighbours are merged, large reads are cut.
+
+Pure functions over numbers. Every store plans with them and then reads in its own way.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from millpond.storage.values import Buffers, Range
+
+# 64 KiB: below it, reading the gap costs less than another request, on disks too.
+GAP = 64 << 10
+# A view keeps the whole buffer of its read alive, so merging has an end.
+MERGED = 64 << 20
+
+
+class Read(NamedTuple):
+    """`length` bytes of `path` from `offset`, which hold the ranges numbered `members`."""
+
+    path: str
+    offset: int
+    length: int
+    members: tuple[int, ...]
+
+
+def merge(
+    ranges: Sequence[Range], size: Callable[[str], int], *, gap: int = GAP, limit: int = MERGED
+) -> list[Read]:
+    """The reads that give all `ranges`; `size` is asked where a range is open-ended."""
+    for wanted in ranges:
+        if wanted.offset < 0 or wanted.length < -1:
+            raise ValueError(f"{wanted} is no range: offset ≥ 0 and length ≥ -1 are needed")
+    closed = [_close(r, size) for r in ranges]
+    order = sorted(range(len(closed)), key=closed.__getitem__)
+    reads: list[Read] = []
+    members: list[int] = []
+    path, start, end = "", 0, 0
+    for i in order:
+        wanted = closed[i]
+        stop = wanted.offset + wanted.length
+        together = path == wanted.path and wanted.offset <= end + gap and stop - start <= limit
+        if members and together:
+            end = max(end, stop)
+        else:
+            if members:
+                reads.append(Read(path, start, end - start, tuple(members)))
+            members, path, start, end = [], wanted.path, wanted.offset, stop
+        members.append(i)
+    if members:
+        reads.append(Read(path, start, end - start, tuple(members)))
+    return reads
+
+
+def _close(wanted: Range, size: Callable[[str], int]) -> Range:
+    if wanted.length >= 0:
+        return wanted
+    return Range(wanted.path, wanted.offset, max(size(wanted.path) - wanted.offset, 0))
+
+
+def split(ranges: Sequence[Range], reads: Sequence[Read], buffers: Sequence[memoryview]) -> Buffers:
+    """The bytes of each range, as views of the buffers of the reads that hold them.
+
+    A buffer may be shorter than its read, where the file ends; so may then its views.
+    """
+    views = [memoryview(b"")] * len(ranges)
+    for read, buffer in zip(reads, buffers, strict=True):
+        for i in read.members:
+            at = ranges[i].offset - read.offset
+            views[i] = buffer[at:] if ranges[i].length < 0 else buffer[at : at + ranges[i].length]
+    return views
+
+
+def cut(length: int, piece: int) -> list[tuple[int, int]]:
+    """`length` as consecutive (offset, length) of at most `piece` each, about equal."""
+    n = max(-(-length // piece), 1)
+    edges = [length * i // n for i in range(n + 1)]
+    return [(a, b - a) for a, b in pairwise(edges)]
