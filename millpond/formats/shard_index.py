@@ -152,6 +152,8 @@ def _check(index: Index, path: str) -> None:
         at, length, size = part[:, 1::3], part[:, 2::3], np.uint64(shard.size_bytes)
         if (at > size).any() or (length > size).any() or (at + length > size).any():
             raise _damaged(path, f"a buffer of shard {shard.name!r} lies outside of it")
+        if (at % np.uint64(8)).any():
+            raise _damaged(path, f"a buffer of shard {shard.name!r} is not aligned to 8 bytes")
 
 
 def _inside(name: str, path: str) -> str:
