@@ -93,6 +93,17 @@ class ShardWriter:
         self._file.close()
         self._sink.close()
 
+    @property
+    def rows_given(self) -> int:
+        """Rows that `write` was given, written or waiting."""
+        return self.rows + self._pending_rows
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes so far, with those of the rows that wait."""
+        waiting: int = sum(table.nbytes for table in self._pending)
+        return int(self._sink.tell()) + waiting
+
     def write(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Append rows. They must have the writer's schema."""
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows

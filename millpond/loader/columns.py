@@ -30,7 +30,8 @@ class Column:
 
     `values`: bytes of fixed values (n, width), bits as bools, or the joined bytes of
     strings. `offsets`: n + 1 of them, for strings in bytes, for lists in elements.
-    `valid`: one bool a value, None where all are.
+    `valid`: one bool a value, None where all are. `array`: all of it, where a file's
+    decoder gave an Arrow array; then the others do not count.
     """
 
     kind: pa.DataType
@@ -39,6 +40,7 @@ class Column:
     offsets: Int64s | None = None
     valid: npt.NDArray[np.bool_] | None = None
     children: tuple["Column", ...] = ()
+    array: pa.Array | None = None
 
 
 class Ragged:
@@ -91,7 +93,7 @@ class Ragged:
 def to_numpy(column: Column) -> Any:
     """An array, or `Ragged` for lists of numbers. Masked where numbers are null."""
     kind, values = column.kind, column.values
-    if pa.types.is_boolean(kind):
+    if pa.types.is_boolean(kind) and values is not None:
         return _masked(column, values)
     if is_fixed(kind) and values is not None:
         dtype = numpy_type(kind)
@@ -103,12 +105,35 @@ def to_numpy(column: Column) -> Any:
         dtype = numpy_type(kind.value_type)
         if dtype is not None:
             return _masked(column, values.view(dtype).reshape(column.n, kind.list_size))
-    if is_list(kind) and is_fixed(kind.value_type) and column.children[0].valid is None:
+    if column.offsets is not None and is_list(kind) and column.children[0].valid is None:
         dtype = numpy_type(kind.value_type)
         child = column.children[0].values
-        if dtype is not None and child is not None and column.offsets is not None:
+        if dtype is not None and child is not None:
             return Ragged(child.view(dtype).reshape(-1), column.offsets)
     return to_arrow(column).to_numpy(zero_copy_only=False)
+
+
+def from_arrow(array: pa.Array) -> Column:
+    """A column over an Arrow array without offset: plain layouts are taken apart."""
+    kind, n, buffers = array.type, len(array), array.buffers()
+    if array.offset or array.null_count or not n:
+        return Column(kind, n, array=array)
+    if is_fixed(kind):
+        return Column(kind, n, _bytes_of(buffers[1])[: n * kind.bit_width // 8].reshape(n, -1))
+    if is_list(kind) and is_fixed(kind.value_type):
+        child = array.values
+        if child.null_count or child.offset:
+            return Column(kind, n, array=array)
+        width = kind.value_type.bit_width // 8
+        offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        data = _bytes_of(child.buffers()[1])[: len(child) * width].reshape(-1, width)
+        inner = Column(kind.value_type, len(child), data)
+        return Column(kind, n, None, offsets, children=(inner,))
+    return Column(kind, n, array=array)
+
+
+def _bytes_of(buffer: pa.Buffer | None) -> Bytes:
+    return np.frombuffer(b"" if buffer is None else buffer, np.uint8)
 
 
 def numpy_type(kind: pa.DataType) -> np.dtype[Any] | None:
@@ -126,6 +151,8 @@ def numpy_type(kind: pa.DataType) -> np.dtype[Any] | None:
 def to_arrow(column: Column) -> pa.Array:
     """The Arrow array over the same memory, where the layout allows."""
     kind, n = column.kind, column.n
+    if column.array is not None:
+        return column.array
     valid = None
     if column.valid is not None:
         valid = pa.py_buffer(np.packbits(column.valid, bitorder="little"))

@@ -59,7 +59,7 @@ class Shards(Protocol):
     def ragged(self, starts: Int64s, ends: Int64s) -> Bytes:
         """The bytes between each start and end, joined in the order asked."""
 
-    def advise(self, starts: Int64s, length: int) -> None:
+    def advise(self, starts: Int64s, lengths: Int64s) -> None:
         """Say what is read next; returns at once."""
 
 
@@ -137,7 +137,7 @@ class LocalShards:
     def ragged(self, starts: Int64s, ends: Int64s) -> Bytes:
         return self.memory.ragged(starts, ends)
 
-    def advise(self, starts: Int64s, length: int) -> None:
+    def advise(self, starts: Int64s, lengths: Int64s) -> None:
         """Ask for the pages of each range, without waiting.
 
         The calls keep the interpreter's lock: each is a microsecond, and to hand the
@@ -145,7 +145,7 @@ class LocalShards:
         """
         page = mmap.PAGESIZE
         begins = starts // page * page
-        sizes = starts + length - begins
+        sizes = starts + lengths - begins
         madvise, base = _libc_locked().madvise, self.memory.base
         for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
             madvise(base + begin, size, mmap.MADV_WILLNEED)
@@ -227,7 +227,7 @@ class RemoteShards:
     def ragged(self, starts: Int64s, ends: Int64s) -> Bytes:
         return np.frombuffer(bytearray().join(self._read(starts, ends)), np.uint8)
 
-    def advise(self, starts: Int64s, length: int) -> None:
+    def advise(self, starts: Int64s, lengths: Int64s) -> None:
         """Nothing: batches are read ahead by the loader's thread."""
 
     def _read(self, starts: Int64s, ends: Int64s) -> list[memoryview]:

@@ -259,6 +259,21 @@ class BlockOrder:
         slots = self._slot_of(np.array([first, last - 1], np.int64))
         return self.blocks.rows(np.arange(slots[0], slots[1] + 1)) * self.block_rows
 
+    def blocks_of_next_window(self, first: int, last: int) -> Int64s:
+        """First rows of the next window's blocks: the same part of them as positions
+        first..last are of their own window, so that each is named once in a pass."""
+        begin, end = (int(x[0]) for x in self.windows(np.array([first], np.int64)))
+        if end >= self.n:
+            return np.empty(0, np.int64)
+        size = int(self.windows(np.array([end], np.int64))[1][0]) - end
+        at = end + (first - begin) * size // (end - begin)
+        to = end + (min(last, end - 1) + 1 - begin) * size // (end - begin)
+        if to <= at:
+            return np.empty(0, np.int64)
+        starts = self.block_starts(at, to)
+        # The first one is shared with the part before, unless it begins here.
+        return starts if (first == begin or starts.size < 2) else starts[1:]
+
     def _slot_start(self, slot: Int64s) -> Int64s:
         """The first position of each slot: those after the short block begin earlier."""
         return slot * self.block_rows - np.where(slot > self.short_slot, self.gap, 0)
