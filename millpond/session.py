@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, TargetNotEmpty, TaskError
-from millpond.events import Event, Published
+from millpond.events import Event, Published, RunFinished, RunStarted
 from millpond.expr import Dialect, parse, quote
 from millpond.formats.find import find_files
 from millpond.formats.memory import ArrowRows
@@ -34,6 +35,8 @@ from millpond.physical.stages import PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
+from millpond.report.interrupt import one_line
+from millpond.report.line import live_line
 from millpond.runtime import Journal, Outcome, StageOutcome, run
 from millpond.runtime.journal import StoredJournal
 from millpond.schema import Schema
@@ -95,7 +98,8 @@ class Session:
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
         self._footers: dict[tuple[str, str], RowGroups] = {}
-        self._listeners: list[Callable[[Event], None]] = []
+        line = live_line(options.progress, self._worker.engine.fraction)
+        self._listeners: list[Callable[[Event], None]] = [line] if line else []
         self._closed = False
         self._at_exit = weakref.WeakMethod(self.close)
         atexit.register(_close_at_exit, self._at_exit)
@@ -334,8 +338,21 @@ class Session:
     def _run(self, plan: n.Node) -> tuple[Physical, Outcome]:
         self._check_open()
         physical = plan_stages(optimize(plan), self._settings())
-        journal = self._open_journal()
-        return physical, run(physical.stages, self._place(), self._emit, journal=journal)
+        return physical, self._watched_run(physical, self._open_journal())
+
+    def _watched_run(self, physical: Physical, journal: Journal | None) -> Outcome:
+        """`run`, with its beginning and its end as events."""
+        begin, error = time.perf_counter(), ""
+        self._emit(RunStarted(physical.shape, len(physical.stages)))
+        try:
+            return run(physical.stages, self._place(), self._emit, journal=journal)
+        except BaseException as stopped:
+            error = type(stopped).__name__
+            if isinstance(stopped, KeyboardInterrupt):
+                one_line(stopped)
+            raise
+        finally:
+            self._emit(RunFinished(time.perf_counter() - begin, error))
 
     def _settings(self) -> Settings:
         self._runs += 1
@@ -388,8 +405,12 @@ class Session:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _emit(self, event: Event) -> None:
-        for listener in self._listeners:
-            listener(event)
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:  # Whoever watches a run cannot stop it.
+                self._listeners.remove(listener)
+                warnings.warn(f"a listener raised {error!r}, and is not called again", stacklevel=2)
 
     def _storage(self, path: str) -> Storage:
         return self._worker.storage(path)

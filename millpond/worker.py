@@ -147,7 +147,7 @@ class _Run:
 
     def result(self) -> dict[str, Any]:
         output = self.task.output
-        cursor = self._cursor()
+        cursor = self._cursor(watched=True)
         *before, last = self.task.fragment.steps
         rows: Iterator[pa.RecordBatch] | None = None
         for step in before:
@@ -167,8 +167,9 @@ class _Run:
                 )
         return self._to_part(self._step(last, rows, cursor))
 
-    def _cursor(self) -> Cursor:
-        cursor = self.stack.enter_context(self.worker.engine.cursor())
+    def _cursor(self, *, watched: bool = False) -> Cursor:
+        engine = self.worker.engine
+        cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
         self._cursors.append(cursor)
         if self._interrupted:
             raise WorkerLost("the task was cancelled")
