@@ -30,6 +30,7 @@ from millpond.formats.scan import Scan, reader
 from millpond.optimize import optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
+from millpond.physical.fragment import plain
 from millpond.physical.planner import Physical, Settings, plan_stages, why_staged
 from millpond.physical.stages import PartRef, PartRows
 from millpond.plan import build
@@ -249,7 +250,7 @@ class Session:
         return self.options.seed
 
     def arrow_schema(self, schema: Schema) -> pa.Schema:
-        return self._worker.engine.arrow_schema(schema)
+        return self._worker.engine.arrow_schema(plain(schema))
 
     def table(self, plan: n.Node) -> pa.Table:
         """All rows in memory."""
@@ -396,7 +397,8 @@ class Session:
             return
         stage = physical.stages[-1]
         rows = PartRows(stage.id, stage.schema, parts=parts)
-        yield from read_part_rows(rows, self.arrow_schema(stage.schema), self._worker.ranges)
+        schema = self._worker.engine.arrow_schema(stage.schema)
+        yield from read_part_rows(rows, schema, self._worker.ranges)
 
     def _forget(self, physical: Physical) -> None:
         """Parts of a finished run that nothing reuses."""

@@ -129,11 +129,14 @@ def _fused(node: n.Node, settings: Settings) -> Stage:
             return f.slot(len(inputs) - 1)
         return f.render(at, tuple(build(i) for i in n.inputs_of(at)))
 
-    output: Output = _to_file(node) if isinstance(node, n.DataSink) else ToMemory()
-    sql = build(node.input if isinstance(node, n.DataSink) else node)
-    step = SqlStep(f.text(sql), node.schema)
-    fragment = Fragment((step,))
-    return Stage(0, "fused", fragment, tuple(inputs), output, node.schema, run=settings.run)
+    output: Output
+    if isinstance(node, n.DataSink):
+        output, schema, sql = _to_file(node), node.schema, build(node.input)
+    else:
+        output, schema = ToMemory(), f.plain(node.schema)
+        sql = f.cast(build(node), node.schema, schema, False)
+    fragment = Fragment((SqlStep(f.text(sql), schema),))
+    return Stage(0, "fused", fragment, tuple(inputs), output, schema, run=settings.run)
 
 
 def _whole_files(source: n.DataSource) -> list[FileSlice]:
@@ -157,7 +160,10 @@ class _Planner:
         if isinstance(node, n.DataSink):
             self._close(self._lower(node.input), _to_file(node), "write")
         else:
-            self._close(self._lower(node), ToPart(), "collect")
+            pipe = self._lower(node)
+            schema = f.plain(node.schema)
+            sql = f.cast(pipe.sql, node.schema, schema, False)
+            self._close(replace(pipe, sql=sql, schema=schema), ToPart(), "collect")
 
     def _count(self, node: n.Node) -> None:
         self._readers[id(node)] = self._readers.get(id(node), 0) + 1
@@ -250,11 +256,12 @@ class _Planner:
                 stage = self._close(pipe, ToPart(), "hand over")
                 pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
             pipe = replace(pipe, resources=wanted)
-        step = PythonStep(call, pipe.schema, node.schema)
+        given, gives = f.plain(pipe.schema), f.plain(node.schema)
+        pipe = replace(pipe, sql=f.cast(pipe.sql, pipe.schema, given, False), schema=given)
         return replace(
             pipe,
-            steps=(*_steps(pipe), step),
-            sql=f.slot(0),
+            steps=(*_steps(pipe), PythonStep(call, given, gives)),
+            sql=f.cast(f.slot(0), gives, node.schema, False),
             schema=node.schema,
             title=_titled(pipe.title, call.name),
             determinism=pipe.determinism if call.deterministic else VARIES,
