@@ -117,8 +117,7 @@ class Session:
             return
         self._closed = True
         atexit.unregister(_close_at_exit)
-        if self._runtime is not None:
-            self._runtime.close()
+        self._close_runtime()
         self._worker.close()
         self._remove()
 
@@ -350,6 +349,8 @@ class Session:
         except BaseException as stopped:
             error = type(stopped).__name__
             if isinstance(stopped, KeyboardInterrupt):
+                # It may have struck where the run had not yet noted a task that it started.
+                self._close_runtime()
                 one_line(stopped)
             raise
         finally:
@@ -375,6 +376,11 @@ class Session:
             each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine))
             self._runtime = LocalRuntime(self._worker, each, slots=mine.threads)
         return self._runtime
+
+    def _close_runtime(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
 
     def _open_journal(self) -> Journal | None:
         root = self.options.data_root

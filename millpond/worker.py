@@ -147,8 +147,9 @@ class _Run:
 
     def result(self) -> dict[str, Any]:
         output = self.task.output
-        cursor = self._cursor(watched=True)
         *before, last = self.task.fragment.steps
+        whole = not isinstance(output, ToPart) and isinstance(last, SqlStep) and not before
+        cursor = self._cursor(watched=whole)
         rows: Iterator[pa.RecordBatch] | None = None
         for step in before:
             rows, cursor = self._step(step, rows, cursor), self._cursor()

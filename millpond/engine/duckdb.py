@@ -83,7 +83,9 @@ class Engine:
 
     @contextmanager
     def watched_cursor(self) -> Iterator[Cursor]:
-        """As `cursor`, and `fraction` tells how far it is, for one user at a time."""
+        """As `cursor`, and `fraction` tells how far it is. For whole results, not for streams:
+        one that was left in the middle would keep it busy.
+        """
         with self._lock:
             mine, self._watched_is_free = self._watched_is_free, False
         if not mine:
@@ -95,7 +97,8 @@ class Engine:
             yield cursor
         finally:
             cursor.forget()
-            self._watched_is_free = True
+            with self._lock:
+                self._watched_is_free = True
 
     def fraction(self) -> float | None:
         """How much of the watched statement is done, as DuckDB guesses; None if unknown."""
