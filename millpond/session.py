@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, TargetNotEmpty, TaskError
-from millpond.events import Event, Published
+from millpond.events import Event, Published, RunFinished, RunStarted
 from millpond.expr import Dialect, parse, quote
 from millpond.formats.find import find_files
 from millpond.formats.memory import ArrowRows
@@ -35,6 +36,8 @@ from millpond.physical.stages import OutputFile, PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
+from millpond.report.interrupt import one_line
+from millpond.report.line import live_line
 from millpond.runtime import Journal, Outcome, StageOutcome, run
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts, publish, rolled_forward
@@ -97,7 +100,8 @@ class Session:
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
         self._footers: dict[tuple[str, str], RowGroups] = {}
-        self._listeners: list[Callable[[Event], None]] = []
+        line = live_line(options.progress, self._worker.engine.fraction)
+        self._listeners: list[Callable[[Event], None]] = [line] if line else []
         self._closed = False
         self._at_exit = weakref.WeakMethod(self.close)
         atexit.register(_close_at_exit, self._at_exit)
@@ -114,8 +118,7 @@ class Session:
             return
         self._closed = True
         atexit.unregister(_close_at_exit)
-        if self._runtime is not None:
-            self._runtime.close()
+        self._close_runtime()
         self._worker.close()
         self._remove()
 
@@ -345,9 +348,20 @@ class Session:
 
     def _run(self, physical: Physical) -> Outcome:
         self._check_open()
-        journal = self._open_journal()
-        place = self._place()
-        return run(physical.stages, place, self._emit, journal=journal, discard=self._discard)
+        begin, error = time.perf_counter(), ""
+        self._emit(RunStarted(physical.shape, len(physical.stages)))
+        try:
+            journal, place = self._open_journal(), self._place()
+            return run(physical.stages, place, self._emit, journal=journal, discard=self._discard)
+        except BaseException as stopped:
+            error = type(stopped).__name__
+            if isinstance(stopped, KeyboardInterrupt):
+                # It may have struck where the run had not yet noted a task that it started.
+                self._close_runtime()
+                one_line(stopped)
+            raise
+        finally:
+            self._emit(RunFinished(time.perf_counter() - begin, error))
 
     def _discard(self, parts: Sequence[PartRef], files: Sequence[OutputFile]) -> None:
         """What attempts that nobody wants have left; parts go with their folder."""
@@ -378,6 +392,11 @@ class Session:
     def _receipts(self) -> Receipts | None:
         root = self.options.data_root
         return Receipts(self._storage(root), root) if root else None
+
+    def _close_runtime(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
 
     def _open_journal(self) -> Journal | None:
         root = self.options.data_root
@@ -410,8 +429,12 @@ class Session:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _emit(self, event: Event) -> None:
-        for listener in self._listeners:
-            listener(event)
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:  # Whoever watches a run cannot stop it.
+                self._listeners.remove(listener)
+                warnings.warn(f"a listener raised {error!r}, and is not called again", stacklevel=2)
 
     def _storage(self, path: str) -> Storage:
         return self._worker.storage(path)

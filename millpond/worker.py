@@ -147,8 +147,9 @@ class _Run:
 
     def result(self) -> dict[str, Any]:
         output = self.task.output
-        cursor = self._cursor()
         *before, last = self.task.fragment.steps
+        whole = not isinstance(output, ToPart) and isinstance(last, SqlStep) and not before
+        cursor = self._cursor(watched=whole)
         rows: Iterator[pa.RecordBatch] | None = None
         for step in before:
             rows, cursor = self._step(step, rows, cursor), self._cursor()
@@ -167,8 +168,9 @@ class _Run:
                 )
         return self._to_part(self._step(last, rows, cursor))
 
-    def _cursor(self) -> Cursor:
-        cursor = self.stack.enter_context(self.worker.engine.cursor())
+    def _cursor(self, *, watched: bool = False) -> Cursor:
+        engine = self.worker.engine
+        cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
         self._cursors.append(cursor)
         if self._interrupted:
             raise WorkerLost("the task was cancelled")
