@@ -24,7 +24,7 @@ from millpond.formats.find import find_files
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
 from millpond.formats.scan import Scan, reader
-from millpond.optimize import optimize
+from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
 from millpond.physical.planner import Physical, Settings, plan_stages, why_staged
@@ -188,6 +188,12 @@ class Session:
 
         return self.from_arrow(pa.Table.from_pandas(frame, preserve_index=False))
 
+    # ---- what happens ----------------------------------------------------------------
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call `listener` with every event of every run from now on; it can stop nothing."""
+        self._listeners.append(listener)
+
     # ---- queries ---------------------------------------------------------------------
 
     def sql(self, query: str, **frames: DataFrame) -> DataFrame:
@@ -236,7 +242,7 @@ class Session:
         return self.options.seed
 
     def arrow_schema(self, schema: Schema) -> pa.Schema:
-        return self._worker.engine.arrow_schema(schema)
+        return self._worker.engine.plain_schema(schema)
 
     def table(self, plan: n.Node) -> pa.Table:
         """All rows in memory."""
@@ -246,10 +252,18 @@ class Session:
         return pa.Table.from_batches(batches, self.arrow_schema(plan.schema))
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
-        """Rows in partition order."""
+        """Rows in partition order, in the types that users see."""
+        from millpond.engine.arrow_types import plain
+
+        schema = self.arrow_schema(plan.schema)
+        for batch in self._lossless(plan):
+            yield plain(batch, schema)
+
+    def _lossless(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
+        """Rows in partition order, in DuckDB's own types."""
         physical, outcome = self._run(plan)
         result = outcome.only
-        wanted = self.arrow_schema(plan.schema)
+        wanted = self._worker.engine.arrow_schema(plan.schema)
         try:
             for batch in self._result_batches(physical, result):
                 yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
@@ -260,7 +274,7 @@ class Session:
         """Rows, without keeping any."""
         settings = self._settings()
         number = build.typed({"n": "BIGINT"}, "count()", self.dialect)
-        if why_staged(optimize(plan), settings) is None:
+        if why_staged(self._optimized(plan), settings) is None:
             query = build.p.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)
             counted: n.Node = n.GlobalSql(("__frame",), (plan,), query, number)
         else:
@@ -288,14 +302,14 @@ class Session:
 
     def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str:
         """The plan as text; with `physical` its stages as well."""
-        better = optimize(plan) if optimized else plan
+        better = self._optimized(plan) if optimized else plan
         text = explain(better)
         if physical:
             text += "\n\n" + explain_stages(plan_stages(better, self._settings()))
         return text
 
     def partitions(self, plan: n.Node) -> int:
-        physical = plan_stages(optimize(plan), self._settings())
+        physical = plan_stages(self._optimized(plan), self._settings())
         last = physical.stages[-1]
         from millpond.physical.stages import Done, n_tasks
 
@@ -324,7 +338,7 @@ class Session:
 
     def _run(self, plan: n.Node) -> tuple[Physical, Outcome]:
         self._check_open()
-        physical = plan_stages(optimize(plan), self._settings())
+        physical = plan_stages(self._optimized(plan), self._settings())
         journal = None
         return physical, run(physical.stages, self._place(), self._emit, journal=journal)
 
@@ -356,13 +370,16 @@ class Session:
             return
         stage = physical.stages[-1]
         rows = PartRows(stage.id, stage.schema, parts=parts)
-        yield from read_part_rows(rows, self.arrow_schema(stage.schema), self._worker.ranges)
+        yield from read_part_rows(rows, self._worker.engine.arrow_schema(stage.schema), self._worker.ranges)
 
     def _forget(self, physical: Physical) -> None:
         """Parts of a finished run that nothing reuses."""
         if self.options.data_root is None:
             folder = os.path.join(self._worker_options.parts, physical.stages[0].run)
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _optimized(self, plan: n.Node) -> n.Node:
+        return optimize(plan, RULES if self.options.optimize else ())
 
     def _emit(self, event: Event) -> None:
         for listener in self._listeners:

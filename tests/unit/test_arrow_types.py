@@ -1,0 +1,51 @@
+"""Plain and lossless Arrow types: there and back without a loss, also of slices."""
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from millpond.engine.arrow_types import lossless, plain, plain_schema
+
+ROWS = """
+SELECT CASE WHEN i % 3 = 0 THEN NULL ELSE (i * if(i % 2 = 0, 1, -1))::HUGEINT END AS huge,
+       i::UHUGEINT AS unsigned, if(i = 1, NULL, bitstring('1011', 7)) AS bits, i % 2 = 0 AS even,
+       [i % 2 = 0, NULL] AS evens, {'a': i % 2 = 0, 'h': i::HUGEINT} AS pair,
+       if(i = 2, NULL, [{'a': i % 2 = 0}]) AS pairs, MAP {i: i % 2 = 0} AS mapped,
+       '{"a":1}'::JSON AS js, uuid() AS id, {'l': [i::HUGEINT]} AS deep,
+       [i % 2 = 0, true]::BOOLEAN[2] AS fixed
+FROM range(7) t(i)
+"""
+
+
+@pytest.fixture(scope="module")
+def rows() -> pa.RecordBatch:
+    connection = duckdb.connect(config={"arrow_lossless_conversion": True})
+    return _batch(connection)
+
+
+def _batch(connection: duckdb.DuckDBPyConnection) -> pa.RecordBatch:
+    relation = connection.sql(ROWS)
+    make = getattr(relation, "to_arrow_table", None) or relation.fetch_arrow_table
+    return make().to_batches()[0]
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 7), (2, 3), (0, 0), (5, 2), (0, 4)])
+def test_plain_and_back_is_the_same(rows: pa.RecordBatch, first: int, count: int) -> None:
+    given = rows.slice(first, count)
+
+    seen = plain(given, plain_schema(given.schema))
+    back = lossless(seen, given.schema)
+
+    seen.validate(full=True)
+    back.validate(full=True)
+    assert back.to_pylist() == given.to_pylist()
+
+
+def test_users_see_types_that_libraries_know(rows: pa.RecordBatch) -> None:
+    seen = plain(rows, plain_schema(rows.schema))
+
+    assert seen.schema.field("even").type == pa.bool_()
+    assert seen.schema.field("huge").type == pa.decimal128(38, 0)
+    assert seen.column("huge").to_pylist() == [None, -1, 2, None, 4, -5, None]
+    assert seen.column("bits").to_pylist()[:2] == ["0001011", None]
+    assert seen.column("pairs").to_pylist()[1:3] == [[{"a": False}], None]
