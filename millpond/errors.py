@@ -103,6 +103,10 @@ class StorageError(MillpondError):
     """The storage refused or failed; the message says path, status and what to check."""
 
 
+class NotAtomic(StorageError):
+    """The store cannot create a file only where none is, so concurrent writers would collide."""
+
+
 class MissingExtra(MillpondError):
     """An optional dependency is not installed."""
 

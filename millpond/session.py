@@ -14,12 +14,14 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame, WriteResult
+from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, TargetNotEmpty, TaskError
 from millpond.events import Event, Published
-from millpond.expr import Dialect, quote
+from millpond.expr import Dialect, parse, quote
 from millpond.formats.find import find_files
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
@@ -27,15 +29,18 @@ from millpond.formats.scan import Scan, reader
 from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
+from millpond.physical.fragment import plain
 from millpond.physical.planner import Physical, Settings, plan_stages, why_staged
 from millpond.physical.stages import PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
-from millpond.runtime import Outcome, StageOutcome, run
+from millpond.runtime import Journal, Outcome, StageOutcome, run
+from millpond.runtime.journal import StoredJournal
 from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows
-from millpond.storage import Storage
+from millpond.storage import Staged, Storage
+from millpond.version import VERSION
 from millpond.worker import Worker, WorkerOptions, build_worker
 
 if TYPE_CHECKING:
@@ -89,6 +94,7 @@ class Session:
         )
         self._worker: Worker = build_worker(self._worker_options)
         self._runtime: Runtime | None = None
+        self._journal: Journal | None = None
         self._footers: dict[tuple[str, str], RowGroups] = {}
         self._listeners: list[Callable[[Event], None]] = []
         self._closed = False
@@ -111,6 +117,10 @@ class Session:
             self._runtime.close()
         self._worker.close()
         self._remove()
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call `listener` with every event of later runs; see `millpond.events`."""
+        self._listeners.append(listener)
 
     def __repr__(self) -> str:
         where = self.options.data_root or "no data_root"
@@ -188,12 +198,6 @@ class Session:
 
         return self.from_arrow(pa.Table.from_pandas(frame, preserve_index=False))
 
-    # ---- what happens ----------------------------------------------------------------
-
-    def listen(self, listener: Callable[[Event], None]) -> None:
-        """Call `listener` with every event of every run from now on; it can stop nothing."""
-        self._listeners.append(listener)
-
     # ---- queries ---------------------------------------------------------------------
 
     def sql(self, query: str, **frames: DataFrame) -> DataFrame:
@@ -242,7 +246,7 @@ class Session:
         return self.options.seed
 
     def arrow_schema(self, schema: Schema) -> pa.Schema:
-        return self._worker.engine.plain_schema(schema)
+        return self._worker.engine.plain_schema(plain(schema))
 
     def table(self, plan: n.Node) -> pa.Table:
         """All rows in memory."""
@@ -253,17 +257,17 @@ class Session:
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
         """Rows in partition order, in the types that users see."""
-        from millpond.engine.arrow_types import plain
+        from millpond.engine.arrow_types import plain as seen
 
         schema = self.arrow_schema(plan.schema)
-        for batch in self._lossless(plan):
-            yield plain(batch, schema)
+        for batch in self._raw(plan):
+            yield seen(batch, schema)
 
-    def _lossless(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
-        """Rows in partition order, in DuckDB's own types."""
+    def _raw(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
+        """Rows in partition order, as the engine gives them."""
         physical, outcome = self._run(plan)
         result = outcome.only
-        wanted = self._worker.engine.arrow_schema(plan.schema)
+        wanted = self._worker.engine.arrow_schema(plain(plan.schema))
         try:
             for batch in self._result_batches(physical, result):
                 yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
@@ -275,10 +279,10 @@ class Session:
         settings = self._settings()
         number = build.typed({"n": "BIGINT"}, "count()", self.dialect)
         if why_staged(self._optimized(plan), settings) is None:
-            query = build.p.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)
+            query = parse.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)
             counted: n.Node = n.GlobalSql(("__frame",), (plan,), query, number)
         else:
-            query = build.p.query("SELECT count(*) AS n FROM __in0", "count()", self.dialect)
+            query = parse.query("SELECT count(*) AS n FROM __in0", "count()", self.dialect)
             counted = n.SqlEngine((plan,), query, number)
         return sum(row["n"] for row in self.table(counted).to_pylist())
 
@@ -339,20 +343,18 @@ class Session:
     def _run(self, plan: n.Node) -> tuple[Physical, Outcome]:
         self._check_open()
         physical = plan_stages(self._optimized(plan), self._settings())
-        journal = None
+        journal = self._open_journal()
         return physical, run(physical.stages, self._place(), self._emit, journal=journal)
 
     def _settings(self) -> Settings:
-        from millpond import __version__
-        from millpond.engine import duckdb
-
         self._runs += 1
         return Settings(
             split_bytes=self.options.split_bytes,
             footer=self._footer,
+            describe=self._worker.engine.describe,
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
-            versions=f"millpond {__version__}, duckdb {duckdb.VERSION}",
+            versions=f"millpond {VERSION}, duckdb {DUCKDB}",
             run=f"{self._id}-{self._runs}",
         )
 
@@ -360,8 +362,25 @@ class Session:
         if self._runtime is None:
             from millpond.runtime.local import LocalRuntime
 
-            self._runtime = LocalRuntime(self._worker)
+            mine = self._worker_options
+            # A process runs one task of Python at a time, beside the engine of this process.
+            each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine))
+            self._runtime = LocalRuntime(self._worker, each, slots=mine.threads)
         return self._runtime
+
+    def _open_journal(self) -> Journal | None:
+        root = self.options.data_root
+        if root is None:
+            return None
+        if self._journal is None:
+            storage = self._storage(root)
+
+            def is_staged(staged: Staged) -> bool:
+                found = storage.stat(staged.local)
+                return found is not None and found.size_bytes == staged.size_bytes
+
+            self._journal = StoredJournal(storage, root, self._id, is_staged)
+        return self._journal
 
     def _result_batches(self, physical: Physical, result: StageOutcome) -> Iterator[pa.RecordBatch]:
         parts = result.parts
@@ -370,7 +389,8 @@ class Session:
             return
         stage = physical.stages[-1]
         rows = PartRows(stage.id, stage.schema, parts=parts)
-        yield from read_part_rows(rows, self._worker.engine.arrow_schema(stage.schema), self._worker.ranges)
+        schema = self._worker.engine.arrow_schema(stage.schema)
+        yield from read_part_rows(rows, schema, self._worker.ranges)
 
     def _forget(self, physical: Physical) -> None:
         """Parts of a finished run that nothing reuses."""
@@ -405,6 +425,10 @@ def _close_at_exit(close: weakref.WeakMethod[Callable[[], None]]) -> None:
     method = close()
     if method is not None:
         method()
+
+
+def _process_share(options: WorkerOptions) -> int:
+    return max(int(options.memory_limit_bytes * 0.3 / options.threads), 128 * 2**20)
 
 
 def _struct(schema: Mapping[str, str]) -> str:

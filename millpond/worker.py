@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
-from millpond.errors import MillpondError, TaskError
+from millpond.errors import MillpondError, TaskError, WorkerLost
 from millpond.formats.scan import scan_sql
 from millpond.physical.stages import (
     OutputFile,
@@ -28,6 +28,7 @@ from millpond.physical.stages import (
     SplitRows,
     SqlStep,
     Task,
+    TaskId,
     TaskResult,
     ToFile,
     ToMemory,
@@ -64,6 +65,13 @@ class Worker:
     node: str = ""
     fetch: Fetch | None = None
     memory: dict[str, pa.Table] = field(default_factory=dict)
+    running: dict[TaskId, _Run] = field(default_factory=dict)
+
+    def interrupt(self, task: TaskId) -> None:
+        """End a task that runs in another thread soon; it raises whatever it then meets."""
+        run = self.running.get(task)
+        if run is not None:
+            run.interrupt()
 
     def ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
         """Bytes of a part, wherever it lies."""
@@ -106,7 +114,8 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
     """Run one task. What cannot be read is a result (`PartsLost`); other failures are raised."""
     wall, cpu = time.perf_counter(), time.thread_time()
     with ExitStack() as stack:
-        run = _Run(task, worker, stack)
+        run = worker.running[task.id] = _Run(task, worker, stack)
+        stack.callback(worker.running.pop, task.id)
         try:
             result = run.result()
         except PartsUnreadable as bad:
@@ -128,6 +137,13 @@ class _Run:
         # What a stream raised while DuckDB read it: DuckDB only tells that something did.
         self.failure: MillpondError | None = None
         self._bounds: pa.Array | None = None
+        self._cursors: list[Cursor] = []
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        for cursor in self._cursors:
+            cursor.interrupt()
 
     def result(self) -> dict[str, Any]:
         output = self.task.output
@@ -152,7 +168,11 @@ class _Run:
         return self._to_part(self._step(last, rows, cursor))
 
     def _cursor(self) -> Cursor:
-        return self.stack.enter_context(self.worker.engine.cursor())
+        cursor = self.stack.enter_context(self.worker.engine.cursor())
+        self._cursors.append(cursor)
+        if self._interrupted:
+            raise WorkerLost("the task was cancelled")
+        return cursor
 
     # ---- input -----------------------------------------------------------------------
 
@@ -169,14 +189,14 @@ class _Run:
         self, step: PythonStep, rows: Iterator[pa.RecordBatch]
     ) -> Iterator[pa.RecordBatch]:
         """The function's rows; it sees plain Arrow types."""
-        from millpond.engine.arrow_types import lossless, plain
+        from millpond.engine.arrow_types import given, plain
 
         engine = self.worker.engine
-        given, wanted = engine.plain_schema(step.input), engine.plain_schema(step.schema)
-        seen = (plain(batch, given) for batch in rows)
+        seen, wanted = engine.plain_schema(step.input), engine.plain_schema(step.schema)
+        batches = (plain(batch, seen) for batch in rows)
         schema = engine.arrow_schema(step.schema)
-        for batch in functions.apply(step.call, seen, given, wanted):
-            yield lossless(batch, schema)
+        for batch in functions.apply(step.call, batches, seen, wanted):
+            yield given(batch, schema)
 
     def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
         """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""
@@ -289,7 +309,9 @@ class _Run:
         name = output.name.replace("{partition}", f"{self.task.id.partition:05d}")
         target = f"{output.directory.rstrip('/')}/{name}"
         storage = self.worker.storage(target)
-        staged = storage.stage(target, f"s{self.task.id.stage}a{self.task.id.attempt}")
+        # The run and the attempt are in the name: no two writers share a file.
+        stage, _, attempt = self.task.id
+        staged = storage.stage(target, f"{self.task.run}-{stage}-a{attempt}")
         try:
             rows = cursor.copy(sql, staged.local, output.format, output.options)
             staged = storage.seal(staged)

@@ -1,18 +1,18 @@
-"""Arrow types that people and libraries can use, and DuckDB's own that lose nothing.
+"""Arrow types that people and libraries know, and those in which DuckDB hands out rows.
 
-Between tasks rows travel in DuckDB's lossless types: extension types for HUGEINT, BIT,
-BOOLEAN, JSON. A user's function, and a result, see the plain type instead: `bool`, not
-`bool8`. Both directions share memory where the layout is the same.
+DuckDB gives BOOLEAN and JSON as extension types, which few libraries compute with. A
+user's function, and a result, see the plain type instead: `bool`, not `bool8`. Types
+that Arrow has no plain word for, the planner has cast before: `physical.fragment.plain`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 
-_BIG = pa.decimal128(38, 0)  # The layout of a HUGEINT is that of a 128 bit decimal.
+_Convert = Callable[[pa.Array, pa.DataType], pa.Array]
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
@@ -21,9 +21,8 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that users see. A UUID keeps its own: it has a Python value."""
     match kind:
-        case pa.OpaqueType():
-            return {"hugeint": _BIG, "uhugeint": _BIG, "bit": pa.string()}.get(kind.type_name, kind)
         case pa.Bool8Type():
             return pa.bool_()
         case pa.BaseExtensionType() if kind.extension_name == "arrow.json":
@@ -32,8 +31,6 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
             return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
         case pa.ListType():
             return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
-        case pa.LargeListType():
-            return pa.large_list(kind.value_field.with_type(plain_type(kind.value_type)))
         case pa.FixedSizeListType():
             return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)), kind.list_size)
         case pa.StructType():
@@ -42,58 +39,39 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def plain(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A batch in DuckDB's types → the same rows in the types of `plain_schema`."""
-    if batch.schema.types == schema.types:
-        return batch
-    columns = [_to_plain(c, f.type) for c, f in zip(batch.columns, schema, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    """A batch as the engine gives it → the same rows in the types of `plain_schema`."""
+    return _converted(batch, schema, _to_plain)
 
 
-def lossless(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The inverse of `plain`."""
+def given(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The inverse of `plain`: as the engine would give it."""
+    return _converted(batch, schema, _to_given)
+
+
+def _converted(batch: pa.RecordBatch, schema: pa.Schema, convert: _Convert) -> pa.RecordBatch:
     if batch.schema.types == schema.types:
         return batch
-    columns = [_to_lossless(c, f.type) for c, f in zip(batch.columns, schema, strict=True)]
+    columns = [convert(c, f.type) for c, f in zip(batch.columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _to_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    have = array.type
-    if have == kind:
+    if array.type == kind:
         return array
-    match have:
-        case pa.OpaqueType(type_name="bit"):
-            return pa.array([_bits(item) for item in array.storage.to_pylist()], pa.string())
-        case pa.OpaqueType():
-            return _same_bytes(array.storage, kind)
-        case pa.Bool8Type():
-            return array.storage.cast(pa.bool_())
-        case pa.BaseExtensionType():
-            return array.storage.cast(kind)
+    if isinstance(array.type, pa.BaseExtensionType):
+        return array.storage.cast(kind)
     return _nested(array, kind, _to_plain)
 
 
-def _to_lossless(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    have = array.type
-    if have == kind:
+def _to_given(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if array.type == kind:
         return array
-    match kind:
-        case pa.OpaqueType(type_name="bit"):
-            stored = pa.array([_packed(item) for item in array.to_pylist()], kind.storage_type)
-            return pa.ExtensionArray.from_storage(kind, stored)
-        case pa.OpaqueType():
-            stored = _same_bytes(array, kind.storage_type)
-            return pa.ExtensionArray.from_storage(kind, stored)
-        case pa.BaseExtensionType():
-            return pa.ExtensionArray.from_storage(kind, array.cast(kind.storage_type))
-    return _nested(array, kind, _to_lossless)
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, array.cast(kind.storage_type))
+    return _nested(array, kind, _to_given)
 
 
-def _same_bytes(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    return pa.Array.from_buffers(kind, len(array), array.buffers(), -1, array.offset)
-
-
-def _nested(array: pa.Array, kind: pa.DataType, convert: Any) -> pa.Array:
+def _nested(array: pa.Array, kind: pa.DataType, convert: _Convert) -> pa.Array:
     mask = array.is_null() if array.null_count else None
     match kind:
         case pa.MapType():
@@ -104,10 +82,6 @@ def _nested(array: pa.Array, kind: pa.DataType, convert: Any) -> pa.Array:
             array = _rebased(array)
             values = convert(array.values, kind.value_type)
             return pa.ListArray.from_arrays(array.offsets, values, kind, mask=mask)
-        case pa.LargeListType():
-            array = _rebased(array)
-            values = convert(array.values, kind.value_type)
-            return pa.LargeListArray.from_arrays(array.offsets, values, kind, mask=mask)
         case pa.FixedSizeListType():
             array = _rebased(array)
             values = convert(array.values[: len(array) * kind.list_size], kind.value_type)
@@ -121,18 +95,3 @@ def _nested(array: pa.Array, kind: pa.DataType, convert: Any) -> pa.Array:
 def _rebased(array: pa.Array) -> pa.Array:
     """A slice as an array of its own: `values` and `offsets` know nothing of slices."""
     return array.take(pa.array(np.arange(len(array)))) if array.offset else array
-
-
-def _bits(item: bytes | None) -> str | None:
-    """DuckDB's BIT: the number of padding bits, then the bits, the padding in front."""
-    if item is None:
-        return None
-    return "".join(f"{byte:08b}" for byte in item[1:])[item[0] :]
-
-
-def _packed(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    padding = -len(text) % 8
-    number = int("1" * padding + text, 2)
-    return bytes([padding]) + number.to_bytes((padding + len(text)) // 8, "big")

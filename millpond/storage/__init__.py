@@ -8,10 +8,23 @@ set. Credentials are read in this room and nowhere else.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from millpond.errors import StorageError
 from millpond.storage.local import LocalStorage
+from millpond.storage.object_keys import STORES
+from millpond.storage.object_store import ObjectStorage
+from millpond.storage.paths import scheme
 from millpond.storage.values import Buffers, FileInfo, Range, Staged
 
-__all__ = ["Buffers", "FileInfo", "LocalStorage", "Range", "Staged", "Storage", "open_storage"]
+__all__ = [
+    "Buffers",
+    "FileInfo",
+    "LocalStorage",
+    "ObjectStorage",
+    "Range",
+    "Staged",
+    "Storage",
+    "open_storage",
+]
 
 
 class Storage(Protocol):
@@ -48,6 +61,16 @@ class Storage(Protocol):
         """Where this machine may open `path` as an ordinary file; None where it may not."""
 
 
-def open_storage(uri: str, options: Mapping[str, str] | None = None) -> Storage:
-    """The storage that `uri` names. A plain path and `file://` are this machine's files."""
+def open_storage(uri: str, options: Mapping[str, object] | None = None) -> Storage:
+    """The storage that `uri` names, for all paths of its kind.
+
+    `s3://`, `gs://`, `az://`, `http://` and `https://` are object stores, opened with
+    `options` (see `ObjectStorage`); a plain path and `file://` are this machine's files.
+    """
+    kind = scheme(uri)
+    if kind in STORES:
+        return ObjectStorage(kind, options)
+    if kind not in ("", "file"):
+        known = ", ".join(f"{name}://" for name in ("file", *STORES))
+        raise StorageError(f"{uri!r}: no storage is known for {kind}://. There are: {known}.")
     return LocalStorage()

@@ -1,17 +1,16 @@
-"""Plain and lossless Arrow types: there and back without a loss, also of slices."""
+"""Plain Arrow types and the engine's: there and back without a loss, also of slices."""
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from millpond.engine.arrow_types import lossless, plain, plain_schema
+from millpond.engine.arrow_types import given as as_given
+from millpond.engine.arrow_types import plain, plain_schema
 
 ROWS = """
-SELECT CASE WHEN i % 3 = 0 THEN NULL ELSE (i * if(i % 2 = 0, 1, -1))::HUGEINT END AS huge,
-       i::UHUGEINT AS unsigned, if(i = 1, NULL, bitstring('1011', 7)) AS bits, i % 2 = 0 AS even,
-       [i % 2 = 0, NULL] AS evens, {'a': i % 2 = 0, 'h': i::HUGEINT} AS pair,
-       if(i = 2, NULL, [{'a': i % 2 = 0}]) AS pairs, MAP {i: i % 2 = 0} AS mapped,
-       '{"a":1}'::JSON AS js, uuid() AS id, {'l': [i::HUGEINT]} AS deep,
+SELECT if(i = 1, NULL, i % 2 = 0) AS even, [i % 2 = 0, NULL] AS evens,
+       {'a': i % 2 = 0, 'h': i} AS pair, if(i = 2, NULL, [{'a': i % 2 = 0}]) AS pairs,
+       MAP {i: i % 2 = 0} AS mapped, '{"a":1}'::JSON AS js, uuid() AS id, {'l': [i > 2]} AS deep,
        [i % 2 = 0, true]::BOOLEAN[2] AS fixed
 FROM range(7) t(i)
 """
@@ -34,7 +33,7 @@ def test_plain_and_back_is_the_same(rows: pa.RecordBatch, first: int, count: int
     given = rows.slice(first, count)
 
     seen = plain(given, plain_schema(given.schema))
-    back = lossless(seen, given.schema)
+    back = as_given(seen, given.schema)
 
     seen.validate(full=True)
     back.validate(full=True)
@@ -45,7 +44,6 @@ def test_users_see_types_that_libraries_know(rows: pa.RecordBatch) -> None:
     seen = plain(rows, plain_schema(rows.schema))
 
     assert seen.schema.field("even").type == pa.bool_()
-    assert seen.schema.field("huge").type == pa.decimal128(38, 0)
-    assert seen.column("huge").to_pylist() == [None, -1, 2, None, 4, -5, None]
-    assert seen.column("bits").to_pylist()[:2] == ["0001011", None]
+    assert seen.column("even").to_pylist()[:3] == [True, None, True]
+    assert seen.schema.field("js").type == pa.string()
     assert seen.column("pairs").to_pylist()[1:3] == [[{"a": False}], None]
