@@ -49,13 +49,13 @@ CASES = (
          "FROM t ORDER BY tags, pair, id", ordered=True),
     Case("sort huge", lambda sp, f: f["t"].map("id, big").sort("big desc"),
          "SELECT id, big FROM t ORDER BY id DESC", ordered=True),
-    Case("enum", lambda sp, f: f["t"].map("id, mood::ENUM('a "b" c', 'plain', 'it''s') AS e")
+    Case("enum", lambda sp, f: f["t"].map("id, mood::ENUM('a \"b\" c', 'plain', 'it''s') AS e")
          .sort("e, id").filter("e > 'plain'"),
-         "SELECT id, mood::ENUM('a "b" c', 'plain', 'it''s') AS e FROM t WHERE e > 'plain' "
+         "SELECT id, mood::ENUM('a \"b\" c', 'plain', 'it''s') AS e FROM t WHERE e > 'plain' "
          "ORDER BY e, id", ordered=True),
-    Case("enum group", lambda sp, f: f["t"].map("id, mood::ENUM('a "b" c', 'plain', 'it''s') AS e")
+    Case("enum group", lambda sp, f: f["t"].map("id, mood::ENUM('a \"b\" c', 'plain', 'it''s') AS e")
          .group_by("e").agg("max(id) AS m", "max(e) AS me"),
-         "SELECT mood::ENUM('a "b" c', 'plain', 'it''s') AS e, max(id) AS m, max(e) AS me FROM t "
+         "SELECT mood::ENUM('a \"b\" c', 'plain', 'it''s') AS e, max(id) AS m, max(e) AS me FROM t "
          "GROUP BY e"),
     Case("sort then filter", lambda sp, f: f["t"].sort("price, id").filter("flag").map("id, price"),
          "SELECT id, price FROM t WHERE flag ORDER BY price, id", ordered=True),

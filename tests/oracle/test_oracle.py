@@ -9,6 +9,8 @@ from tests.oracle.pipelines import CASES
 
 from millpond.session import Session
 
+pytestmark = pytest.mark.slow
+
 Opened = Callable[[Shape], Session]
 Tables = Callable[[Session], Frames]
 REST = [shape for shape in SHAPES if shape not in FEW]
