@@ -318,6 +318,10 @@ class DataFrame:
 
     def _rows(self, plan: n.Node) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self._runner.table(plan).to_pylist()
+        # Sums of whole numbers are HUGEINT, which Arrow only has as a decimal.
+        whole = [f.name for f in plan.schema if f.type in ("HUGEINT", "UHUGEINT")]
+        for row in rows if whole else ():
+            row.update({name: int(row[name]) for name in whole if row[name] is not None})
         return rows
 
     def to_arrow(self) -> pa.Table:

@@ -32,6 +32,17 @@ CLOCK = frozenset(
         *("localtime", "localtimestamp", "current_localtime", "current_localtimestamp"),
     }
 )
+# Aggregates and window functions whose value may depend on the order in which threads meet
+# the rows.
+ORDER_SENSITIVE = frozenset(
+    {
+        *("first", "last", "any_value", "arbitrary", "list", "array_agg", "string_agg"),
+        *("group_concat", "listagg", "arg_min", "arg_max", "min_by", "max_by", "argmin", "argmax"),
+        *("arg_min_null", "arg_max_null", "mode", "histogram", "map_from_entries"),
+        *("row_number", "ntile", "first_value", "last_value", "nth_value", "lag", "lead", "fill"),
+        *("approx_quantile", "approx_top_k", "reservoir_quantile", "product"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,10 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """SQL text and what it needs. `columns` is None where only DuckDB can tell (stars)."""
+    """SQL text and what it needs. `columns` is None where only DuckDB can tell (stars).
+
+    `varies` if a second run over the same rows may give others.
+    """
 
     sql: str
     columns: frozenset[str] | None
@@ -254,7 +268,7 @@ def _varies(trees: object) -> bool:
         if found.get("sample"):
             return True
         name = str(found.get("function_name", "")).casefold()
-        if name in VOLATILE or name in CLOCK:
+        if name in VOLATILE or name in CLOCK or name in ORDER_SENSITIVE:
             return True
     return False
 

@@ -96,7 +96,8 @@ def sorted_(sql: Pieces, names: tuple[str, ...], keys: tuple[SortKey, ...]) -> P
 def sort_key(keys: tuple[SortKey, ...]) -> str:
     """A BLOB whose byte order is the order of the keys."""
     items = ", ".join(f"{key.sql}, '{key.direction}'" for key in keys)
-    return f"create_sort_key({items})"
+    # Without the text, keys of up to eight bytes in all would come as a BIGINT.
+    return f"create_sort_key({items}, '', 'ASC NULLS LAST')"
 
 
 def hash_partition(keys: tuple[str, ...], types: tuple[str, ...], count: int) -> str:
@@ -112,12 +113,36 @@ def with_column(sql: Pieces, expression: str, name: str) -> Pieces:
     return over(f"SELECT *, {expression} AS {quote.name(name)}", sql)
 
 
-_ENUM = re.compile(r"ENUM\((?:[^')]|'(?:[^']|'')*')*\)")
+# Quoted names and ENUM values are passed over; what remains are words of types.
+_TYPE_WORDS = re.compile(
+    r"""ENUM\((?:[^')]|'(?:[^']|'')*')*\)|"(?:[^"]|"")*"|'(?:[^']|'')*'"""
+    r"|\b(?:UHUGEINT|HUGEINT|BIGNUM|BIT|TIME WITH TIME ZONE)\b"
+)
+_PLAIN = {
+    "HUGEINT": "DECIMAL(38,0)",
+    "UHUGEINT": "DECIMAL(38,0)",
+    "BIGNUM": "VARCHAR",
+    "BIT": "VARCHAR",
+    "TIME WITH TIME ZONE": "VARCHAR",
+}
 
 
 def wire(schema: Schema) -> Schema:
     """The types in which rows travel: an ENUM's dictionary would not fit into a segment."""
-    return Schema(tuple(Field(f.name, _ENUM.sub("VARCHAR", f.type)) for f in schema))
+    return _retyped(schema, {})
+
+
+def plain(schema: Schema) -> Schema:
+    """The types in which people and their functions see rows: those that Arrow has itself."""
+    return _retyped(schema, _PLAIN)
+
+
+def _retyped(schema: Schema, words: dict[str, str]) -> Schema:
+    def other(found: re.Match[str]) -> str:
+        word = found[0]
+        return "VARCHAR" if word.startswith("ENUM(") else words.get(word, word)
+
+    return Schema(tuple(Field(f.name, _TYPE_WORDS.sub(other, f.type)) for f in schema))
 
 
 def cast(sql: Pieces, have: Schema, want: Schema, extra: bool) -> Pieces:

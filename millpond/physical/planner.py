@@ -5,7 +5,7 @@ groups exchange by their keys. What needs all rows at once runs whole, on one ta
 until it has a better way; `explain()` says which.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from millpond.expr import Expression, SortKey, quote
@@ -51,6 +51,7 @@ class Settings:
 
     split_bytes: int
     footer: Callable[[str], RowGroups]
+    describe: Callable[[str, Mapping[str, Schema]], Schema]
     shape: str = "auto"
     staged_only: bool = False  # The runtime is a cluster: nothing can be fused there.
     versions: str = ""
@@ -129,11 +130,14 @@ def _fused(node: n.Node, settings: Settings) -> Stage:
             return f.slot(len(inputs) - 1)
         return f.render(at, tuple(build(i) for i in n.inputs_of(at)))
 
-    output: Output = _to_file(node) if isinstance(node, n.DataSink) else ToMemory()
-    sql = build(node.input if isinstance(node, n.DataSink) else node)
-    step = SqlStep(f.text(sql), node.schema)
-    fragment = Fragment((step,))
-    return Stage(0, "fused", fragment, tuple(inputs), output, node.schema, run=settings.run)
+    output: Output
+    if isinstance(node, n.DataSink):
+        output, schema, sql = _to_file(node), node.schema, build(node.input)
+    else:
+        output, schema = ToMemory(), f.plain(node.schema)
+        sql = f.cast(build(node), node.schema, schema, False)
+    fragment = Fragment((SqlStep(f.text(sql), schema),))
+    return Stage(0, "fused", fragment, tuple(inputs), output, schema, run=settings.run)
 
 
 def _whole_files(source: n.DataSource) -> list[FileSlice]:
@@ -157,7 +161,10 @@ class _Planner:
         if isinstance(node, n.DataSink):
             self._close(self._lower(node.input), _to_file(node), "write")
         else:
-            self._close(self._lower(node), ToPart(), "collect")
+            pipe = self._lower(node)
+            schema = f.plain(node.schema)
+            sql = f.cast(pipe.sql, node.schema, schema, False)
+            self._close(replace(pipe, sql=sql, schema=schema), ToPart(), "collect")
 
     def _count(self, node: n.Node) -> None:
         self._readers[id(node)] = self._readers.get(id(node), 0) + 1
@@ -250,11 +257,12 @@ class _Planner:
                 stage = self._close(pipe, ToPart(), "hand over")
                 pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
             pipe = replace(pipe, resources=wanted)
-        step = PythonStep(call, pipe.schema, node.schema)
+        given, gives = f.plain(pipe.schema), f.plain(node.schema)
+        pipe = replace(pipe, sql=f.cast(pipe.sql, pipe.schema, given, False), schema=given)
         return replace(
             pipe,
-            steps=(*_steps(pipe), step),
-            sql=f.slot(0),
+            steps=(*_steps(pipe), PythonStep(call, given, gives)),
+            sql=f.cast(f.slot(0), gives, node.schema, False),
             schema=node.schema,
             title=_titled(pipe.title, call.name),
             determinism=pipe.determinism if call.deterministic else VARIES,
@@ -315,8 +323,9 @@ class _Planner:
         count = node.n or partitioning(node.input).n or pipe.n
         if pipe.n == 1 and count == 1:
             return pipe.then(f.render(node, (pipe.sql,)), node.schema, "sort")
-        bounds = self._bounds(pipe, node, count)
-        keyed = f.with_column(pipe.sql, f.sort_key(node.keys), KEY)
+        key = self._sort_key(node)
+        bounds = self._bounds(pipe, key, count)
+        keyed = f.with_column(pipe.sql, key, KEY)
         before = replace(
             pipe,
             sql=keyed,
@@ -327,10 +336,16 @@ class _Planner:
         after = self._read(stage, Edge.ONE_TO_ONE, before, count)
         return after.then(f.render(node, (after.sql,)), node.schema, "sort")
 
-    def _bounds(self, pipe: Pipe, node: n.Sort, count: int) -> int:
+    def _sort_key(self, node: n.Sort) -> str:
+        """The keys as one BLOB. DuckDB gives a BIGINT for short ones, but not for text."""
+        key = f.sort_key(node.keys)
+        found = self.settings.describe(f"SELECT {key} FROM __in0", {"__in0": node.schema})
+        return key if found.types == ("BLOB",) else f.sort_key((*node.keys, SortKey("''")))
+
+    def _bounds(self, pipe: Pipe, key: str, count: int) -> int:
         """The stage that gives `count - 1` keys which cut the rows evenly, from a sample."""
         blob = Schema((Field("key", "BLOB"),))
-        keys = f.over(f"SELECT {f.sort_key(node.keys)} AS key", pipe.sql)
+        keys = f.over(f"SELECT {key} AS key", pipe.sql)
         # By a hash of the place, not by chance: a lost sample must come back the same. Where
         # rows come in any order, by a hash of the key and which copy of it this is.
         fixed = pipe.determinism is FIXED

@@ -27,7 +27,7 @@ class Read(NamedTuple):
 def merge(
     ranges: Sequence[Range], size: Callable[[str], int], *, gap: int = GAP, limit: int = MERGED
 ) -> list[Read]:
-    """The reads that give all `ranges`; `size` is asked where a range is open-ended."""
+    """The reads that give all `ranges`; `size` is asked where one is open or very long."""
     for wanted in ranges:
         if wanted.offset < 0 or wanted.length < -1:
             raise ValueError(f"{wanted} is no range: offset ≥ 0 and length ≥ -1 are needed")
@@ -39,8 +39,9 @@ def merge(
     for i in order:
         wanted = closed[i]
         stop = wanted.offset + wanted.length
-        together = path == wanted.path and wanted.offset <= end + gap and stop - start <= limit
-        if members and together:
+        near = wanted.offset <= end + gap and stop - start <= limit
+        # What overlaps is one read whatever its size: its bytes move once.
+        if members and path == wanted.path and (near or wanted.offset < end):
             end = max(end, stop)
         else:
             if members:
@@ -53,9 +54,12 @@ def merge(
 
 
 def _close(wanted: Range, size: Callable[[str], int]) -> Range:
-    if wanted.length >= 0:
+    if 0 <= wanted.length <= MERGED:
         return wanted
-    return Range(wanted.path, wanted.offset, max(size(wanted.path) - wanted.offset, 0))
+    # A very long range is ended with its file: memory for all of it may not be there.
+    rest = max(size(wanted.path) - wanted.offset, 0)
+    length = rest if wanted.length < 0 else min(wanted.length, rest)
+    return Range(wanted.path, wanted.offset, length)
 
 
 def split(ranges: Sequence[Range], reads: Sequence[Read], buffers: Sequence[memoryview]) -> Buffers:

@@ -1,11 +1,12 @@
-"""A block file holds what was appended, whichever way it went to the disk."""
+"""A block file holds what was appended, whichever way it went to the disk and back."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from millpond.storage.direct import BlockFile
+from millpond.errors import DiskFull, PathNotFound
+from millpond.storage.direct import SMALL_BYTES, BlockFile, read_direct
 
 BLOCK = 1 << 16
 
@@ -41,3 +42,30 @@ def test_abort_leaves_no_file(tmp_path: Path) -> None:
     file.append(bytes(2 * BLOCK))
     file.abort()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_and_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to("/dev/full")
+    file = BlockFile(str(tmp_path / "x"), block_bytes=BLOCK)
+    with pytest.raises(DiskFull):
+        file.append(bytes(3 * BLOCK))  # The thread that writes tells of it one block later.
+    file.abort()
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranges_are_read_past_the_cache_and_through_it(tmp_path: Path) -> None:
+    size = SMALL_BYTES + 3 * 4096 + 17
+    data = os.urandom(size)
+    (tmp_path / "x").write_bytes(data)
+    ranges = [(0, 10), (4095, 2), (1, size - 2), (100, SMALL_BYTES), (size - 5, 100), (size, 5),
+              (size + 5000, 5), (7, 0), (0, 10 * size)]  # fmt: skip
+
+    found = read_direct(str(tmp_path / "x"), ranges)
+
+    for (offset, length), got in zip(ranges, found, strict=True):
+        assert got == data[offset : offset + length], (offset, length)
+
+
+def test_a_file_that_is_not_there_is_said() -> None:
+    with pytest.raises(PathNotFound):
+        read_direct("/nowhere/x", [(0, 1)])
