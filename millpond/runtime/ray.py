@@ -61,6 +61,8 @@ class RayRuntime:
             _check_security(allow_insecure)
             self._refresh()
             self._check_versions()
+            if shared_parts:
+                self.check_shared(options.parts, "data_root")
         except BaseException:
             self.close()
             raise
@@ -112,14 +114,27 @@ class RayRuntime:
         return _fetch(self._session, ref, ranges)
 
     def forget(self, run: str) -> None:
-        """Remove the parts of a run from all nodes, soon."""
+        """Soon: nobody waits for it."""
         for service in self._services.values():
             service.forget.remote(run)
 
-    def nodes_blind_to(self, path: str) -> list[str]:
-        """The nodes that do not see the file `path`, which this process has written."""
-        asked = {node: service.sees.remote(path) for node, service in self._services.items()}
-        return [node for node, reply in asked.items() if not ray.get(reply, timeout=_START_S)]
+    def check_shared(self, folder: str, what: str) -> None:
+        """By a file that all nodes must see; it is removed again."""
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        probe = os.path.join(folder, f".millpond-probe-{secrets.token_hex(8)}")
+        with open(probe, "x"):
+            asked = {node: s.sees.remote(probe) for node, s in self._services.items()}
+            try:
+                blind = [node for node, reply in asked.items() if not ray.get(reply)]
+            finally:
+                os.unlink(probe)
+        if blind:
+            raise OptionError(
+                f"{what} is below {folder!r} on this machine, and {len(blind)} of "
+                f"{len(asked)} nodes have another folder there or none ({', '.join(blind[:3])}). "
+                "Use a path on storage that all nodes mount, or an object store."
+            )
 
     # ---- nodes -----------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipelines import ALL, gather, rows_of, spread, spread_at_random
+from small_pipelines import ALL, gather, rows_of, spread, spread_at_random
 from ray_cluster import cluster, connected
 
 from millpond.events import Event, PartsMissing, TaskFinished
@@ -42,6 +42,12 @@ class Watched:
 
     def cancel(self, task: TaskId) -> None:
         self._runtime.cancel(task)
+
+    def check_shared(self, folder: str, what: str) -> None:
+        self._runtime.check_shared(folder, what)
+
+    def forget(self, run: str) -> None:
+        self._runtime.forget(run)
 
     def close(self) -> None:
         self._runtime.close()

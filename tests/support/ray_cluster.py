@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines import options
+from small_pipelines import options
 
 from millpond.runtime.ray import RayRuntime
 
