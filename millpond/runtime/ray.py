@@ -150,7 +150,9 @@ class RayRuntime:
             del self._services[node]
         for node in [node for node in cpus if node not in self._services]:
             self._services[node] = self._start_service(node)
-        self._capacity = Capacity(sum(cpus.values()), max(1, *cpus.values(), 1))
+        # One more for each node, so that a worker finds its next task waiting there.
+        slots = sum(n + 1 for n in cpus.values() if n)
+        self._capacity = Capacity(slots, max(1, *cpus.values(), 1))
 
     def _start_service(self, node: str) -> Handle:
         name = _service_name(self._session, node)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_pipelines import ALL, gather, rows_of, spread, spread_at_random
 from ray_cluster import cluster, connected
+from small_pipelines import ALL, gather, rows_of, spread, spread_at_random
 
 from millpond.events import Event, PartsMissing, TaskFinished
 from millpond.physical.stages import Edge, PartRef, Stage, Task, TaskId, TaskResult
@@ -19,14 +19,17 @@ N = 6
 
 
 class Watched:
-    """A runtime that remembers the parts its tasks wrote."""
+    """A runtime that remembers the parts its tasks wrote, and runs two at a time.
+
+    Else all readers might have begun before the node goes.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.parts: dict[TaskId, PartRef] = {}
 
     def capacity(self) -> Capacity:
-        return self._runtime.capacity()
+        return Capacity(2, 1)
 
     def submit(self, task: Task) -> Future[Ended]:
         future = self._runtime.submit(task)
