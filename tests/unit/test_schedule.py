@@ -336,6 +336,16 @@ def test_a_worker_that_stopped_early_on_purpose_is_believed() -> None:
     assert schedule.succeeded(result(task, rows_in=-1)) == [Finished()]
 
 
+def test_totals_that_disagree_end_the_run_even_where_partitions_cannot_be_compared() -> None:
+    schedule = begun(source(0, 2), reader(1, 0))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    schedule.progress[0].exact = False
+    (task,) = submitted(schedule.free_slots(9))
+    (command,) = schedule.succeeded(result(task, rows_in=21))
+    assert isinstance(command, GiveUp)
+    assert "read 21 rows in all, but stage 0 wrote 20" in str(command.error)
+
+
 # ---- reuse ---------------------------------------------------------------------------
 
 
