@@ -32,7 +32,7 @@ from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
 from millpond.physical.fragment import plain
 from millpond.physical.planner import Physical, Settings, plan_stages, why_staged
-from millpond.physical.stages import PartRef, PartRows
+from millpond.physical.stages import OutputFile, PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
@@ -40,6 +40,7 @@ from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
 from millpond.runtime import Journal, Outcome, StageOutcome, run
 from millpond.runtime.journal import StoredJournal
+from millpond.runtime.publish import Receipts, publish, rolled_forward
 from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows
 from millpond.storage import Staged, Storage
@@ -124,6 +125,11 @@ class Session:
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event of later runs; see `millpond.events`."""
         self._listeners.append(listener)
+
+    @property
+    def parts_folder(self) -> str:
+        """Where this machine's tasks write their parts."""
+        return self._worker_options.parts
 
     def __repr__(self) -> str:
         where = self.options.data_root or "no data_root"
@@ -260,8 +266,8 @@ class Session:
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
         """Rows in partition order."""
-        physical, outcome = self._run(plan)
-        result = outcome.only
+        physical = plan_stages(optimize(plan), self._settings())
+        result = self._run(physical).only
         wanted = self.arrow_schema(plan.schema)
         try:
             for batch in self._result_batches(physical, result):
@@ -284,20 +290,25 @@ class Session:
     def write(self, plan: n.DataSink) -> WriteResult:
         """Compute, and publish the files when all of them are complete."""
         storage = self._storage(plan.path)
-        where = f"write_{plan.format}({plan.path!r})"
+        physical = plan_stages(optimize(plan), self._settings())
+        fingerprint = physical.stages[-1].fingerprint
+        receipts = self._receipts()
+        receipt = receipts.find(plan.path) if receipts else None
+        # Also where the plan is another by now: what was published halfway is made whole.
+        whole = receipt is not None and rolled_forward(storage, receipt, plan.path)
+        if receipt and whole and fingerprint and receipt.fingerprint == fingerprint:
+            return _write_result(receipt.files, receipt.rows)
         before = [file.path for file in storage.list(plan.path)]
         if before and plan.mode == "error":
-            raise TargetNotEmpty(plan.path, where)
-        physical, outcome = self._run(plan)
-        result = outcome.only
+            raise TargetNotEmpty(plan.path, f"write_{plan.format}({plan.path!r})")
+        result = self._run(physical).only
         staged = [file.staged for file in result.files]
-        storage.publish(staged)
-        if plan.mode == "overwrite":
-            kept = {file.path for file in staged}
-            storage.delete(path for path in before if path not in kept)
+        old = before if plan.mode == "overwrite" else []
+        publish(storage, staged, old, result.rows, target=plan.path, fingerprint=fingerprint,
+                receipts=receipts)  # fmt: skip
         self._emit(Published(len(staged), result.rows, result.size_bytes))
         self._forget(physical)
-        return WriteResult(tuple(file.path for file in staged), result.rows, result.size_bytes)
+        return _write_result(staged, result.rows)
 
     def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str:
         """The plan as text; with `physical` its stages as well."""
@@ -335,17 +346,13 @@ class Session:
 
     # ---- running ---------------------------------------------------------------------
 
-    def _run(self, plan: n.Node) -> tuple[Physical, Outcome]:
+    def _run(self, physical: Physical) -> Outcome:
         self._check_open()
-        physical = plan_stages(optimize(plan), self._settings())
-        return physical, self._watched_run(physical, self._open_journal())
-
-    def _watched_run(self, physical: Physical, journal: Journal | None) -> Outcome:
-        """`run`, with its beginning and its end as events."""
         begin, error = time.perf_counter(), ""
         self._emit(RunStarted(physical.shape, len(physical.stages)))
         try:
-            return run(physical.stages, self._place(), self._emit, journal=journal)
+            journal, place = self._open_journal(), self._place()
+            return run(physical.stages, place, self._emit, journal=journal, discard=self._discard)
         except BaseException as stopped:
             error = type(stopped).__name__
             if isinstance(stopped, KeyboardInterrupt):
@@ -355,6 +362,11 @@ class Session:
             raise
         finally:
             self._emit(RunFinished(time.perf_counter() - begin, error))
+
+    def _discard(self, parts: Sequence[PartRef], files: Sequence[OutputFile]) -> None:
+        """What attempts that nobody wants have left; parts go with their folder."""
+        for file in files:
+            self._storage(file.staged.path).discard([file.staged])
 
     def _settings(self) -> Settings:
         self._runs += 1
@@ -381,6 +393,10 @@ class Session:
         if self._runtime is not None:
             self._runtime.close()
             self._runtime = None
+
+    def _receipts(self) -> Receipts | None:
+        root = self.options.data_root
+        return Receipts(self._storage(root), root) if root else None
 
     def _open_journal(self) -> Journal | None:
         root = self.options.data_root
@@ -442,12 +458,14 @@ def _close_at_exit(close: weakref.WeakMethod[Callable[[], None]]) -> None:
         method()
 
 
+def _write_result(files: Sequence[Staged], rows: int) -> WriteResult:
+    size_bytes = sum(file.size_bytes for file in files)
+    return WriteResult(tuple(file.path for file in files), rows, size_bytes)
+
+
 def _process_share(options: WorkerOptions) -> int:
     return max(int(options.memory_limit_bytes * 0.3 / options.threads), 128 * 2**20)
 
 
 def _struct(schema: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{quote.name(k)}: {quote.value(v)}" for k, v in schema.items()) + "}"
-
-
-__all__ = ["PartRef", "Session", "init"]

@@ -21,10 +21,7 @@ def loud(row: dict) -> dict:
 
 def pipeline(sp: millpond.Session, path: str, n: int, *, python: bool) -> millpond.DataFrame:
     frame = sp.read_parquet(path).filter("id % 5 <> 0").map("user_id, kind, price + 1 AS price")
-    if python:
-        frame = frame.map(loud)
-    else:
-        frame = frame.map("user_id, upper(kind) AS kind, price")
+    frame = frame.map(loud if python else "user_id, upper(kind) AS kind, price")
     spread = frame.repartition(n, hash_by="user_id")
     return sp.partial_sql(PER_USER, spread).sort("spent desc, user_id, kind")
 
