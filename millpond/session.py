@@ -27,7 +27,7 @@ from millpond.formats.find import find_files
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
 from millpond.formats.scan import Scan, reader
-from millpond.optimize import optimize
+from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
 from millpond.physical.fragment import plain
@@ -255,7 +255,7 @@ class Session:
         return self.options.seed
 
     def arrow_schema(self, schema: Schema) -> pa.Schema:
-        return self._worker.engine.arrow_schema(plain(schema))
+        return self._worker.engine.plain_schema(plain(schema))
 
     def table(self, plan: n.Node) -> pa.Table:
         """All rows in memory."""
@@ -265,10 +265,18 @@ class Session:
         return pa.Table.from_batches(batches, self.arrow_schema(plan.schema))
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
-        """Rows in partition order."""
-        physical = plan_stages(optimize(plan), self._settings())
+        """Rows in partition order, in the types that users see."""
+        from millpond.engine.arrow_types import plain as seen
+
+        schema = self.arrow_schema(plan.schema)
+        for batch in self._raw(plan):
+            yield seen(batch, schema)
+
+    def _raw(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
+        """Rows in partition order, as the engine gives them."""
+        physical = self._stages(plan)
         result = self._run(physical).only
-        wanted = self.arrow_schema(plan.schema)
+        wanted = self._worker.engine.arrow_schema(plain(plan.schema))
         try:
             for batch in self._result_batches(physical, result):
                 yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
@@ -279,7 +287,7 @@ class Session:
         """Rows, without keeping any."""
         settings = self._settings()
         number = build.typed({"n": "BIGINT"}, "count()", self.dialect)
-        if why_staged(optimize(plan), settings) is None:
+        if why_staged(self._optimized(plan), settings) is None:
             query = parse.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)
             counted: n.Node = n.GlobalSql(("__frame",), (plan,), query, number)
         else:
@@ -290,7 +298,7 @@ class Session:
     def write(self, plan: n.DataSink) -> WriteResult:
         """Compute, and publish the files when all of them are complete."""
         storage = self._storage(plan.path)
-        physical = plan_stages(optimize(plan), self._settings())
+        physical = self._stages(plan)
         fingerprint = physical.stages[-1].fingerprint
         receipts = self._receipts()
         receipt = receipts.find(plan.path) if receipts else None
@@ -312,14 +320,14 @@ class Session:
 
     def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str:
         """The plan as text; with `physical` its stages as well."""
-        better = optimize(plan) if optimized else plan
+        better = self._optimized(plan) if optimized else plan
         text = explain(better)
         if physical:
             text += "\n\n" + explain_stages(plan_stages(better, self._settings()))
         return text
 
     def partitions(self, plan: n.Node) -> int:
-        physical = plan_stages(optimize(plan), self._settings())
+        physical = self._stages(plan)
         last = physical.stages[-1]
         from millpond.physical.stages import Done, n_tasks
 
@@ -373,6 +381,7 @@ class Session:
         return Settings(
             split_bytes=self.options.split_bytes,
             footer=self._footer,
+            describe=self._worker.engine.describe,
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
             versions=f"millpond {VERSION}, duckdb {DUCKDB}",
@@ -389,14 +398,14 @@ class Session:
             self._runtime = LocalRuntime(self._worker, each, slots=mine.threads)
         return self._runtime
 
+    def _receipts(self) -> Receipts | None:
+        root = self.options.data_root
+        return Receipts(self._storage(root), root) if root else None
+
     def _close_runtime(self) -> None:
         if self._runtime is not None:
             self._runtime.close()
             self._runtime = None
-
-    def _receipts(self) -> Receipts | None:
-        root = self.options.data_root
-        return Receipts(self._storage(root), root) if root else None
 
     def _open_journal(self) -> Journal | None:
         root = self.options.data_root
@@ -427,6 +436,12 @@ class Session:
         if self.options.data_root is None:
             folder = os.path.join(self._worker_options.parts, physical.stages[0].run)
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _stages(self, plan: n.Node) -> Physical:
+        return plan_stages(self._optimized(plan), self._settings())
+
+    def _optimized(self, plan: n.Node) -> n.Node:
+        return optimize(plan, RULES if self.options.optimize else ())
 
     def _emit(self, event: Event) -> None:
         for listener in list(self._listeners):

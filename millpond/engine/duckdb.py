@@ -146,6 +146,13 @@ class Engine:
         with self.cursor() as cursor:
             return cursor.table(f"SELECT {items} WHERE false").schema
 
+    @functools.lru_cache(maxsize=512)  # noqa: B019 (one engine per process)
+    def plain_schema(self, schema: Schema) -> pa.Schema:
+        """How users see rows of `schema` in Arrow."""
+        from millpond.engine.arrow_types import plain_schema
+
+        return plain_schema(self.arrow_schema(schema))
+
     def schema_of(self, table: pa.Table | pa.RecordBatchReader) -> Schema:
         """How DuckDB reads an Arrow table."""
         with self.cursor() as cursor:
