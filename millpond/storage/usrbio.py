@@ -13,7 +13,6 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +51,9 @@ class Ring:
     """
 
     def __init__(self, client: Any, mount: str) -> None:
+        # Needed where there is a 3FS only, and a tenth of what `import millpond` costs.
+        from multiprocessing.shared_memory import SharedMemory
+
         shm = SharedMemory(create=True, size=BUFFER)
         parts: list[Any] = [shm]
         try:
