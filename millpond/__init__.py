@@ -1,3 +1,8 @@
 """Millpond: distributed DuckDB for the data that trains models."""
 
-__version__ = "0.1.0"
+from millpond.dataframe import DataFrame, WriteResult
+from millpond.errors import MillpondError
+from millpond.session import Session, init
+from millpond.version import VERSION as __version__
+
+__all__ = ["DataFrame", "MillpondError", "Session", "WriteResult", "__version__", "init"]

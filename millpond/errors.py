@@ -4,6 +4,7 @@ A message says where, what, what there was instead and what to do. An error
 travels between processes, so all of its state is plain data.
 """
 
+import pickle
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -12,17 +13,41 @@ from typing import Any
 class MillpondError(Exception):
     """The base of all errors raised on purpose."""
 
+    def located(self, place: str) -> "MillpondError":
+        """The same error, with the place in the run where it happened."""
+        error = _rebuild(type(self), (f"{self} ({place})",), dict(self.__dict__))
+        return error.with_traceback(self.__traceback__)
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _rebuild, (type(self), self.args, dict(self.__dict__))
+        return _rebuild, (type(self), self.args, dict(self.__dict__), _sendable(self.__cause__))
 
 
 def _rebuild(
-    kind: type[MillpondError], args: tuple[Any, ...], state: dict[str, Any]
+    kind: type[MillpondError],
+    args: tuple[Any, ...],
+    state: dict[str, Any],
+    cause: bytes | None = None,
 ) -> MillpondError:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(state)
+    error.__cause__ = _received(cause)
     return error
+
+
+def _sendable(cause: BaseException | None) -> bytes | None:
+    """A cause goes along where it can be pickled; its text is in the message anyway."""
+    try:
+        return pickle.dumps(cause) if cause is not None else None
+    except Exception:  # Whatever the foreign exception's own pickling raises.
+        return None
+
+
+def _received(data: bytes | None) -> BaseException | None:
+    try:
+        return pickle.loads(data) if data is not None else None  # Between our own processes.
+    except Exception:  # A class that this process does not have.
+        return None
 
 
 class OptionError(MillpondError):
@@ -101,10 +126,13 @@ class TaskError(MillpondError):
         self, message: str, *, stage: int, partition: int, inputs: str, traceback: str = ""
     ) -> None:
         tail = f"\n\n{traceback.rstrip()}" if traceback else ""
-        super().__init__(
-            f"{message} (stage {stage}, partition {partition}; input: {inputs}){tail}"
+        super().__init__(f"{message} (stage {stage}, partition {partition}; input: {inputs}){tail}")
+        self.stage, self.partition, self.inputs, self.traceback = (
+            stage,
+            partition,
+            inputs,
+            traceback,
         )
-        self.stage, self.partition, self.inputs, self.traceback = stage, partition, inputs, traceback
 
 
 class Transient(MillpondError):
@@ -129,3 +157,20 @@ class PartDamaged(MillpondError):
 
 class GaveUp(MillpondError):
     """A task failed on every attempt; the message tells the whole story."""
+
+
+class RowsUnreadable(MillpondError):
+    """Rows of a training set whose bytes are missing or do not fit their checksums."""
+
+    def __init__(self, dataset: str, shard: str, rows: Sequence[int], what: str) -> None:
+        some = ", ".join(str(row) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+        super().__init__(
+            f"dataset {dataset!r}, shard {shard!r}: {what} ({len(rows)} of the rows asked for: "
+            f"{some}). Restore the shard from a copy or write the dataset again; "
+            "loader(on_error='skip') replaces such rows."
+        )
+        self.dataset, self.shard, self.rows = dataset, shard, tuple(rows)
+
+
+class StateMismatch(MillpondError):
+    """A loader's state does not belong to this loader: other data, seed, order or version."""
