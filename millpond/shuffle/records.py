@@ -153,7 +153,7 @@ def _sort_by_parts(
 ) -> SortedFiles:
     n, width = sum(span.n for span in spans), how.layout.record_bytes
     # A thread holds a range, its order, and some reads and writes under way.
-    range_bytes = max(how.memory_bytes // how.threads // 4, _LEAST_RANGE_BYTES)
+    range_bytes = max(how.memory_bytes // how.threads // 5, _LEAST_RANGE_BYTES)
     bounds = _bounds(_sample(spans, how), -(-n * width // range_bytes))
     step = max(1, min(_SPLIT_BYTES, n * width // (2 * how.threads)) // width)
     splits = [piece for span in spans for piece in _cut(span, step)]
