@@ -32,6 +32,7 @@ class Options:
     name: str | None = None
     allow_insecure: bool = False
     split_bytes: int = 128 * 2**20
+    optimize: bool = True
 
 
 _NAMES = {f.name for f in Options.__dataclass_fields__.values()} - {"memory_limit_bytes"}
@@ -51,7 +52,7 @@ def options(**given: Any) -> Options:
     told["seed"] = _whole("seed", told.get("seed", 0), least=-(2**63))
     split_bytes = told.get("split_bytes", Options.__dataclass_fields__["split_bytes"].default)
     told["split_bytes"] = size("split_bytes", split_bytes)
-    for flag in ("progress", "allow_insecure"):
+    for flag in ("progress", "allow_insecure", "optimize"):
         if isinstance(told.get(flag), str):
             told[flag] = _truth(flag, told[flag])
     limit = told.pop("memory_limit", None)

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, TargetNotEmpty, TaskError
-from millpond.events import Event, Published
+from millpond.events import Event, Published, RunFinished, RunStarted
 from millpond.expr import Dialect, parse, quote
 from millpond.formats.find import find_files
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
 from millpond.formats.scan import Scan, reader
-from millpond.optimize import optimize
+from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
 from millpond.physical.fragment import plain
@@ -35,6 +36,8 @@ from millpond.physical.stages import OutputFile, PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
+from millpond.report.interrupt import one_line
+from millpond.report.line import live_line
 from millpond.runtime import Journal, Outcome, StageOutcome, run
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts, publish, rolled_forward
@@ -97,7 +100,8 @@ class Session:
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
         self._footers: dict[tuple[str, str], RowGroups] = {}
-        self._listeners: list[Callable[[Event], None]] = []
+        line = live_line(options.progress, self._worker.engine.fraction)
+        self._listeners: list[Callable[[Event], None]] = [line] if line else []
         self._closed = False
         self._at_exit = weakref.WeakMethod(self.close)
         atexit.register(_close_at_exit, self._at_exit)
@@ -114,8 +118,7 @@ class Session:
             return
         self._closed = True
         atexit.unregister(_close_at_exit)
-        if self._runtime is not None:
-            self._runtime.close()
+        self._close_runtime()
         self._worker.close()
         self._remove()
 
@@ -252,7 +255,7 @@ class Session:
         return self.options.seed
 
     def arrow_schema(self, schema: Schema) -> pa.Schema:
-        return self._worker.engine.arrow_schema(plain(schema))
+        return self._worker.engine.plain_schema(plain(schema))
 
     def table(self, plan: n.Node) -> pa.Table:
         """All rows in memory."""
@@ -262,10 +265,18 @@ class Session:
         return pa.Table.from_batches(batches, self.arrow_schema(plan.schema))
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
-        """Rows in partition order."""
-        physical = plan_stages(optimize(plan), self._settings())
+        """Rows in partition order, in the types that users see."""
+        from millpond.engine.arrow_types import plain as seen
+
+        schema = self.arrow_schema(plan.schema)
+        for batch in self._raw(plan):
+            yield seen(batch, schema)
+
+    def _raw(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
+        """Rows in partition order, as the engine gives them."""
+        physical = self._stages(plan)
         result = self._run(physical).only
-        wanted = self.arrow_schema(plan.schema)
+        wanted = self._worker.engine.arrow_schema(plain(plan.schema))
         try:
             for batch in self._result_batches(physical, result):
                 yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
@@ -276,7 +287,7 @@ class Session:
         """Rows, without keeping any."""
         settings = self._settings()
         number = build.typed({"n": "BIGINT"}, "count()", self.dialect)
-        if why_staged(optimize(plan), settings) is None:
+        if why_staged(self._optimized(plan), settings) is None:
             query = parse.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)
             counted: n.Node = n.GlobalSql(("__frame",), (plan,), query, number)
         else:
@@ -287,7 +298,7 @@ class Session:
     def write(self, plan: n.DataSink) -> WriteResult:
         """Compute, and publish the files when all of them are complete."""
         storage = self._storage(plan.path)
-        physical = plan_stages(optimize(plan), self._settings())
+        physical = self._stages(plan)
         fingerprint = physical.stages[-1].fingerprint
         receipts = self._receipts()
         receipt = receipts.find(plan.path) if receipts else None
@@ -309,14 +320,14 @@ class Session:
 
     def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str:
         """The plan as text; with `physical` its stages as well."""
-        better = optimize(plan) if optimized else plan
+        better = self._optimized(plan) if optimized else plan
         text = explain(better)
         if physical:
             text += "\n\n" + explain_stages(plan_stages(better, self._settings()))
         return text
 
     def partitions(self, plan: n.Node) -> int:
-        physical = plan_stages(optimize(plan), self._settings())
+        physical = self._stages(plan)
         last = physical.stages[-1]
         from millpond.physical.stages import Done, n_tasks
 
@@ -345,9 +356,20 @@ class Session:
 
     def _run(self, physical: Physical) -> Outcome:
         self._check_open()
-        journal = self._open_journal()
-        place = self._place()
-        return run(physical.stages, place, self._emit, journal=journal, discard=self._discard)
+        begin, error = time.perf_counter(), ""
+        self._emit(RunStarted(physical.shape, len(physical.stages)))
+        try:
+            journal, place = self._open_journal(), self._place()
+            return run(physical.stages, place, self._emit, journal=journal, discard=self._discard)
+        except BaseException as stopped:
+            error = type(stopped).__name__
+            if isinstance(stopped, KeyboardInterrupt):
+                # It may have struck where the run had not yet noted a task that it started.
+                self._close_runtime()
+                one_line(stopped)
+            raise
+        finally:
+            self._emit(RunFinished(time.perf_counter() - begin, error))
 
     def _discard(self, parts: Sequence[PartRef], files: Sequence[OutputFile]) -> None:
         """What attempts that nobody wants have left; parts go with their folder."""
@@ -359,6 +381,7 @@ class Session:
         return Settings(
             split_bytes=self.options.split_bytes,
             footer=self._footer,
+            describe=self._worker.engine.describe,
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
             versions=f"millpond {VERSION}, duckdb {DUCKDB}",
@@ -378,6 +401,11 @@ class Session:
     def _receipts(self) -> Receipts | None:
         root = self.options.data_root
         return Receipts(self._storage(root), root) if root else None
+
+    def _close_runtime(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
 
     def _open_journal(self) -> Journal | None:
         root = self.options.data_root
@@ -409,9 +437,19 @@ class Session:
             folder = os.path.join(self._worker_options.parts, physical.stages[0].run)
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _stages(self, plan: n.Node) -> Physical:
+        return plan_stages(self._optimized(plan), self._settings())
+
+    def _optimized(self, plan: n.Node) -> n.Node:
+        return optimize(plan, RULES if self.options.optimize else ())
+
     def _emit(self, event: Event) -> None:
-        for listener in self._listeners:
-            listener(event)
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:  # Whoever watches a run cannot stop it.
+                self._listeners.remove(listener)
+                warnings.warn(f"a listener raised {error!r}, and is not called again", stacklevel=2)
 
     def _storage(self, path: str) -> Storage:
         return self._worker.storage(path)

@@ -147,8 +147,9 @@ class _Run:
 
     def result(self) -> dict[str, Any]:
         output = self.task.output
-        cursor = self._cursor()
         *before, last = self.task.fragment.steps
+        whole = not isinstance(output, ToPart) and isinstance(last, SqlStep) and not before
+        cursor = self._cursor(watched=whole)
         rows: Iterator[pa.RecordBatch] | None = None
         for step in before:
             rows, cursor = self._step(step, rows, cursor), self._cursor()
@@ -167,8 +168,9 @@ class _Run:
                 )
         return self._to_part(self._step(last, rows, cursor))
 
-    def _cursor(self) -> Cursor:
-        cursor = self.stack.enter_context(self.worker.engine.cursor())
+    def _cursor(self, *, watched: bool = False) -> Cursor:
+        engine = self.worker.engine
+        cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
         self._cursors.append(cursor)
         if self._interrupted:
             raise WorkerLost("the task was cancelled")
@@ -181,10 +183,22 @@ class _Run:
     ) -> Iterator[pa.RecordBatch]:
         if isinstance(step, SqlStep):
             return cursor.reader(self._bound(step, rows, cursor))
-        arrow = self.worker.engine.arrow_schema
         if rows is None:
             rows = cursor.reader(self._bound(SqlStep("FROM __s0", step.input), None, cursor))
-        return functions.apply(step.call, rows, arrow(step.input), arrow(step.schema))
+        return self._called(step, rows)
+
+    def _called(
+        self, step: PythonStep, rows: Iterator[pa.RecordBatch]
+    ) -> Iterator[pa.RecordBatch]:
+        """The function's rows; it sees plain Arrow types."""
+        from millpond.engine.arrow_types import given, plain
+
+        engine = self.worker.engine
+        seen, wanted = engine.plain_schema(step.input), engine.plain_schema(step.schema)
+        batches = (plain(batch, seen) for batch in rows)
+        schema = engine.arrow_schema(step.schema)
+        for batch in functions.apply(step.call, batches, seen, wanted):
+            yield given(batch, schema)
 
     def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
         """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""

@@ -58,6 +58,12 @@ class Engine:
             },
         )
         self._root.execute("SET TimeZone = 'UTC'")
+        # One cursor tells how far its statement is: the setting is a connection's own, and
+        # has to be made before the lock.
+        self._watched = self._root.cursor()
+        self._watched.execute("SET enable_progress_bar = true")
+        self._watched.execute("SET enable_progress_bar_print = false")
+        self._watched_is_free = True
         self._root.execute("SET lock_configuration = true")
 
     @property
@@ -75,7 +81,34 @@ class Engine:
         finally:
             raw.close()
 
+    @contextmanager
+    def watched_cursor(self) -> Iterator[Cursor]:
+        """As `cursor`, and `fraction` tells how far it is. For whole results, not for streams:
+        one that was left in the middle would keep it busy.
+        """
+        with self._lock:
+            mine, self._watched_is_free = self._watched_is_free, False
+        if not mine:
+            with self.cursor() as plain:
+                yield plain
+            return
+        cursor = Cursor(self._watched, self)
+        try:
+            yield cursor
+        finally:
+            cursor.forget()
+            with self._lock:
+                self._watched_is_free = True
+
+    def fraction(self) -> float | None:
+        """How much of the watched statement is done, as DuckDB guesses; None if unknown."""
+        if self._watched_is_free:
+            return None
+        percent = self._watched.query_progress()
+        return percent / 100 if percent >= 0 else None
+
     def close(self) -> None:
+        self._watched.close()
         self._root.close()
 
     # ---- words ----------------------------------------------------------------------
@@ -113,6 +146,13 @@ class Engine:
         with self.cursor() as cursor:
             return cursor.table(f"SELECT {items} WHERE false").schema
 
+    @functools.lru_cache(maxsize=512)  # noqa: B019 (one engine per process)
+    def plain_schema(self, schema: Schema) -> pa.Schema:
+        """How users see rows of `schema` in Arrow."""
+        from millpond.engine.arrow_types import plain_schema
+
+        return plain_schema(self.arrow_schema(schema))
+
     def schema_of(self, table: pa.Table | pa.RecordBatchReader) -> Schema:
         """How DuckDB reads an Arrow table."""
         with self.cursor() as cursor:
@@ -126,10 +166,18 @@ class Cursor:
     def __init__(self, raw: Any, engine: Engine) -> None:
         self._raw = raw
         self._engine = engine
+        self._registered: list[str] = []
 
     def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Let SQL read an Arrow table (any number of times) or reader (once) as `name`."""
         self._raw.register(name, rows)
+        self._registered.append(name)
+
+    def forget(self) -> None:
+        """Let go of everything that was registered."""
+        for name in self._registered:
+            self._raw.unregister(name)
+        self._registered.clear()
 
     def run(self, sql: str) -> None:
         with self._errors():

@@ -96,7 +96,8 @@ def sorted_(sql: Pieces, names: tuple[str, ...], keys: tuple[SortKey, ...]) -> P
 def sort_key(keys: tuple[SortKey, ...]) -> str:
     """A BLOB whose byte order is the order of the keys."""
     items = ", ".join(f"{key.sql}, '{key.direction}'" for key in keys)
-    return f"create_sort_key({items})"
+    # Without the text, keys of up to eight bytes in all would come as a BIGINT.
+    return f"create_sort_key({items}, '', 'ASC NULLS LAST')"
 
 
 def hash_partition(keys: tuple[str, ...], types: tuple[str, ...], count: int) -> str:
