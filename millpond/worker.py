@@ -187,9 +187,7 @@ class _Run:
             rows = cursor.reader(self._bound(SqlStep("FROM __s0", step.input), None, cursor))
         return self._called(step, rows)
 
-    def _called(
-        self, step: PythonStep, rows: Iterator[pa.RecordBatch]
-    ) -> Iterator[pa.RecordBatch]:
+    def _called(self, step: PythonStep, rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The function's rows; it sees plain Arrow types."""
         from millpond.engine.arrow_types import given, plain
 
