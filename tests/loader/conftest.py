@@ -1,6 +1,6 @@
 """Small datasets and the engine's part of a filter, for all loader tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,15 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from millpond.loader.reader import Dataset, open_dataset
 from millpond.loader.selection import Predicate
 from millpond.loader.write import write_dataset
+
+# The machine may be busy: a slow example is no failure of the order.
+settings.register_profile("loader", deadline=None)
+settings.load_profile("loader")
 
 
 def select(words: str, schema: pa.Schema) -> Predicate:
@@ -33,7 +38,7 @@ def rows(n: int, first: int = 0) -> pa.Table:
     return pa.table(
         {
             "id": ids,
-            "name": [f"row {i}" for i in ids],
+            "name": pa.array([f"row {i}" for i in ids], pa.string()),
             "tokens": pa.array([[int(i)] * (int(i) * 7 % 23) for i in ids], pa.list_(pa.int32())),
             "vector": pa.array([[float(i)] * 80 for i in ids], pa.list_(pa.float32(), 80)),
         }
@@ -44,7 +49,7 @@ Make = Callable[..., Dataset]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
+def make(tmp_path: Path) -> Make:
     """`make(n)`: a dataset of n rows, in shards of 40 and record batches of 16."""
     made = 0
 
@@ -56,7 +61,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         write_dataset(rows(n, first), path, **options)
         return open_dataset(path, select=select)
 
-    yield write
+    return write
 
 
 def ids(batches: Any) -> list[int]:

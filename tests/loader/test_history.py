@@ -152,9 +152,7 @@ def test_restored_at_every_position_the_rest_is_exact(
 
 
 @pytest.mark.parametrize("world", [1, 2, 5, 97])
-def test_all_ranks_make_the_same_number_of_steps(
-    sets: tuple[Dataset, Dataset], world: int
-) -> None:
+def test_all_ranks_make_the_same_number_of_steps(sets: tuple[Dataset, Dataset], world: int) -> None:
     steps = {
         sum(1 for _ in sets[0].loader(4, shuffle="global", rank=r, world=world, prefetch=0))
         for r in range(world)
