@@ -248,6 +248,7 @@ class Session:
 
     @property
     def dialect(self) -> Dialect:
+        self._check_open()
         return self._worker.engine.dialect
 
     @property
@@ -371,6 +372,7 @@ class Session:
             self._storage(file.staged.path).discard([file.staged])
 
     def _settings(self) -> Settings:
+        self._check_open()
         self._runs += 1
         return Settings(
             split_bytes=self.options.split_bytes,
