@@ -22,7 +22,8 @@ SELECT f.tailnum, any_value(p.manufacturer) AS maker, any_value(p.year) AS built
        round(avg(dep_delay) FILTER (late_before), 1) AS late,
        round(avg(dep_delay) FILTER (NOT late_before), 1) AS punctual
 FROM (
-    SELECT *, lag(arr_delay) OVER (PARTITION BY tailnum, day ORDER BY sched_dep_time, flight) > 15 AS late_before
+    SELECT *, lag(arr_delay) OVER (
+                  PARTITION BY tailnum, day ORDER BY sched_dep_time, flight) > 15 AS late_before
     FROM {0}
 ) AS f
 LEFT JOIN {1} AS p ON f.tailnum = p.tailnum

@@ -157,3 +157,20 @@ class PartDamaged(MillpondError):
 
 class GaveUp(MillpondError):
     """A task failed on every attempt; the message tells the whole story."""
+
+
+class RowsUnreadable(MillpondError):
+    """Rows of a training set whose bytes are missing or do not fit their checksums."""
+
+    def __init__(self, dataset: str, shard: str, rows: Sequence[int], what: str) -> None:
+        some = ", ".join(str(row) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+        super().__init__(
+            f"dataset {dataset!r}, shard {shard!r}: {what} ({len(rows)} of the rows asked for: "
+            f"{some}). Restore the shard from a copy or write the dataset again; "
+            "loader(on_error='skip') replaces such rows."
+        )
+        self.dataset, self.shard, self.rows = dataset, shard, tuple(rows)
+
+
+class StateMismatch(MillpondError):
+    """A loader's state does not belong to this loader: other data, seed, order or version."""

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, TargetNotEmpty, TaskError
-from millpond.events import Event, Published
-from millpond.expr import Dialect, parse, quote
-from millpond.formats.find import find_files
+from millpond.events import Event, Published, RunFinished, RunStarted
+from millpond.expr import Dialect, parse
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
-from millpond.formats.scan import Scan, reader
+from millpond.formats.scan import Scan
 from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
@@ -35,11 +35,14 @@ from millpond.physical.stages import OutputFile, PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
+from millpond.report.interrupt import one_line
+from millpond.report.line import live_line
 from millpond.runtime import Journal, Outcome, StageOutcome, run
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts, publish, rolled_forward
 from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows
+from millpond.sources import Paths, Sources
 from millpond.storage import Staged, Storage
 from millpond.version import VERSION
 from millpond.worker import Worker, WorkerOptions, build_worker
@@ -49,8 +52,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from millpond.runtime import Runtime
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def init(
@@ -94,10 +95,12 @@ class Session:
             storage_options=options.storage_options,
         )
         self._worker: Worker = build_worker(self._worker_options)
+        self._sources = Sources(self._worker.engine, self._worker.storage)
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
         self._footers: dict[tuple[str, str], RowGroups] = {}
-        self._listeners: list[Callable[[Event], None]] = []
+        line = live_line(options.progress, self._worker.engine.fraction)
+        self._listeners: list[Callable[[Event], None]] = [line] if line else []
         self._closed = False
         self._at_exit = weakref.WeakMethod(self.close)
         atexit.register(_close_at_exit, self._at_exit)
@@ -114,8 +117,7 @@ class Session:
             return
         self._closed = True
         atexit.unregister(_close_at_exit)
-        if self._runtime is not None:
-            self._runtime.close()
+        self._close_runtime()
         self._worker.close()
         self._remove()
 
@@ -138,43 +140,48 @@ class Session:
         self, paths: Paths, *, columns: Sequence[str] | None = None, recursive: bool = False,
         union_by_name: bool = False,
     ) -> DataFrame:  # fmt: skip
-        """Parquet files: a path, a folder, a glob, a URI, or a list of them."""
+        """Parquet files: a path, a folder, a glob, a URI, or a list of them.
+
+        Folders named `key=value` give columns. Other folders are entered if `recursive`.
+        All files must have the same columns, unless `union_by_name`, which fills what
+        one of them lacks with NULL.
+        """
         where = f"read_parquet({paths!r})"
-        extra = (("union_by_name", "true"),) if union_by_name else ()
-        return self._files("parquet", paths, where, extra, columns, recursive)
+        return self._frame(
+            self._sources.parquet(
+                paths, where, columns=columns, recursive=recursive, union_by_name=union_by_name
+            )
+        )
 
     def read_csv(
         self, paths: Paths, schema: Mapping[str, str] | None = None, delim: str = ",", *,
         header: bool | None = None,
     ) -> DataFrame:  # fmt: skip
-        """CSV files, also gzip or zstd; types are found out unless `schema` says them."""
-        extra: list[tuple[str, str]] = [("delim", quote.value(delim))]
-        if header is not None:
-            extra.append(("header", quote.value(header)))
-        if schema is not None:
-            extra.append(("columns", _struct(schema)))
-        return self._files("csv", paths, f"read_csv({paths!r})", tuple(extra))
+        """CSV files, also gzip or zstd. Types are found out once, unless `schema` says them."""
+        where = f"read_csv({paths!r})"
+        return self._frame(
+            self._sources.csv(paths, where, schema=schema, delim=delim, header=header)
+        )
 
     def read_json(self, paths: Paths, schema: Mapping[str, str] | None = None) -> DataFrame:
-        """JSON files: one value a line, or an array per file."""
-        extra = (("columns", _struct(schema)),) if schema is not None else ()
-        return self._files("json", paths, f"read_json({paths!r})", extra)
+        """JSON files: one object a line, or an array per file; also gzip or zstd."""
+        return self._frame(self._sources.json(paths, f"read_json({paths!r})", schema=schema))
 
-    def _files(
-        self, format: str, paths: Paths, where: str, extra: tuple[tuple[str, str], ...],
-        columns: Sequence[str] | None = None, recursive: bool = True,
-    ) -> DataFrame:  # fmt: skip
-        given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        files = find_files([os.fspath(p) for p in given], self._storage, where)
-        every = extra and extra[0][0] == "union_by_name"
-        first = [file.path for file in (files if every else files[:1])]
-        try:
-            schema = self._worker.engine.describe(f"FROM {reader(format, first, extra)}", {})
-        except MillpondError as error:
-            raise error.located(where) from error.__cause__
-        if columns is not None:
-            schema = Schema(tuple(schema.field(name, where) for name in columns))
-        return DataFrame(self, n.DataSource(Scan(format, schema, extra), files))
+    def read_arrow(self, paths: Paths) -> DataFrame:
+        """Arrow IPC files or streams (Feather); local ones are mapped, not copied."""
+        return self._frame(self._sources.arrow(paths, f"read_arrow({paths!r})"))
+
+    def read_text(self, paths: Paths, *, whole: bool = False) -> DataFrame:
+        """Text in UTF-8, also gzip or zstd: a row per line (`path`, `line`), or with `whole`
+        one per file (`path`, `text`)."""
+        return self._frame(self._sources.text(paths, f"read_text({paths!r})", whole=whole))
+
+    def read_fixed(self, paths: Paths, fields: Mapping[str, int]) -> DataFrame:
+        """Binary records of fixed width: `fields` gives the bytes of each, all BLOBs."""
+        return self._frame(self._sources.fixed(paths, fields, f"read_fixed({paths!r})"))
+
+    def _frame(self, source: n.DataSource) -> DataFrame:
+        return DataFrame(self, source)
 
     def from_items(self, items: Iterable[Any]) -> DataFrame:
         """Python values: dicts become columns, anything else a column `item`.
@@ -345,9 +352,20 @@ class Session:
 
     def _run(self, physical: Physical) -> Outcome:
         self._check_open()
-        journal = self._open_journal()
-        place = self._place()
-        return run(physical.stages, place, self._emit, journal=journal, discard=self._discard)
+        begin, error = time.perf_counter(), ""
+        self._emit(RunStarted(physical.shape, len(physical.stages)))
+        try:
+            journal, place = self._open_journal(), self._place()
+            return run(physical.stages, place, self._emit, journal=journal, discard=self._discard)
+        except BaseException as stopped:
+            error = type(stopped).__name__
+            if isinstance(stopped, KeyboardInterrupt):
+                # It may have struck where the run had not yet noted a task that it started.
+                self._close_runtime()
+                one_line(stopped)
+            raise
+        finally:
+            self._emit(RunFinished(time.perf_counter() - begin, error))
 
     def _discard(self, parts: Sequence[PartRef], files: Sequence[OutputFile]) -> None:
         """What attempts that nobody wants have left; parts go with their folder."""
@@ -379,6 +397,11 @@ class Session:
     def _receipts(self) -> Receipts | None:
         root = self.options.data_root
         return Receipts(self._storage(root), root) if root else None
+
+    def _close_runtime(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
 
     def _open_journal(self) -> Journal | None:
         root = self.options.data_root
@@ -417,8 +440,12 @@ class Session:
         return optimize(plan, RULES if self.options.optimize else ())
 
     def _emit(self, event: Event) -> None:
-        for listener in self._listeners:
-            listener(event)
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:  # Whoever watches a run cannot stop it.
+                self._listeners.remove(listener)
+                warnings.warn(f"a listener raised {error!r}, and is not called again", stacklevel=2)
 
     def _storage(self, path: str) -> Storage:
         return self._worker.storage(path)
@@ -449,7 +476,3 @@ def _write_result(files: Sequence[Staged], rows: int) -> WriteResult:
 
 def _process_share(options: WorkerOptions) -> int:
     return max(int(options.memory_limit_bytes * 0.3 / options.threads), 128 * 2**20)
-
-
-def _struct(schema: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"{quote.name(k)}: {quote.value(v)}" for k, v in schema.items()) + "}"

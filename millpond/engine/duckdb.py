@@ -57,6 +57,12 @@ class Engine:
             },
         )
         self._root.execute("SET TimeZone = 'UTC'")
+        # One cursor tells how far its statement is: the setting is a connection's own, and
+        # has to be made before the lock.
+        self._watched = self._root.cursor()
+        self._watched.execute("SET enable_progress_bar = true")
+        self._watched.execute("SET enable_progress_bar_print = false")
+        self._watched_is_free = True
         self._root.execute("SET lock_configuration = true")
 
     @property
@@ -74,7 +80,34 @@ class Engine:
         finally:
             raw.close()
 
+    @contextmanager
+    def watched_cursor(self) -> Iterator[Cursor]:
+        """As `cursor`, and `fraction` tells how far it is. For whole results, not for streams:
+        one that was left in the middle would keep it busy.
+        """
+        with self._lock:
+            mine, self._watched_is_free = self._watched_is_free, False
+        if not mine:
+            with self.cursor() as plain:
+                yield plain
+            return
+        cursor = Cursor(self._watched, self)
+        try:
+            yield cursor
+        finally:
+            cursor.forget()
+            with self._lock:
+                self._watched_is_free = True
+
+    def fraction(self) -> float | None:
+        """How much of the watched statement is done, as DuckDB guesses; None if unknown."""
+        if self._watched_is_free:
+            return None
+        percent = self._watched.query_progress()
+        return percent / 100 if percent >= 0 else None
+
     def close(self) -> None:
+        self._watched.close()
         self._root.close()
 
     # ---- words ----------------------------------------------------------------------
@@ -141,10 +174,18 @@ class Cursor:
     def __init__(self, raw: Any, engine: Engine) -> None:
         self._raw = raw
         self._engine = engine
+        self._registered: list[str] = []
 
     def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Let SQL read an Arrow table (any number of times) or reader (once) as `name`."""
         self._raw.register(name, rows)
+        self._registered.append(name)
+
+    def forget(self) -> None:
+        """Let go of everything that was registered."""
+        for name in self._registered:
+            self._raw.unregister(name)
+        self._registered.clear()
 
     def run(self, sql: str) -> None:
         with self._errors():
@@ -154,6 +195,13 @@ class Cursor:
         with self._errors():
             found: list[tuple[Any, ...]] = self._raw.execute(sql).fetchall()
         return found
+
+    def record(self, sql: str) -> dict[str, Any]:
+        """The only row, by column."""
+        with self._errors():
+            result = self._raw.execute(sql)
+            names = [column[0] for column in result.description]
+            return dict(zip(names, result.fetchone(), strict=True))
 
     def reader(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """The result as a stream of record batches; the cursor is busy until it ends."""
@@ -169,6 +217,10 @@ class Cursor:
                 except StopIteration:
                     return
             yield batch
+
+    def schema(self, sql: str) -> pa.Schema:
+        """The columns of the result, in Arrow."""
+        return self.table(f"SELECT * FROM (\n{sql}\n) LIMIT 0").schema
 
     def table(self, sql: str) -> pa.Table:
         """The whole result in memory."""

@@ -13,7 +13,8 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
 
     table = Table(show_edge=False, pad_edge=False)
     for column in columns:
-        numbers = bool(rows) and isinstance(rows[0].get(column), int | float)
+        first = rows[0].get(column) if rows else None
+        numbers = isinstance(first, int | float) and not isinstance(first, bool)
         table.add_column(Text(column), justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*(Text(_cell(row[column])) for column in columns))

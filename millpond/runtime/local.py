@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
+from millpond.errors import WorkerLost
 from millpond.physical.stages import Task, TaskId
 from millpond.runtime.place import Capacity, Ended
 from millpond.runtime.process import WorkerProcess
@@ -28,7 +29,9 @@ class LocalRuntime:
         self._worker, self._options, self._slots = worker, process_options, slots
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="millpond-task")
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
         self._futures: dict[TaskId, Future[Ended]] = {}
+        self._active: set[TaskId] = set()  # What the pool's threads are at.
         self._running: dict[TaskId, WorkerProcess] = {}
         self._idle: list[WorkerProcess] = []
         self._started = 0
@@ -38,8 +41,7 @@ class LocalRuntime:
         return Capacity(self._slots, self._slots)
 
     def submit(self, task: Task) -> Future[Ended]:
-        work = self._in_process if task.fragment.has_python else self._in_thread
-        future = self._pool.submit(work, task)
+        future = self._pool.submit(self._work, task)
         with self._lock:
             self._futures[task.id] = future
         future.add_done_callback(lambda ended: self._forget(task.id, ended))
@@ -47,22 +49,25 @@ class LocalRuntime:
 
     def cancel(self, task: TaskId) -> None:
         with self._lock:
-            future, process = self._futures.get(task), self._running.get(task)
+            future = self._futures.get(task)
         if future is None or future.cancel():
             return
-        if process is not None:
-            process.kill()
-        else:
-            threading.Thread(target=self._interrupt, args=(task, future), daemon=True).start()
+        self._stop(task)
+        if not future.done():
+            threading.Thread(target=self._keep_stopping, args=(task, future), daemon=True).start()
 
     def close(self) -> None:
         """End all tasks and processes, and remove what the processes spilled."""
         with self._lock:
             self._closed = True
-            running = list(self._futures)
-        for task in running:
-            self.cancel(task)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        # Asked of the threads, not of `_futures`: Ctrl-C may have struck inside `submit`.
+        while active := list(self._active):
+            for task in active:
+                self._stop(task)
+            with self._ended:
+                self._ended.wait_for(lambda: not self._active, _AGAIN_S)
+        self._pool.shutdown(wait=True)
         for process in self._idle:
             self._end(process)
         self._idle.clear()
@@ -73,11 +78,32 @@ class LocalRuntime:
         with self._lock:
             return [process.pid for process in (*self._idle, *self._running.values())]
 
-    def _interrupt(self, task: TaskId, future: Future[Ended]) -> None:
-        # DuckDB forgets an interrupt that comes between two statements of a task.
+    def _stop(self, task: TaskId) -> None:
+        with self._lock:
+            process = self._running.get(task)
+            if process is not None:
+                process.kill()
+                return
+        self._worker.interrupt(task)
+
+    def _keep_stopping(self, task: TaskId, future: Future[Ended]) -> None:
+        # DuckDB forgets an interrupt that comes between two statements of a task, and a
+        # task may have been about to get its process.
         while not future.done():
-            self._worker.interrupt(task)
             wait([future], timeout=_AGAIN_S)
+            self._stop(task)
+
+    def _work(self, task: Task) -> Ended:
+        with self._lock:
+            if self._closed:
+                raise WorkerLost("the runtime is closed")
+            self._active.add(task.id)
+        try:
+            return self._in_process(task) if task.fragment.has_python else self._in_thread(task)
+        finally:
+            with self._ended:
+                self._active.discard(task.id)
+                self._ended.notify_all()
 
     def _in_thread(self, task: Task) -> Ended:
         return run_task(task, self._worker)

@@ -14,17 +14,15 @@ import struct
 import subprocess
 import sys
 import threading
-import traceback
 from contextlib import suppress
 from typing import IO, Any
 
-import cloudpickle
-
-from millpond.errors import MillpondError, OutOfMemory, TaskError, WorkerLost
+from millpond.errors import WorkerLost
 from millpond.physical.stages import PartRef, Task
+from millpond.runtime.answers import answer, opened
 from millpond.runtime.binding import bound, unbound
 from millpond.runtime.place import Ended
-from millpond.worker import Worker, WorkerOptions, build_worker, describe_inputs, run_task
+from millpond.worker import WorkerOptions, build_worker
 
 _LENGTH = struct.Struct("<Q")
 _END_S = 2.0
@@ -63,15 +61,10 @@ class WorkerProcess:
         self._sent.update(new)
         try:
             self._send((bare, new))
-            kind, value, cause = _receive(self._replies)
+            reply = _receive(self._replies)
         except (OSError, EOFError) as error:
             raise WorkerLost(self._obituary()) from error
-        if kind == "ended":
-            ended: Ended = value
-            return ended
-        with suppress(Exception):  # The user's exception may not unpickle here.
-            value.__cause__ = pickle.loads(cause) if cause else None
-        raise value
+        return opened(reply)
 
     def kill(self) -> None:
         """End the process, whatever it does."""
@@ -120,8 +113,8 @@ def _write(pipe: IO[bytes], data: bytes) -> None:
     pipe.flush()
 
 
-def _receive(pipe: IO[bytes]) -> Any:
-    return pickle.loads(_exactly(pipe, _LENGTH.unpack(_exactly(pipe, _LENGTH.size))[0]))
+def _receive(pipe: IO[bytes]) -> bytes:
+    return _exactly(pipe, _LENGTH.unpack(_exactly(pipe, _LENGTH.size))[0])
 
 
 def _exactly(pipe: IO[bytes], n: int) -> bytes:
@@ -137,7 +130,7 @@ def _exactly(pipe: IO[bytes], n: int) -> bytes:
 def main() -> None:
     """Serve tasks until the parent closes the pipe."""
     requests, replies = _take_pipes()
-    options, node, paths = _receive(requests)
+    options, node, paths = pickle.loads(_receive(requests))
     sys.path.extend(path for path in paths if path not in sys.path)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     busy = threading.Event()
@@ -148,10 +141,10 @@ def main() -> None:
         task, new = request
         known.update(new)
         _, stages = unbound(task)
-        answer = _answer(bound(task, {stage: known[stage] for stage in stages}), worker)
+        reply = answer(bound(task, {stage: known[stage] for stage in stages}), worker)
         busy.clear()
         with suppress(BrokenPipeError):  # The parent is gone: the next request is the end.
-            _write(replies, answer)
+            _write(replies, reply)
     worker.close()
 
 
@@ -169,41 +162,13 @@ def _listen(requests: IO[bytes], inbox: "queue.SimpleQueue[Any]", busy: threadin
     """Take requests; when the pipe ends, so does the process, even within a task."""
     try:
         while True:
-            request = _receive(requests)
+            request = pickle.loads(_receive(requests))
             busy.set()
             inbox.put(request)
     except BaseException:  # A broken frame is an end, too.
         if busy.is_set():
             os.killpg(os.getpgrp(), signal.SIGKILL)  # Its own group: see `WorkerProcess`.
         inbox.put(None)
-
-
-def _answer(task: Task, worker: Worker) -> bytes:
-    try:
-        return pickle.dumps(("ended", run_task(task, worker), b""), protocol=5)
-    except MillpondError as error:
-        return _failure(error, error.__cause__)
-    except MemoryError as error:
-        return _failure(OutOfMemory(f"Python ran out of memory: {error}"), None)
-    except BaseException as error:  # The task ends here: sys.exit() of user code, our bugs.
-        return _failure(_unexpected(task, error), error)
-
-
-def _unexpected(task: Task, error: BaseException) -> TaskError:
-    return TaskError(
-        f"{type(error).__name__}: {error}",
-        stage=task.id.stage,
-        partition=task.id.partition,
-        inputs=describe_inputs(task),
-        traceback="".join(traceback.format_exception(error)),
-    )
-
-
-def _failure(error: MillpondError, cause: BaseException | None) -> bytes:
-    pickled = b""
-    with suppress(Exception):  # An exception of the user's may not pickle; its text travels.
-        pickled = cloudpickle.dumps(cause) if cause is not None else b""
-    return pickle.dumps(("raised", error, pickled), protocol=5)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,15 @@ from millpond.storage.object_errors import Secrets, environment, explain_answer,
 from millpond.storage.object_keys import STORES, Key, locate
 from millpond.storage.object_reads import Fetched, read_objects
 from millpond.storage.oserrors import explained
-from millpond.storage.paths import STAGING, glob_regex, glob_root, hidden, is_glob, staging_name
+from millpond.storage.paths import (
+    STAGING,
+    check_scratch,
+    glob_regex,
+    glob_root,
+    hidden,
+    is_glob,
+    staging_name,
+)
 from millpond.storage.pool import each
 from millpond.storage.profiles import profile_options
 from millpond.storage.ranges import merge, split
@@ -170,6 +178,11 @@ class ObjectStorage:
             same = list(group)
             if not self._delete_together(same):
                 each(self._delete_one, same)
+
+    def remove_scratch(self, folder: str) -> None:
+        """Remove all objects below a folder of Millpond's own."""
+        at = self._writable(check_scratch(folder).rstrip("/"))
+        self.delete([info.path for _, info in self._below(at)])
 
     # The client library, one call each
 
@@ -373,4 +386,5 @@ def _version(meta: Mapping[str, Any]) -> str:
 
 
 def _info(at: Key, meta: Mapping[str, Any]) -> FileInfo:
-    return FileInfo(at.uri, meta["size"], _version(meta))
+    modified_s = int(meta["last_modified"].timestamp())
+    return FileInfo(at.uri, meta["size"], _version(meta), modified_s)

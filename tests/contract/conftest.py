@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import servers
+from hf3fs import Cluster
 from places import Place, remote
 
-from millpond.storage import LocalStorage
+from millpond.storage import LocalStorage, ThreeFsStorage
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +23,19 @@ def moto_server() -> Iterator[servers.Server]:
         yield server
 
 
-@pytest.fixture(params=["local", "juicefs-s3", "moto-s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+@pytest.fixture
+def local_place(tmp_path: Path) -> Place:
+    return Place(LocalStorage, str(tmp_path / "data"))
+
+
+@pytest.fixture(params=["local", "3fs-fake", "3fs-without-client", "juicefs-s3", "moto-s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     match request.param:
+        case "3fs-fake":
+            io = Cluster(tmp_path).install(monkeypatch)
+            return Place(lambda: ThreeFsStorage(str(tmp_path), io), str(tmp_path / "data"))
+        case "3fs-without-client":
+            return Place(lambda: ThreeFsStorage(str(tmp_path), None), str(tmp_path / "data"))
         case "juicefs-s3":
             return remote(request.getfixturevalue("juicefs_server"), atomic=False)
         case "moto-s3":

@@ -16,6 +16,7 @@ from pipelines import (
     SqlStep,
     X,
     forward,
+    from_files,
     gather,
     one_task,
     options,
@@ -52,12 +53,23 @@ def local(folder: Path) -> Iterator[Runtime]:
         ours.close()
 
 
-PLACES = {"in this thread": in_this_thread, "local": local}
+@pytest.fixture(scope="module")
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
+    """One for all tests: a cluster takes seconds to start, and each worker of it one."""
+    pytest.importorskip("ray")
+    from ray_cluster import cluster, connected
+
+    with cluster() as found, connected(found, tmp_path_factory.mktemp("ray")) as runtime:
+        yield runtime
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=["in this thread", "local", pytest.param("ray", marks=pytest.mark.slow)])
 def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runtime]:
-    with PLACES[request.param](tmp_path) as runtime:
+    if request.param == "ray":
+        yield request.getfixturevalue("on_ray")
+        return
+    place = {"in this thread": in_this_thread, "local": local}[request.param]
+    with place(tmp_path) as runtime:
         yield runtime
 
 
@@ -103,7 +115,9 @@ def test_a_users_exception_keeps_its_traceback(runtime: Runtime) -> None:
 @pytest.mark.slow
 def test_an_exchange_gives_the_rows_of_the_oracle(runtime: Runtime) -> None:
     outcome = run([spread(3), gather(1, 0)], runtime, ignore).only
-    assert rows_of(outcome.parts) == [[x for x in ALL if x % 3 == p] for p in range(3)]
+    assert rows_of(outcome.parts, reading(runtime)) == [
+        [x for x in ALL if x % 3 == p] for p in range(3)
+    ]
 
 
 @pytest.mark.slow
@@ -120,7 +134,7 @@ def test_a_function_that_prints_and_reads_disturbs_nothing(runtime: Runtime) -> 
         return {"x": -row["x"]}
 
     outcome = run([spread(2), forward(1, 0, python(chats))], runtime, ignore).only
-    assert sorted(chain(*rows_of(outcome.parts))) == sorted(-x for x in ALL)
+    assert sorted(chain(*rows_of(outcome.parts, reading(runtime)))) == sorted(-x for x in ALL)
 
 
 @pytest.mark.slow
@@ -139,13 +153,15 @@ def test_a_worker_that_is_killed_once_is_replaced(runtime: Runtime, tmp_path: Pa
 
     events: list[Event] = []
     outcome = run([spread(2, python(dies_once)), gather(1, 0)], runtime, events.append).only
-    assert sorted(chain(*rows_of(outcome.parts))) == list(ALL)
+    assert sorted(chain(*rows_of(outcome.parts, reading(runtime)))) == list(ALL)
     assert "TaskRetried" in {type(event).__name__ for event in events}
 
 
 @pytest.mark.slow
 def test_a_function_that_always_kills_its_worker_ends_the_run(runtime: Runtime) -> None:
     skip_in_this_thread(runtime, "it would kill this process")
+    if hasattr(runtime, "fetch"):
+        pytest.skip("Ray takes ten seconds to replace a worker, and the schedule is the same")
 
     def dies(row: dict[str, Any]) -> dict[str, Any]:
         import os
@@ -199,7 +215,9 @@ def test_a_cancelled_task_ends(runtime: Runtime, tmp_path: Path, kind: str) -> N
 def test_what_another_run_left_does_not_disturb(runtime: Runtime) -> None:
     for n in (2, 3):
         outcome = run([spread(n), gather(1, 0)], runtime, ignore).only
-        assert rows_of(outcome.parts) == [[x for x in ALL if x % n == p] for p in range(n)]
+        assert rows_of(outcome.parts, reading(runtime)) == [
+            [x for x in ALL if x % n == p] for p in range(n)
+        ]
 
 
 @pytest.mark.slow
@@ -224,6 +242,11 @@ def test_an_idle_worker_process_that_was_killed_is_replaced(tmp_path: Path) -> N
         for pid in runtime.pids:
             os.kill(pid, signal.SIGKILL)
         assert run(stages, runtime, ignore).only.rows == len(ALL)
+
+
+def reading(runtime: Runtime) -> Any:
+    """How to read the parts that `runtime` left."""
+    return getattr(runtime, "fetch", from_files)
 
 
 def until(condition: Callable[[], bool]) -> None:

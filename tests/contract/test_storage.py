@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from places import Place
 
-from millpond.errors import MillpondError, NotAtomic, PathNotFound
+from millpond.errors import MillpondError, NotAtomic, PathNotFound, StorageError
 from millpond.storage import Range
 
 BYTES = bytes(i * 7 % 251 for i in range(300_000))
@@ -278,6 +278,18 @@ def test_deleted_files_are_gone_and_missing_ones_no_error(place: Place) -> None:
     kept, removed = place.put("a.bin", b""), place.put("d/b.bin", b"")
     place.storage.delete([removed, place.path("none"), place.path("none/none")])
     assert [info.path for info in place.storage.list(place.root)] == [kept]
+
+
+def test_scratch_is_removed_whole_and_nothing_else_is(place: Place) -> None:
+    for name in ["d/.millpond-run/a.bin", "d/.millpond-run/x/y/b.bin", "d/kept.bin"]:
+        place.put(name, b"x")
+    place.storage.remove_scratch(place.path("d/.millpond-run"))
+    place.storage.remove_scratch(place.path("d/.millpond-run"))  # Gone already: no error.
+    assert place.names() == ["d/kept.bin"]
+    assert place.names("d/.millpond-run") == []
+    with pytest.raises(StorageError, match="only a folder below one whose name begins"):
+        place.storage.remove_scratch(place.path("d"))
+    assert place.names() == ["d/kept.bin"]
 
 
 def test_a_local_path_holds_the_same_bytes(place: Place) -> None:

@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "fakes"))
-
 from faulty_s3 import FaultyS3, faulty_s3
 
 from millpond.errors import (

@@ -1,0 +1,236 @@
+"""Batches from a cursor on: positions → units → columns, several steps at a gather.
+
+`Maker` yields groups of (batch, what follows it). It is a plain generator over values
+that it was given, so that a thread may run it, and it never looks at the loader.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millpond.errors import RowsUnreadable
+from millpond.loader.columns import Column, to_arrow, to_numpy
+from millpond.loader.order import BlockOrder, splitmix64_array
+from millpond.loader.sequence import GlobalSequence, Single
+from millpond.loader.state import Cursor, Receipt, receipt_words
+from millpond.loader.steps import Geometry
+from millpond.loader.units import Units, interleave
+
+Int64s = npt.NDArray[np.int64]
+Format = Literal["numpy", "arrow", "torch"]
+
+# A gather takes as many steps as give this many positions, which the order is fastest
+# at, but not more bytes than stay in the cache of the processor and of the allocator.
+GROUP_ROWS = 8192
+GROUP_BYTES = 8 << 20
+# A damaged unit has that many substitutes to try before the loader gives up.
+TRIES = 64
+
+
+class Batch(dict[str, Any]):
+    """Columns by name, and where they stand: `epoch`, `step`, `positions`, `units`.
+
+    `units` are row numbers (packs, with packing), `source` the source of each in a
+    mixture, `padded` how many at the end repeat earlier rows.
+    """
+
+    epoch: int
+    step: int
+    positions: Int64s
+    units: Int64s
+    source: Int64s | None
+    padded: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What the loader notes when a batch is handed over."""
+
+    after: Cursor
+    receipt: Receipt
+    padded: int
+    skipped: int
+
+
+Group = list[tuple[Any, Delivered]]
+Dress = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which steps are ours, where several workers of one rank take turns."""
+
+    number: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """The positions and units of several steps: all that is known before anything is read."""
+
+    epoch: int
+    n: int
+    after: list[Cursor]
+    edges: Int64s
+    positions: Int64s
+    source: Int64s | None
+    units: Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes batches. `advise`: tell the system what is read next (local files, cold)."""
+
+    sequence: GlobalSequence
+    units: tuple[Units, ...]
+    geometry: Geometry
+    format: Format = "numpy"
+    skip_bad: bool = False
+    share: Share = Share()
+    dress: Dress | None = None
+    advise: bool = False
+
+    def groups(self, cursor: Cursor, end_epoch: int | None) -> Iterator[Group]:
+        """All batches of our share from `cursor` to the end of the run, in order."""
+        ready: _Plan | None = None
+        for plan in self._plans(cursor, end_epoch):
+            if self.advise:
+                self._ask_for(plan)
+            if ready is not None:
+                yield self._group(ready)
+            ready = plan
+        if ready is not None:
+            yield self._group(ready)
+
+    def _plans(self, cursor: Cursor, end_epoch: int | None) -> Iterator["_Plan"]:
+        turn = 0
+        epoch, position, step = cursor
+        size = self.steps_per_group()
+        while end_epoch is None or epoch < end_epoch:
+            n = self.sequence.length(epoch)
+            left = self.geometry.steps(n, position)
+            steps: list[int] = []
+            for k in range((self.share.number - turn) % self.share.of, left, self.share.of):
+                steps.append(k)
+                if len(steps) == size:
+                    yield self._plan(epoch, n, position, step, steps)
+                    steps = []
+            if steps:
+                yield self._plan(epoch, n, position, step, steps)
+            turn, step = turn + left, step + left
+            epoch, position = epoch + 1, 0
+
+    def steps_per_group(self) -> int:
+        size = max(unit.unit_bytes for unit in self.units)
+        rows = min(GROUP_ROWS, int(GROUP_BYTES / max(1.0, size)))
+        return max(1, rows // self.geometry.batch_size)
+
+    def _plan(self, epoch: int, n: int, position: int, step: int, ks: list[int]) -> "_Plan":
+        starts = [position + k * self.geometry.step_rows for k in ks]
+        spans = [self.geometry.span(n, start) for start in starts]
+        counts = np.array([last - first for first, last in spans], np.int64)
+        edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        firsts = np.array([first for first, _ in spans], np.int64)
+        positions = np.repeat(firsts - edges[:-1], counts) + np.arange(edges[-1])
+        source, units = self.sequence.at(epoch, positions % n if self.geometry.pad else positions)
+        after = [
+            Cursor(epoch, self.geometry.after(n, start), step + k + 1)
+            for start, k in zip(starts, ks, strict=True)
+        ]
+        return _Plan(epoch, n, after, edges, positions, source, units)
+
+    def _ask_for(self, plan: "_Plan") -> None:
+        """Tell the system what the next group reads; blocks are asked for a window ahead."""
+        order = self.sequence.blocks(plan.epoch) if isinstance(self.sequence, Single) else None
+        if isinstance(order, BlockOrder):
+            if plan.positions.size:
+                at = order.blocks_of_next_window(int(plan.positions[0]), int(plan.positions[-1]))
+                self.units[0].advise(at, order.block_rows)
+        elif plan.source is None:
+            self.units[0].advise(plan.units, 1)
+        else:
+            for s in np.unique(plan.source).tolist():
+                self.units[s].advise(plan.units[plan.source == s], 1)
+
+    def _group(self, plan: "_Plan") -> Group:
+        epoch, positions, source, edges = plan.epoch, plan.positions, plan.source, plan.edges
+        columns, units, bad = self._columns(source, plan.units)
+        words = receipt_words(epoch, positions, units, source)
+        shown = self._shown(columns)
+        group: Group = []
+        for i, after in enumerate(plan.after):
+            a, b = int(edges[i]), int(edges[i + 1])
+            padded = int(np.count_nonzero(positions[a:b] >= plan.n))
+            skipped = int(np.count_nonzero(bad[a:b]))
+            receipt = Receipt(b - a, int(words[a:b].sum(dtype=np.uint64)))
+            batch = self._batch(shown, a, b)
+            if isinstance(batch, Batch):
+                batch.epoch, batch.step, batch.padded = epoch, after.step - 1, padded
+                batch.positions, batch.units = positions[a:b], units[a:b]
+                batch.source = None if source is None else source[a:b]
+            group.append((batch, Delivered(after, receipt, padded, skipped)))
+        return group
+
+    def _shown(self, columns: dict[str, Column]) -> Any:
+        if self.format == "arrow":
+            return pa.RecordBatch.from_arrays(
+                [to_arrow(column) for column in columns.values()], names=list(columns)
+            )
+        shown = {name: to_numpy(column) for name, column in columns.items()}
+        return self.dress(shown) if self.dress is not None else shown
+
+    def _batch(self, shown: Any, first: int, last: int) -> Any:
+        if self.format == "arrow":
+            return shown.slice(first, last - first)
+        return Batch({name: column[first:last] for name, column in shown.items()})
+
+    def _columns(
+        self, source: Int64s | None, units: Int64s
+    ) -> tuple[dict[str, Column], Int64s, npt.NDArray[np.bool_]]:
+        """The columns of units, the units that were delivered, and which are substitutes."""
+        bad = np.zeros(units.size, bool)
+        if source is None:
+            columns, units = self._take(self.units[0], units, bad, np.arange(units.size))
+            return columns, units, bad
+        units, parts, places = units.copy(), [], []
+        for s in np.unique(source).tolist():
+            mine = np.flatnonzero(source == s)
+            taken, units[mine] = self._take(self.units[s], units[mine], bad, mine)
+            parts.append(taken)
+            places.append(mine)
+        if not parts:
+            taken, _ = self._take(self.units[0], units, bad, units)
+            return taken, units, bad
+        names = parts[0]
+        return {n: interleave([p[n] for p in parts], places) for n in names}, units, bad
+
+    def _take(
+        self, of: Units, units: Int64s, bad: npt.NDArray[np.bool_], places: Int64s
+    ) -> tuple[dict[str, Column], Int64s]:
+        """The columns of units; damaged ones are replaced if the loader skips them.
+
+        The substitute is a function of the unit alone, so every rank and every
+        restored run takes the same one, and all ranks stay in step.
+        """
+        tries = np.zeros(units.size, np.int64)
+        wanted = units
+        while True:
+            try:
+                return of.take(wanted), wanted
+            except RowsUnreadable as error:
+                wrong = of.touching(wanted, error.rows)
+                if not self.skip_bad or tries.max(initial=0) >= TRIES or not wrong.any():
+                    raise
+            bad[places[wrong]] = True
+            tries[wrong] += 1
+            wanted = np.where(wrong, substitute(units, tries, of.n), wanted)
+
+
+def substitute(units: Int64s, tries: Int64s, n: int) -> Int64s:
+    """The unit that stands in for a damaged one, at each try."""
+    words = splitmix64_array(units.astype(np.uint64) + (tries.astype(np.uint64) << np.uint64(48)))
+    return (words % np.uint64(n)).astype(np.int64)

@@ -1,0 +1,201 @@
+"""Columns of a batch: what a gather gives, and the same as numpy or Arrow.
+
+A `Column` is plain arrays in Arrow's layout. Numbers and fixed-size lists become
+numpy views of them; lists of numbers become `Ragged`; all else becomes objects.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millpond.formats.shard_types import (
+    has_long_offsets,
+    is_bytes,
+    is_fixed,
+    is_fixed_list,
+    is_list,
+)
+
+Int64s = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """Values of one column. Which fields count depends on the type.
+
+    `values`: bytes of fixed values (n, width), bits as bools, or the joined bytes of
+    strings. `offsets`: n + 1 of them, for strings in bytes, for lists in elements.
+    `valid`: one bool a value, None where all are. `array`: all of it, where a file's
+    decoder gave an Arrow array; then the others do not count.
+    """
+
+    kind: pa.DataType
+    n: int
+    values: npt.NDArray[Any] | None = None
+    offsets: Int64s | None = None
+    valid: npt.NDArray[np.bool_] | None = None
+    children: tuple["Column", ...] = ()
+    array: pa.Array | None = None
+
+
+class Ragged:
+    """Rows of different lengths: one array of `values`, and `offsets` of n + 1 rows.
+
+    `ragged[i]` is a view of row i; `ragged[i:j]` is a `Ragged` over the same values.
+    Rows that are null are empty.
+    """
+
+    __slots__ = ("offsets", "values")
+
+    def __init__(self, values: npt.NDArray[Any], offsets: Int64s) -> None:
+        self.values, self.offsets = values, offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, at: int | slice) -> Any:
+        if isinstance(at, slice):
+            first, last, step = at.indices(len(self))
+            if step != 1:
+                raise IndexError(f"a slice of ragged rows has step 1, not {step}")
+            return Ragged(self.values, self.offsets[first : max(first, last) + 1])
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"row {at} of {len(self)} ragged rows")
+        at %= len(self)
+        return self.values[self.offsets[at] : self.offsets[at + 1]]
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Ragged({len(self)} rows of {self.values.dtype})"
+
+    @property
+    def lengths(self) -> Int64s:
+        return np.diff(self.offsets)
+
+    def compact(self) -> "Ragged":
+        """The same rows over values of their own, with offsets that begin at 0."""
+        first, last = self.offsets[0], self.offsets[-1]
+        return Ragged(self.values[first:last], self.offsets - first)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        rows = np.empty(len(self), object)
+        rows[:] = list(self)
+        return rows
+
+
+def to_numpy(column: Column) -> Any:
+    """An array, or `Ragged` for lists of numbers. Masked where numbers are null."""
+    kind, values = column.kind, column.values
+    if pa.types.is_boolean(kind) and values is not None:
+        return _masked(column, values)
+    if is_fixed(kind) and values is not None:
+        dtype = numpy_type(kind)
+        if dtype is not None:
+            return _masked(column, values.view(dtype).reshape(column.n))
+        if pa.types.is_fixed_size_binary(kind):
+            return _masked(column, values)
+    if is_fixed_list(kind) and values is not None:
+        dtype = numpy_type(kind.value_type)
+        if dtype is not None:
+            return _masked(column, values.view(dtype).reshape(column.n, kind.list_size))
+    if column.offsets is not None and is_list(kind) and column.children[0].valid is None:
+        dtype = numpy_type(kind.value_type)
+        child = column.children[0].values
+        if dtype is not None and child is not None:
+            return Ragged(child.view(dtype).reshape(-1), column.offsets)
+    return to_arrow(column).to_numpy(zero_copy_only=False)
+
+
+def from_arrow(array: pa.Array) -> Column:
+    """A column over an Arrow array without offset: plain layouts are taken apart."""
+    kind, n, buffers = array.type, len(array), array.buffers()
+    if array.offset or array.null_count or not n:
+        return Column(kind, n, array=array)
+    if is_fixed(kind):
+        return Column(kind, n, _bytes_of(buffers[1])[: n * kind.bit_width // 8].reshape(n, -1))
+    if is_list(kind) and is_fixed(kind.value_type):
+        child = array.values
+        if child.null_count or child.offset:
+            return Column(kind, n, array=array)
+        width = kind.value_type.bit_width // 8
+        offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        data = _bytes_of(child.buffers()[1])[: len(child) * width].reshape(-1, width)
+        inner = Column(kind.value_type, len(child), data)
+        return Column(kind, n, None, offsets, children=(inner,))
+    return Column(kind, n, array=array)
+
+
+def _bytes_of(buffer: pa.Buffer | None) -> Bytes:
+    return np.frombuffer(b"" if buffer is None else buffer, np.uint8)
+
+
+def numpy_type(kind: pa.DataType) -> np.dtype[Any] | None:
+    """The numpy type with the same bytes; None where numpy has none."""
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        plain: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+        return plain
+    if pa.types.is_timestamp(kind):
+        return np.dtype(f"datetime64[{kind.unit}]")
+    if pa.types.is_duration(kind):
+        return np.dtype(f"timedelta64[{kind.unit}]")
+    return None
+
+
+def to_arrow(column: Column) -> pa.Array:
+    """The Arrow array over the same memory, where the layout allows."""
+    kind, n = column.kind, column.n
+    if column.array is not None:
+        return column.array
+    valid = None
+    if column.valid is not None:
+        valid = pa.py_buffer(np.packbits(column.valid, bitorder="little"))
+    if column.offsets is not None:
+        offsets = _offset_buffer(column)
+        if is_bytes(kind):
+            return pa.Array.from_buffers(kind, n, [valid, offsets, _buffer(column.values)])
+        children = [to_arrow(child) for child in column.children]
+        return pa.Array.from_buffers(kind, n, [valid, offsets], children=children)
+    if column.children:
+        children = [to_arrow(child) for child in column.children]
+        return pa.Array.from_buffers(kind, n, [valid], children=children)
+    if pa.types.is_boolean(kind):
+        bits = np.packbits(column.values, bitorder="little") if column.values is not None else None
+        return pa.Array.from_buffers(kind, n, [valid, _buffer(bits)])
+    if is_fixed_list(kind):
+        child = pa.Array.from_buffers(
+            kind.value_type, n * kind.list_size, [None, _buffer(column.values)]
+        )
+        return pa.Array.from_buffers(kind, n, [valid], children=[child])
+    return pa.Array.from_buffers(kind, n, [valid, _buffer(column.values)])
+
+
+def to_batch(columns: dict[str, Column], schema: pa.Schema) -> pa.RecordBatch:
+    fields = [schema.field(name) for name in columns]
+    arrays = [to_arrow(column) for column in columns.values()]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _masked(column: Column, values: Any) -> Any:
+    if column.valid is None:
+        return values
+    mask = ~column.valid
+    if values.ndim == 2:
+        mask = np.repeat(mask[:, None], values.shape[1], axis=1)
+    return np.ma.MaskedArray(values, mask=mask)
+
+
+def _offset_buffer(column: Column) -> pa.Buffer:
+    assert column.offsets is not None
+    long = has_long_offsets(column.kind)
+    return pa.py_buffer(column.offsets if long else column.offsets.astype(np.int32))
+
+
+def _buffer(values: npt.NDArray[Any] | None) -> pa.Buffer:
+    return pa.py_buffer(b"" if values is None else np.ascontiguousarray(values).reshape(-1))

@@ -1,0 +1,145 @@
+"""Mixtures: several datasets read as one sequence, by weight.
+
+Each source runs through its own epochs; where its samples stand is the schedule's
+business (`loader.schedule`), so the contract is that of one dataset, and weights may
+change at any step.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from xxhash import xxh3_128_hexdigest
+
+from millpond.errors import OptionError, SchemaMismatch
+from millpond.loader.batches import Format
+from millpond.loader.loader import Loader, OnError, Settings
+from millpond.loader.order import Order, Shuffle
+from millpond.loader.plan import Choice, identity_of, order_of, units_of
+from millpond.loader.reader import Dataset, dress_of
+from millpond.loader.schedule import Schedule, Weights, whole_weights
+from millpond.loader.sequence import Exhausted, Mixed, describe
+from millpond.loader.steps import Geometry
+from millpond.loader.units import Units
+
+
+def mix(
+    datasets: Mapping[str, Dataset],
+    weights: Mapping[str, float],
+    seed: int = 0,
+    *,
+    exhausted: Exhausted = "repeat",
+) -> "Mixture":
+    """Read several datasets as one, in the proportions of `weights`.
+
+    A source that runs out begins its next epoch. An epoch of the mixture ends when
+    every source was read through (`exhausted="repeat"`), or the first (`"stop"`).
+    """
+    if not datasets:
+        raise OptionError("mix({}): there is no dataset. Pass at least one by name.")
+    if set(weights) != set(datasets):
+        raise OptionError(
+            f"mix: the weights name {', '.join(weights) or 'nothing'}; the datasets are "
+            f"{', '.join(datasets)}. Give one weight for each."
+        )
+    if exhausted not in ("repeat", "stop"):
+        raise OptionError(f"mix(exhausted={exhausted!r}): it is 'repeat' or 'stop'.")
+    whole = whole_weights([weights[name] for name in datasets], "mix")
+    return Mixture(dict(datasets), whole, seed, exhausted)
+
+
+class Mixture:
+    """Datasets and their weights. Made by `mix`."""
+
+    def __init__(
+        self, datasets: dict[str, Dataset], weights: Weights, seed: int, exhausted: Exhausted
+    ) -> None:
+        self.datasets, self.weights = datasets, weights
+        self._seed, self._exhausted = seed, exhausted
+
+    def __repr__(self) -> str:
+        parts = ", ".join(
+            f"{name} × {w}" for name, w in zip(self.datasets, self.weights, strict=True)
+        )
+        return f"Mixture({parts})"
+
+    def loader(
+        self,
+        batch_size: int,
+        *,
+        shuffle: Shuffle = False,
+        seed: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        epochs: int | None = 1,
+        columns: Sequence[str] | None = None,
+        filter: str | None = None,
+        drop_last: bool = False,
+        pad: bool = False,
+        format: Format = "numpy",
+        prefetch: int = 2,
+        pack: int | None = None,
+        tokens: str | None = None,
+        on_error: OnError = "raise",
+        block_rows: int | None = None,
+        window_blocks: int | None = None,
+    ) -> Loader:
+        """Batches of the mixture, under the contract of `Dataset.loader`.
+
+        `columns` must be in all sources, with equal types; by default those that are.
+        """
+        seed = self._seed if seed is None else seed
+        shared = tuple(columns) if columns is not None else self._shared_columns(tokens)
+        choice = Choice(shuffle, seed, shared, filter, pack, tokens, block_rows, window_blocks)
+        units = [units_of(ds.rows, ds.storage, ds.select, choice) for ds in self.datasets.values()]
+        self._check(shared, units)
+        order = order_of(choice, units[0].n, max(unit.unit_bytes for unit in units))
+        sizes = tuple(unit.n for unit in units)
+        sequence = Mixed(sizes, order, Schedule(((0, self.weights),)), self._exhausted)
+        settings = Settings(
+            Geometry(batch_size, rank, world, drop_last, pad), epochs, format, prefetch, on_error
+        )
+        prints = [f"{name} {ds.fingerprint}" for name, ds in self.datasets.items()]
+        data = xxh3_128_hexdigest("\n".join([self._exhausted, *prints]).encode())
+        return Loader(
+            f"mixture of {', '.join(self.datasets)}",
+            sequence,
+            units,
+            identity_of(data, choice, order),
+            settings,
+            sources=tuple(self.datasets),
+            about=self._about(choice, order, sizes, sequence),
+            dress=dress_of(format),
+        )
+
+    def _about(self, choice: Choice, order: Order, sizes: Sequence[int], sequence: Mixed) -> str:
+        names = "\n".join(f"source {i}: {name}" for i, name in enumerate(self.datasets))
+        how = "as stored" if choice.shuffle is False else f"{choice.shuffle}, seed {order.seed}"
+        return f"{names}\n{describe(sizes, sequence.schedule)}\norder within a source: {how}"
+
+    def _shared_columns(self, tokens: str | None) -> tuple[str, ...]:
+        if tokens is not None:
+            return (tokens,)
+        first, *others = [ds.schema for ds in self.datasets.values()]
+        return tuple(name for name in first.names if all(name in schema.names for schema in others))
+
+    def _check(self, columns: Sequence[str], units: Sequence[Units]) -> None:
+        if not columns:
+            raise SchemaMismatch(
+                f"mix: {', '.join(self.datasets)} have no column in common. "
+                "Give their columns the same names."
+            )
+        names = list(self.datasets)
+        first = self.datasets[names[0]].schema
+        for name, unit, weight in zip(names, units, self.weights, strict=True):
+            if weight and not unit.n:
+                raise OptionError(
+                    f"mix: source {name!r} has nothing to read: it is empty, or the filter selects "
+                    "no row. Leave it out, or give it the weight 0."
+                )
+            for column in columns:
+                mine = self.datasets[name].schema.field(column).type
+                if mine != first.field(column).type:
+                    raise SchemaMismatch(
+                        f"mix: column {column!r} is {mine} in {name!r} and "
+                        f"{first.field(column).type} in {names[0]!r}. Write both with one type, "
+                        "or choose columns= without it."
+                    )

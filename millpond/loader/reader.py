@@ -1,0 +1,216 @@
+"""Open a training set: rows by number, and loaders over them.
+
+`open_dataset` is the door: it tells what lies at a path (an index with shards, or
+plain Parquet), and hands in the rows; what a row number means is the same for all.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millpond import lazy
+from millpond.errors import FileUnreadable, OptionError, PathNotFound
+from millpond.formats.shard_index import INDEX_NAME, Index, read_index
+from millpond.loader.batches import Batch, Format
+from millpond.loader.columns import to_arrow
+from millpond.loader.flat import LocalShards, RemoteShards
+from millpond.loader.gather import ShardRows, Verify
+from millpond.loader.loader import Loader, OnError, Settings
+from millpond.loader.order import Shuffle
+from millpond.loader.parquet import ParquetRows
+from millpond.loader.plan import Choice, identity_of, order_of, sequence_about, units_of
+from millpond.loader.selection import Select
+from millpond.loader.sequence import Single
+from millpond.loader.steps import Geometry
+from millpond.loader.units import RowSource
+from millpond.storage import Range, Storage, open_storage
+
+__all__ = ["Batch", "Dataset", "open_dataset"]
+
+
+class Dataset:
+    """Rows of a training set by number. Made by `open_dataset`.
+
+    `ds[17]` is a row as a dict; `ds[[3, 1, 2]]` and `ds[10:20]` are Arrow tables in the
+    order asked. It may be pickled: the other process opens it anew.
+    """
+
+    def __init__(
+        self, rows: RowSource, storage: Storage, select: Select | None, reopen: tuple[Any, ...]
+    ) -> None:
+        self.rows, self.storage, self.select = rows, storage, select
+        self._reopen = reopen
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open, self._reopen
+
+    @property
+    def path(self) -> str:
+        return self.rows.uri
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, as Arrow types."""
+        return self.rows.schema
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the content: other rows or another order, another fingerprint."""
+        return self.rows.fingerprint
+
+    def __len__(self) -> int:
+        return self.rows.n_rows
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.path!r}, {len(self):,} rows: {', '.join(self.schema.names)})"
+
+    def __getitem__(self, at: int | slice | Sequence[int] | npt.NDArray[np.int64]) -> Any:
+        if isinstance(at, int | np.integer):
+            row = self._rows_of(np.array([at], np.int64))
+            return self._table(row).to_pylist()[0]
+        if isinstance(at, slice):
+            return self._table(np.arange(*at.indices(len(self)), dtype=np.int64))
+        asked = np.asarray(at)
+        if asked.size and asked.dtype.kind not in "iu":
+            raise OptionError(
+                f"dataset {self.path!r}: rows are asked for by number, not by {asked.dtype}. "
+                "Pass an integer, a slice or a list of integers."
+            )
+        return self._table(self._rows_of(asked.astype(np.int64).reshape(-1)))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Rows as dicts, in storage order."""
+        for first in range(0, len(self), 1024):
+            yield from self[first : first + 1024].to_pylist()
+
+    def loader(
+        self,
+        batch_size: int,
+        *,
+        shuffle: Shuffle = False,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        epochs: int | None = 1,
+        columns: Sequence[str] | None = None,
+        filter: str | None = None,
+        drop_last: bool = False,
+        pad: bool = False,
+        format: Format = "numpy",
+        prefetch: int = 2,
+        pack: int | None = None,
+        tokens: str | None = None,
+        on_error: OnError = "raise",
+        block_rows: int | None = None,
+        window_blocks: int | None = None,
+    ) -> Loader:
+        """Batches in an exact global order, for one of `world` ranks.
+
+        Step s takes the next `world * batch_size` rows of the order, this rank the
+        `rank`-th slice. `filter` is SQL, evaluated once and kept beside the data.
+        `pack` and `tokens` (a list column) give packed sequences instead of rows.
+        """
+        choice = Choice(shuffle, seed, columns, filter, pack, tokens, block_rows, window_blocks)
+        settings = Settings(
+            Geometry(batch_size, rank, world, drop_last, pad),
+            epochs,
+            format,
+            prefetch,
+            on_error,
+            advise=getattr(self.rows, "advises", False),
+        )
+        units = units_of(self.rows, self.storage, self.select, choice)
+        order = order_of(choice, units.n, units.unit_bytes)
+        return Loader(
+            f"dataset {self.path!r}",
+            Single(units.n, order),
+            [units],
+            identity_of(self.fingerprint, choice, order),
+            settings,
+            about=sequence_about(choice, order, self.rows.cost(), units),
+            dress=dress_of(format),
+        )
+
+    def _rows_of(self, asked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        n = len(self)
+        outside = (asked < -n) | (asked >= n)
+        if outside.any():
+            # IndexError is what Python's own loops over a sequence end with.
+            raise IndexError(f"dataset {self.path!r}: no row {asked[outside][0]}; it has {n} rows.")
+        return np.where(asked < 0, asked + n, asked)
+
+    def _table(self, rows: npt.NDArray[np.int64]) -> pa.Table:
+        names = self.schema.names
+        columns = self.rows.take(rows, names)
+        return pa.table([to_arrow(columns[name]) for name in names], schema=self.schema)
+
+
+def open_dataset(
+    path: str,
+    storage_options: Mapping[str, str] | None = None,
+    *,
+    verify: Verify = "first",
+    select: Select | None = None,
+) -> Dataset:
+    """Open a training set: a local path, a URI, a mount; also a folder of Parquet.
+
+    `verify` is `"first"` (each value is checked when this process first reads it),
+    `"always"` or `"off"`. `select` evaluates filters. Reads the index, or the footers.
+    """
+    if verify not in ("first", "always", "off"):
+        raise OptionError(f"open_dataset(verify={verify!r}): it is one of first, always, off.")
+    return _open(str(path), storage_options, verify, select)
+
+
+def _open(
+    path: str, options: Mapping[str, str] | None, verify: Verify, select: Select | None
+) -> Dataset:
+    storage = open_storage(path, options)
+    root = path.rstrip("/").removesuffix("/" + INDEX_NAME)
+    rows = _rows(root, storage, verify)
+    return Dataset(rows, storage, select, (path, options, verify, select))
+
+
+def _rows(root: str, storage: Storage, verify: Verify) -> RowSource:
+    file = f"{root}/{INDEX_NAME}"
+    if storage.stat(file) is not None:
+        data = storage.read_many([Range(file, 0, -1)])[0]
+        index = read_index(bytes(data), file)
+        return ShardRows(root, index, _shards(root, index, storage), verify)
+    found = [info for info in storage.list(root) if info.path.endswith(".parquet")]
+    if found:
+        return ParquetRows(root, storage, found)
+    if next(iter(storage.list(root)), None) is None:
+        raise PathNotFound(root, "open_dataset")
+    raise FileUnreadable(
+        f"open_dataset({root!r}): neither an index ({INDEX_NAME}) nor Parquet files lie here. "
+        "Write a training set with write_dataset, or pass the folder of one."
+    )
+
+
+def _shards(root: str, index: Index, storage: Storage) -> LocalShards | RemoteShards:
+    paths = [f"{root}/{shard.name}" for shard in index.shards]
+    local = storage.local_path(root)
+    if local is None:
+        return RemoteShards(paths, index.shards, storage)
+    real = os.path.realpath(local)
+    own = [os.path.realpath(os.path.join(real, shard.name)) for shard in index.shards]
+    for path, shard in zip(own, index.shards, strict=True):
+        if not path.startswith(real + os.sep):
+            raise FileUnreadable(
+                f"open_dataset({root!r}): the shard {shard.name!r} is a link that leads outside "
+                "of the dataset. Put the file itself there."
+            )
+    return LocalShards(own, index.shards)
+
+
+def dress_of(format: Format) -> Any:
+    """What makes torch tensors of a batch, without importing torch where nobody asks."""
+    if format != "torch":
+        return None
+    torch = lazy.extra("millpond.loader.torch", extra="torch", what="loader(format='torch')")
+    return torch.tensors

@@ -1,0 +1,115 @@
+"""Batches as torch tensors, and loaders as torch datasets: the only user of torch.
+
+With workers, worker j of n makes steps j, j + n, …; `DataLoader` takes them in turn,
+so the order is that of one process. `batches` keeps the loader's own state exact
+meanwhile; `StatefulDataLoader` keeps each worker's state by itself.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from millpond.errors import OptionError
+from millpond.loader.batches import Delivered
+from millpond.loader.columns import Ragged
+from millpond.loader.loader import Loader
+
+
+def tensors(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors over the memory of numpy arrays. Strings become lists, ragged rows `Ragged`.
+
+    Types that torch lacks: dates as int64 of their unit; objects stay as they are.
+    """
+    return {name: _tensor(name, column) for name, column in columns.items()}
+
+
+def _tensor(name: str, column: Any) -> Any:
+    if isinstance(column, Ragged):
+        return Ragged(_tensor(name, column.values), torch.from_numpy(column.offsets))
+    if isinstance(column, np.ma.MaskedArray):
+        raise OptionError(
+            f"loader(format='torch'): column {name!r} has nulls, which tensors do not. "
+            "Fill them with COALESCE, or take format='numpy'."
+        )
+    if column.dtype.kind == "O":
+        return column.tolist()
+    if column.dtype.kind in "mM":
+        column = column.view(np.int64)
+    if not column.flags.writeable:
+        column = column.copy()
+    return torch.from_numpy(column)
+
+
+class TorchDataset(IterableDataset[Any]):  # type: ignore[misc]
+    """A loader for `DataLoader(dataset, batch_size=None)`: each item is a whole batch."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self._turn: int | None = None
+        self._of = 1
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        if worker is None:
+            yield from self.loader
+            return
+        for batch, what in self._steps(worker.id, worker.num_workers):
+            # In a worker the loader is a copy: this moves the worker's own state.
+            self.loader.delivered(what)
+            self._turn, self._of = worker.num_workers - 1, worker.num_workers
+            yield batch
+
+    def _steps(self, number: int, of: int) -> Iterator[tuple[Any, Delivered]]:
+        """This worker's steps: after a restore, counted from where it stopped."""
+        if self._turn is not None and self._of != of:
+            raise OptionError(
+                f"TorchDataset: the state is of one of {self._of} workers, and there are {of} now. "
+                "Use as many, or take the state from the loader itself (millpond.loader.torch."
+                "batches)."
+            )
+        return self.loader.share(number if self._turn is None else self._turn, of)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loader's state; in a worker also whose turn it is."""
+        state = self.loader.state_dict()
+        return state if self._turn is None else {**state, "turn": [self._turn, self._of]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.loader.load_state_dict({k: v for k, v in state.items() if k != "turn"})
+        self._turn, self._of = state.get("turn", (None, 1))
+
+
+def batches(loader: Loader, num_workers: int = 0, **options: Any) -> Iterator[Any]:
+    """The loader's run through a `DataLoader` with worker processes.
+
+    `loader.state_dict()` in this process stays exact: what workers made ahead and the
+    loop did not see is not counted. `options` are those of `DataLoader`.
+    """
+    if not num_workers:
+        yield from loader
+        return
+    data = DataLoader(_Marked(loader), batch_size=None, num_workers=num_workers, **options)
+    for batch, what in data:
+        loader.delivered(what)
+        yield batch
+    loader.end_run()
+
+
+class _Marked(IterableDataset[Any]):  # type: ignore[misc]
+    """Batches together with what their delivery changes."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        number, of = (worker.id, worker.num_workers) if worker else (0, 1)
+        for batch, what in self._loader.share(number, of):
+            yield _Pair((batch, what))
+
+
+class _Pair(tuple[Any, Delivered]):
+    """Kept whole by `DataLoader`, which would take a plain tuple apart into lists."""

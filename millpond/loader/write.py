@@ -1,0 +1,109 @@
+"""Write a training set from Arrow batches, in this process: shards, then their index.
+
+For tests and small sets; a frame writes the same files from many tasks. Readers see
+nothing before the index is there, which is published last.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+import pyarrow as pa
+
+from millpond.errors import MillpondError, OptionError, TargetNotEmpty
+from millpond.formats.shard_index import INDEX_NAME, index_bytes
+from millpond.formats.shards import ShardInfo, ShardWriter
+from millpond.storage import Staged, Storage, open_storage
+
+
+def write_dataset(
+    rows: pa.Table | Iterable[pa.RecordBatch],
+    path: str,
+    *,
+    schema: pa.Schema | None = None,
+    rows_per_shard: int | None = None,
+    shard_bytes: int = 256 << 20,
+    align: int | None = None,
+    batch_rows: int | None = None,
+    storage_options: Mapping[str, str] | None = None,
+) -> None:
+    """Write rows, in the order given, as a training set at `path`, which must be empty.
+
+    `schema` is needed where the rows may be none. Memory: two record batches.
+    """
+    if align is not None and (align < 8192 or align % 8):
+        raise OptionError(
+            f"write_dataset(align={align}): pass a multiple of 8, and 8192 bytes or more: "
+            "the chunk size of the store."
+        )
+    storage = open_storage(path, storage_options)
+    if next(iter(storage.list(path)), None) is not None:
+        raise TargetNotEmpty(path, "write_dataset")
+    batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
+    schema = rows.schema if isinstance(rows, pa.Table) else schema
+    writing = _Shards(storage, path.rstrip("/"), rows_per_shard, shard_bytes, align, batch_rows)
+    try:
+        for batch in batches:
+            schema = schema or batch.schema
+            writing.add(batch, schema)
+        if schema is None:
+            raise OptionError("write_dataset: no rows and no schema. Pass schema=.")
+        writing.finish(schema)
+    except BaseException:
+        # The caller's error counts, not what cleaning up may say.
+        with suppress(MillpondError):
+            storage.discard(writing.staged)
+        raise
+
+
+class _Shards:
+    """The shards of one write, one after the other."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        path: str,
+        rows: int | None,
+        size_bytes: int,
+        align: int | None,
+        batch_rows: int | None,
+    ) -> None:
+        self._storage, self._path, self._align = storage, path, align
+        self._rows, self._size_bytes, self._batch_rows = rows, size_bytes, batch_rows
+        self._writer: ShardWriter | None = None
+        self._infos: list[ShardInfo] = []
+        self.staged: list[Staged] = []
+
+    def add(self, batch: pa.RecordBatch, schema: pa.Schema) -> None:
+        while batch.num_rows:
+            writer = self._open(schema)
+            room = batch.num_rows if self._rows is None else self._rows - writer.rows_given
+            writer.write(batch.slice(0, room))
+            batch = batch.slice(room)
+            if writer.rows_given == self._rows or writer.size_bytes >= self._size_bytes:
+                self._close()
+
+    def finish(self, schema: pa.Schema) -> None:
+        self._close()
+        index = self._storage.stage(f"{self._path}/{INDEX_NAME}", "write")
+        self.staged.append(index)
+        with open(index.local, "wb") as file:
+            file.write(index_bytes(self._infos, schema, self._align))
+        self.staged[-1] = self._storage.seal(index)
+        self._storage.publish(self.staged[:-1])
+        self._storage.publish(self.staged[-1:])
+
+    def _open(self, schema: pa.Schema) -> ShardWriter:
+        if self._writer is None:
+            name = f"{len(self._infos):06d}.arrow"
+            staged = self._storage.stage(f"{self._path}/{name}", "write")
+            self.staged.append(staged)
+            self._writer = ShardWriter(
+                staged.local, schema, name=name, batch_rows=self._batch_rows, align=self._align
+            )
+        return self._writer
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._infos.append(self._writer.close())
+            self._writer = None
+            self.staged[-1] = self._storage.seal(self.staged[-1])
