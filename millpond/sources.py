@@ -110,25 +110,29 @@ class Sources:
     ) -> DataSource:  # fmt: skip
         found = self.find(paths, where)
         filled = [file for file in found.files if file.size_bytes]
-        if not filled and schema is None:
-            raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
+        told = self._told(schema)
         given: list[tuple[str, str]] = [("delim", quote.value(delim))]
         if header is not None:
             given.append(("header", quote.value(header)))
-        told = Schema.of(schema.items()) if schema is not None else None
-        told = self.engine.describe("SELECT * FROM __in0", {"__in0": told}) if told else None
-        first = self._sniff(filled[0], (*given, *_columns(told)), where) if filled else {}
-        fixed = tuple(given) if not first else _dialect(delim, header, first)
-        has_header = bool(first.get("HasHeader", header))
-        columns = told or self._csv_columns(filled, fixed, first, where)
-        if has_header:
-            self._check_headers(filled, int(first["SkipRows"]), columns, where)
-        hive = self._hive(found, where)
-        options = (("auto_detect", "false"), *fixed, *_columns(columns), *hive)
-        return DataSource(
-            Scan("csv", self._with_hive("csv", found, columns, options, where), options),
-            found.files,
-        )
+        if filled:
+            first = self._sniff(filled[0], given, where)
+            header = _has_header(first, told, filled[0], where) if header is None else header
+            fixed = _dialect(delim, header, first)
+            columns = told or self._csv_columns(filled, fixed, first, where)
+            if header:
+                self._check_headers(filled, int(first["SkipRows"]), where)
+        elif told is None:
+            raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
+        else:
+            fixed, columns = tuple(given), told
+        options = (("auto_detect", "false"), *fixed, *_columns(columns), *self._hive(found, where))
+        everything = self._with_hive("csv", found, columns, options, where)
+        return DataSource(Scan("csv", everything, options), found.files)
+
+    def _told(self, schema: Mapping[str, str] | None) -> Schema | None:
+        if schema is None:
+            return None
+        return self.engine.describe("SELECT * FROM __in0", {"__in0": Schema.of(schema.items())})
 
     def _sniff(self, file: FileInfo, given: Iterable[tuple[str, str]], where: str) -> Any:
         options = "".join(f", {name} = {literal}" for name, literal in given)
@@ -138,18 +142,26 @@ class Sources:
     def _csv_columns(self, files: list[FileInfo], fixed: Options, first: Any, where: str) -> Schema:
         """Names of the first file; types in which the values of several files fit."""
         one = _sniffed(first)
-        step = -(-len(files) // SNIFFED_FILES)
-        schemas = [one]
-        for file in files[step::step]:
+        schemas = [one] if self._has_rows(files[0], fixed, one) else []
+        for file in files[1 :: -(-len(files) // SNIFFED_FILES)]:
             other = _sniffed(self._sniff(file, fixed, where))
             if other.names != one.names:
                 raise _differ(where, files[0].path, one, file.path, other)
-            schemas.append(other)
-        tables = {f"__in{i}": schema for i, schema in enumerate(schemas)}
+            if self._has_rows(file, fixed, other):
+                schemas.append(other)
+        tables = {f"__in{i}": schema for i, schema in enumerate(schemas or [one])}
         sql = " UNION ALL ".join(f"SELECT * FROM {name}" for name in tables)
         return self.engine.describe(sql, tables)
 
-    def _check_headers(self, files: list[FileInfo], skip: int, columns: Schema, where: str) -> None:
+    def _has_rows(self, file: FileInfo, fixed: Options, found: Schema) -> bool:
+        """A file of a header alone says nothing about types; DuckDB takes it for text."""
+        if any(kind != "VARCHAR" for kind in found.types):
+            return True
+        options = (("auto_detect", "false"), *fixed, *_columns(found))
+        with self.engine.cursor() as cursor:
+            return bool(cursor.rows(f"FROM {reader('csv', [file.path], options)} LIMIT 1"))
+
+    def _check_headers(self, files: list[FileInfo], skip: int, where: str) -> None:
         """The same first line in all files; else a column would be read as another."""
         first = self._line(files[0], skip)
         for file in files[1:CHECKED_FILES]:
@@ -185,10 +197,8 @@ class Sources:
             off = (("hive_partitioning", "false"), ("union_by_name", "true"))
             columns = self._described("json", filled, (*options, *off), where)
         options = (*_columns(columns), *self._hive(found, where))
-        return DataSource(
-            Scan("json", self._with_hive("json", found, columns, options, where), options),
-            found.files,
-        )
+        everything = self._with_hive("json", found, columns, options, where)
+        return DataSource(Scan("json", everything, options), found.files)
 
     def _with_hive(
         self, format: str, found: Found, columns: Schema, options: Options, where: str
@@ -250,7 +260,22 @@ class _unreadable:
             raise error.located(self._where) from error.__cause__
 
 
-def _dialect(delim: str, header: bool | None, sniffed: Any) -> Options:
+def _has_header(sniffed: Any, told: Schema | None, file: FileInfo, where: str) -> bool:
+    found = _sniffed(sniffed)
+    if told is None:
+        return bool(sniffed["HasHeader"])
+    if len(found) != len(told):
+        raise SchemaMismatch(
+            f"{where}: {file.path} has {len(found)} columns, and schema= has {len(told)}."
+        )
+    names = [name.casefold() for name in found.names]
+    if all(kind == "VARCHAR" for kind in found.types):
+        # Nothing tells a header from text but the names that the user expects.
+        return names == [name.casefold() for name in told.names]
+    return bool(sniffed["HasHeader"])
+
+
+def _dialect(delim: str, header: bool, sniffed: Any) -> Options:
     """What was sniffed, as options that leave nothing to sniff."""
     text = {
         name: "" if sniffed[column] in (None, "(empty)") else sniffed[column]
@@ -258,7 +283,7 @@ def _dialect(delim: str, header: bool | None, sniffed: Any) -> Options:
     }
     options = [
         ("delim", quote.value(delim)),
-        ("header", quote.value(bool(sniffed["HasHeader"]) if header is None else header)),
+        ("header", quote.value(header)),
         ("skip", quote.value(int(sniffed["SkipRows"]))),
         *((name, quote.value(item)) for name, item in text.items()),
     ]

@@ -33,11 +33,11 @@ def find_files(
         store = storage(path)
         before = len(files)
         for file in store.list(path):
-            folders, name = _below(store.local_path(path) or path, file.path)
-            keyed = all("=" in folder for folder in folders)
-            if is_glob(path) or not folders or recursive or keyed:
-                if folders and name.startswith("_"):
-                    continue
+            root = store.local_path(path) or path
+            folders, name = _below(root, file.path)
+            named = is_glob(path) or file.path == root
+            entered = recursive or all("=" in folder for folder in folders)
+            if named or (entered and not name.startswith("_")):
                 files.append(file)
                 hive.append(tuple(_pairs(folders)))
         if len(files) == before:

@@ -100,12 +100,15 @@ def _rows_of(part: FileSlice) -> str:
 def _select(scan: Scan, source: str, tail: str) -> str:
     columns = quote.names(scan.schema.names)
     if scan.format == "memory":  # Rows that were kept may have come back in plainer types.
-        columns = ", ".join(
-            f"{quote.name(f.name)}::{f.type} AS {quote.name(f.name)}" for f in scan.schema
-        )
+        columns = _typed(scan)
     if scan.identity:
         columns += f", file_index AS {quote.name(FILE)}, file_row_number AS {quote.name(ROW)}"
     return f"SELECT {columns or 'NULL'} FROM {source}{tail}"
+
+
+def _typed(scan: Scan) -> str:
+    names = ((quote.name(f.name), f.type) for f in scan.schema)
+    return ", ".join(f"{name}::{kind} AS {name}" for name, kind in names)
 
 
 def _narrowed(sql: str, scan: Scan) -> str:
