@@ -270,7 +270,7 @@ class _Run:
     # ---- output ----------------------------------------------------------------------
 
     def _to_part(self, rows: Iterator[pa.RecordBatch]) -> dict[str, Any]:
-        from millpond.engine.kernels import range_partition
+        from millpond.engine.kernels import partition_numbers, range_partition
         from millpond.shuffle.write import PartWriter
 
         task, output = self.task, self.task.output
@@ -286,7 +286,7 @@ class _Run:
                     continue
                 last = batch.num_columns - 1
                 numbers = (
-                    batch.column(last).to_numpy(zero_copy_only=False)
+                    partition_numbers(batch.column(last), f"{output.n} partitions")
                     if output.how == "column"
                     else range_partition(batch.column(last), self._bounds)
                 )
