@@ -21,7 +21,8 @@ def sp(request: pytest.FixtureRequest) -> Iterator[Session]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return sorted(str(p) for p in found if not any(part.startswith(".") for part in p.parts))
 
 
 def numbers(sp: Session, n: int = 1_000) -> Any:
@@ -31,23 +32,26 @@ def numbers(sp: Session, n: int = 1_000) -> Any:
 def test_a_path_with_the_ending_of_the_format_is_one_file(sp: Session, tmp_path: Path) -> None:
     for ending in (".parquet", ".csv", ".csv.gz", ".json", ".jsonl.zst", ".arrow"):
         target = tmp_path / f"out{ending}"
-        write = getattr(numbers(sp), f"write_{'json' if 'json' in ending else ending.split('.')[1]}")
+        write = getattr(
+            numbers(sp), f"write_{'json' if 'json' in ending else ending.split('.')[1]}"
+        )
 
         written = write(target)
 
         assert written.files == (str(target),)
         assert written.rows == 1_000
     assert len(names(tmp_path)) == 6
-    assert sp.read_csv(tmp_path / "out.csv.gz").take(2) == [{"x": 0, "s": "é0"}, {"x": 1, "s": "é1"}]
+    assert sp.read_csv(tmp_path / "out.csv.gz").take(2) == [
+        {"x": 0, "s": "é0"},
+        {"x": 1, "s": "é1"},
+    ]
     assert sp.read_json(tmp_path / "out.jsonl.zst").count() == 1_000
     assert sp.read_arrow(tmp_path / "out.arrow").sort("x desc").take(1) == [{"x": 999, "s": "é999"}]
     assert duckdb.sql(f"SELECT x FROM '{tmp_path}/out.parquet'").fetchall()[-1] == (999,)
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv", "json", "arrow"])
-def test_partitions_that_were_asked_for_are_files(
-    sp: Session, tmp_path: Path, format: str
-) -> None:
+def test_partitions_that_were_asked_for_are_files(sp: Session, tmp_path: Path, format: str) -> None:
     frame = numbers(sp).repartition(3)
     target = tmp_path / f"out.{format}"
 
