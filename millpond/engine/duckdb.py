@@ -200,6 +200,13 @@ class Cursor:
             found: list[tuple[Any, ...]] = self._raw.execute(sql).fetchall()
         return found
 
+    def record(self, sql: str) -> dict[str, Any]:
+        """The only row, by column."""
+        with self._errors():
+            result = self._raw.execute(sql)
+            names = [column[0] for column in result.description]
+            return dict(zip(names, result.fetchone(), strict=True))
+
     def reader(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """The result as a stream of record batches; the cursor is busy until it ends."""
         with self._errors():
@@ -214,6 +221,10 @@ class Cursor:
                 except StopIteration:
                     return
             yield batch
+
+    def schema(self, sql: str) -> pa.Schema:
+        """The columns of the result, in Arrow."""
+        return self.table(f"SELECT * FROM (\n{sql}\n) LIMIT 0").schema
 
     def table(self, sql: str) -> pa.Table:
         """The whole result in memory."""
