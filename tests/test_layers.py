@@ -22,10 +22,10 @@ LEVELS = {
             ["worker"],
             ["runtime", "loader"],
             ["report"],
-            ["dataframe"],
+            ["dataframe", "sources"],
             ["session"],
             ["cli"],
-            ["__init__"],
+            ["__init__", "__main__"],
         ]
     )
     for room in rooms
