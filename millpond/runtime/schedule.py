@@ -127,8 +127,7 @@ class Schedule:
         self._now_s = max(self._now_s, now_s)  # A clock may jump; a task never gets younger.
         if self._free <= 0 or self.closed:
             return []
-        limits: dict[int, float | None] = {}
-        commands: list[Command] = []
+        limits, commands = dict[int, float | None](), list[Command]()
         for (stage, partition), attempts in list(self._running.items()):
             if stage not in limits:
                 limits[stage] = self._slow_after_s(self.progress[stage])
@@ -269,7 +268,8 @@ class Schedule:
         if len(durations) < policy.twin_after or 2 * progress.n_done < progress.n:
             return None
         usual_s = float(np.quantile(np.fromiter(durations, float), policy.twin_quantile))
-        return max(policy.twin_min_s, policy.twin_factor * usual_s)
+        limit_s = max(policy.twin_min_s, policy.twin_factor * usual_s)
+        return limit_s * (policy.one_node_factor if self._slots <= self._node_slots else 1.0)
 
     # ---- stages ----------------------------------------------------------------------
 
