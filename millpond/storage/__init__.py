@@ -8,6 +8,7 @@ set. Credentials are read in this room and nowhere else.
 from collections.abc import Mapping
 
 from millpond.errors import StorageError
+from millpond.storage.files import RemoteFile, RemoteFiles, open_file
 from millpond.storage.local import LocalStorage
 from millpond.storage.object_keys import STORES
 from millpond.storage.object_store import ObjectStorage
@@ -17,14 +18,18 @@ from millpond.storage.threefs import ThreeFsStorage, any_mount, find_client
 from millpond.storage.values import Buffers, FileInfo, Range, Staged
 
 __all__ = [
+    "STORES",
     "Buffers",
     "FileInfo",
     "LocalStorage",
     "ObjectStorage",
     "Range",
+    "RemoteFile",
+    "RemoteFiles",
     "Staged",
     "Storage",
     "ThreeFsStorage",
+    "open_file",
     "open_storage",
 ]
 
