@@ -37,7 +37,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.shuffle.read import PartsUnreadable, read_part_rows
-from millpond.storage import Range, Storage, open_storage
+from millpond.storage import STORES, Range, RemoteFiles, Storage, open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,6 +107,8 @@ def build_worker(options: WorkerOptions, *, node: str = "", fetch: Fetch | None 
         with lock:
             if scheme not in stores:
                 stores[scheme] = open_storage(uri, options.storage_options)
+                if scheme in STORES:
+                    engine.read_through(RemoteFiles(stores[scheme], scheme))
             return stores[scheme]
 
     return Worker(engine, storage, options, node, fetch)
@@ -201,6 +203,8 @@ class _Run:
             name = f"__s{i}"
             match item:
                 case SplitRows(scan, splits):
+                    for path in {s.path for split in splits for s in split.slices}:
+                        self.worker.storage(path)  # From now on the engine can read there.
                     table = ""
                     held = [s.rows.table for s in splits if s.rows is not None]
                     if held:
