@@ -8,11 +8,12 @@ names and types are checked at the call, rows are read by `count`, `take`, `to_â
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from millpond.errors import OptionError
 from millpond.expr import Dialect, quote
+from millpond.formats.fixed import Layout, layout_of
 from millpond.lazy import extra
 from millpond.plan import build
 from millpond.plan import nodes as n
@@ -392,6 +393,24 @@ class DataFrame:
         """Write one file of JSON lines per partition into the folder `path`."""
         return self._write("json", path, mode, json_options)
 
+    def write_fixed(
+        self, path: str, fields: Mapping[str, int] | None = None, *, mode: str = "error"
+    ) -> WriteResult:
+        """Write fixed-width records: each value of a column has the bytes `fields` says.
+
+        Without `fields`, the widths are those of the `read_fixed` that the columns come from.
+        """
+        where = f"write_fixed({path!r})"
+        layout = Layout.of(fields, where) if fields else _source_layout(self.plan, where)
+        columns = self.plan.schema.names
+        if layout.names != columns:
+            raise OptionError(
+                f"{where}: fields name {', '.join(layout.names)}; the columns are "
+                f"{', '.join(columns)}. Give the width of each, in that order."
+            )
+        sink = self._sink("fixed", path, mode, {})
+        return self._runner.write(replace(sink, options=layout.options))
+
     def write_parquet_lazy(
         self, path: str, *, mode: str = "error", **parquet_options: Any
     ) -> DataFrame:
@@ -490,3 +509,16 @@ def _option_name(name: str, where: str) -> str:
     if not name.isidentifier():
         raise OptionError(f"{where}: {name!r} is no option's name.")
     return name
+
+
+def _source_layout(plan: n.Node, where: str) -> Layout:
+    """The layout of the fixed-width records that the columns of `plan` come from."""
+    if isinstance(plan, n.DataSource) and plan.scan.format == "fixed":
+        return layout_of(plan.scan)
+    inputs = n.inputs_of(plan)
+    if not inputs:
+        raise OptionError(
+            f"{where}: the columns do not come from read_fixed. Give the width of each: "
+            "fields={'key': 10, â€¦}."
+        )
+    return _source_layout(inputs[0], where)

@@ -23,6 +23,7 @@ from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, TargetNotEmpty, TaskError
 from millpond.events import Event, Published, RunFinished, RunStarted
 from millpond.expr import Dialect, parse, quote
+from millpond.formats import fixed
 from millpond.formats.find import find_files
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
@@ -162,6 +163,19 @@ class Session:
         """JSON files: one value a line, or an array per file."""
         extra = (("columns", _struct(schema)),) if schema is not None else ()
         return self._files("json", paths, f"read_json({paths!r})", extra)
+
+    def read_fixed(self, paths: Paths, fields: Mapping[str, int]) -> DataFrame:
+        """Files of fixed-width binary records; `fields` gives the bytes of each: BLOB columns.
+
+        Sorting them by one field into `write_fixed` takes a fast path without SQL.
+        """
+        where = f"read_fixed({paths!r})"
+        layout = fixed.Layout.of(fields, where)
+        given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        files = find_files([os.fspath(p) for p in given], self._storage, where)
+        for file in files:
+            fixed.count(file, layout)
+        return DataFrame(self, n.DataSource(Scan("fixed", layout.schema, layout.options), files))
 
     def _files(
         self, format: str, paths: Paths, where: str, extra: tuple[tuple[str, str], ...],

@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Any
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
 from millpond.errors import MillpondError, TaskError, WorkerLost
-from millpond.formats.scan import scan_sql
+from millpond.formats.fixed import layout_from, layout_of
+from millpond.formats.scan import Scan, Split, scan_sql
 from millpond.physical.stages import (
     OutputFile,
     PartRef,
     PartRows,
     PartsLost,
     PythonStep,
+    RecordSortStep,
     SplitRows,
     SqlStep,
+    Step,
     Task,
     TaskId,
     TaskResult,
@@ -35,7 +38,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.shuffle.read import PartsUnreadable, read_part_rows
-from millpond.storage import Range, Storage, open_storage
+from millpond.storage import Range, Staged, Storage, open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,13 +78,18 @@ class Worker:
 
     def ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
         """Bytes of a part, wherever it lies."""
+        from millpond.storage.direct import read_direct
+
         if ref.node and ref.node != self.node:
             if self.fetch is None:
                 raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
             return self.fetch(ref, ranges)
-        return self.storage(ref.path).read_many(
-            [Range(ref.path, offset, length) for offset, length in ranges]
-        )
+        storage = self.storage(ref.path)
+        if (local := storage.local_path(ref.path)) is not None:
+            # Parts were written past the page cache: reading them through it costs ten times
+            # the CPU, see benchmarks/exchange.py.
+            return read_direct(local, ranges)
+        return storage.read_many([Range(ref.path, offset, length) for offset, length in ranges])
 
     def close(self) -> None:
         self.engine.close()
@@ -154,6 +162,8 @@ class _Run:
         for step in before:
             rows, cursor = self._step(step, rows, cursor), self._cursor()
         match output, last:
+            case ToFile(), RecordSortStep():
+                return self._sort_records(last)
             case ToFile(), SqlStep():
                 return self._to_file(cursor, self._bound(last, rows, cursor))
             case ToFile(), _:
@@ -179,8 +189,9 @@ class _Run:
     # ---- input -----------------------------------------------------------------------
 
     def _step(
-        self, step: SqlStep | PythonStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor
+        self, step: Step, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor
     ) -> Iterator[pa.RecordBatch]:
+        assert not isinstance(step, RecordSortStep)
         if isinstance(step, SqlStep):
             return cursor.reader(self._bound(step, rows, cursor))
         if rows is None:
@@ -211,7 +222,10 @@ class _Run:
                 case SplitRows(scan, splits):
                     table = ""
                     held = [s.rows.table for s in splits if s.rows is not None]
-                    if held:
+                    if scan.format == "fixed":
+                        table = f"__rows{i}"
+                        cursor.register(table, self._records(scan, splits))
+                    elif held:
                         table = f"__rows{i}"
                         cursor.register(table, held[0])
                     views.append(f"{name} AS NOT MATERIALIZED ({scan_sql(scan, splits, table)})")
@@ -222,6 +236,23 @@ class _Run:
                     else:
                         cursor.register(name, table_)
         return f"WITH {', '.join(views)}\n{_nested(step.sql)}" if views else step.sql
+
+    def _records(self, scan: Scan, splits: tuple[Split, ...]) -> pa.RecordBatchReader:
+        """Fixed-width records, which DuckDB cannot read by itself."""
+        import pyarrow as pa
+
+        from millpond.formats import records
+
+        layout, names = layout_of(scan), scan.schema.names
+        slices = [piece for split in splits for piece in split.slices]
+        widths = dict(zip(layout.names, layout.widths, strict=True))
+        schema = pa.schema({name: pa.binary(widths[name]) for name in names})
+        batches = (
+            batch
+            for piece in slices
+            for batch in records.read(self.worker.storage(piece.path), [piece], layout, names)
+        )
+        return pa.RecordBatchReader.from_batches(schema, self._kept(batches))
 
     def _is_bounds(self, i: int) -> bool:
         output = self.task.output
@@ -237,20 +268,18 @@ class _Run:
         self.rows_in += table.num_rows
         return table
 
-    def _reader(
-        self, rows: Iterable[pa.RecordBatch], step: SqlStep | PythonStep
-    ) -> pa.RecordBatchReader:
+    def _reader(self, rows: Iterable[pa.RecordBatch], step: Step) -> pa.RecordBatchReader:
         import pyarrow as pa
 
-        def kept() -> Iterator[pa.RecordBatch]:
-            try:
-                yield from rows
-            except MillpondError as error:
-                self.failure = self.failure or error
-                raise
-
         schema = self.worker.engine.arrow_schema(step.schema)
-        return pa.RecordBatchReader.from_batches(schema, kept())
+        return pa.RecordBatchReader.from_batches(schema, self._kept(rows))
+
+    def _kept(self, rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from rows
+        except MillpondError as error:
+            self.failure = self.failure or error
+            raise
 
     # ---- output ----------------------------------------------------------------------
 
@@ -306,14 +335,13 @@ class _Run:
     def _to_file(self, cursor: Cursor, sql: str) -> dict[str, Any]:
         output = self.task.output
         assert isinstance(output, ToFile)
-        name = output.name.replace("{partition}", f"{self.task.id.partition:05d}")
-        target = f"{output.directory.rstrip('/')}/{name}"
-        storage = self.worker.storage(target)
-        # The run and the attempt are in the name: no two writers share a file.
-        stage, _, attempt = self.task.id
-        staged = storage.stage(target, f"{self.task.run}-{stage}-a{attempt}")
+        storage = self.worker.storage(output.directory)
+        staged = self._staged(self.task.id.partition)
         try:
-            rows = cursor.copy(sql, staged.local, output.format, output.options)
+            if output.format == "fixed":
+                rows = self._write_records(cursor, sql, staged.local)
+            else:
+                rows = cursor.copy(sql, staged.local, output.format, output.options)
             staged = storage.seal(staged)
         except BaseException:
             storage.discard([staged])
@@ -322,6 +350,68 @@ class _Run:
             "files": (OutputFile(staged, rows),),
             "rows": rows,
             "size_bytes": staged.size_bytes,
+        }
+
+    def _staged(self, number: int) -> Staged:
+        """An output file, begun aside."""
+        output = self.task.output
+        assert isinstance(output, ToFile)
+        name = output.name.replace("{partition}", f"{number:05d}")
+        target = f"{output.directory.rstrip('/')}/{name}"
+        # The run and the attempt are in the name: no two writers share a file.
+        stage, _, attempt = self.task.id
+        tag = f"{self.task.run}-{stage}-a{attempt}"
+        return self.worker.storage(target).stage(target, tag)
+
+    def _write_records(self, cursor: Cursor, sql: str, path: str) -> int:
+        from millpond.formats.records import FixedWriter
+
+        output = self.task.output
+        assert isinstance(output, ToFile)
+        writer = FixedWriter(path, layout_from(output.options))
+        try:
+            for batch in cursor.reader(sql):
+                writer.add(batch)
+            writer.close()
+        except BaseException:
+            writer.abort()
+            raise
+        return writer.rows
+
+    def _sort_records(self, step: RecordSortStep) -> dict[str, Any]:
+        """Whole files to sorted files; as many as the memory asks for."""
+        from millpond.shuffle.records import RecordSort, sort_files
+
+        (given,), output, options = self.task.inputs, self.task.output, self.worker.options
+        assert isinstance(given, SplitRows)
+        assert isinstance(output, ToFile)
+        layout, staged = layout_from((n, str(w)) for n, w in step.fields), dict[int, Staged]()
+        paths = [piece.path for split in given.splits for piece in split.slices]
+        files = [file for path in paths if (file := self.worker.storage(path).stat(path))]
+        how = RecordSort(
+            layout, layout.places[step.key], options.memory_limit_bytes * 9 // 10, options.threads
+        )
+        scratch = os.path.join(options.parts, self.task.run, f"records-a{self.task.id.attempt}")
+        os.makedirs(scratch, mode=0o700, exist_ok=True)
+
+        def name(number: int) -> str:
+            if number not in staged:
+                staged[number] = self._staged(number)
+            return staged[number].local
+
+        storage = self.worker.storage(output.directory)
+        try:
+            done = sort_files(files, name, scratch, how)
+            sealed = [storage.seal(staged[number]) for number in sorted(staged)]
+        except BaseException:
+            storage.discard(list(staged.values()))
+            raise
+        self.rows_in = done.rows
+        made = [OutputFile(each, each.size_bytes // layout.record_bytes) for each in sealed]
+        return {
+            "files": tuple(made),
+            "rows": done.rows,
+            "size_bytes": sum(each.size_bytes for each in sealed),
         }
 
     def _to_memory(self, table: pa.Table) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from millpond.formats.scan import FileSlice, Split
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
 from millpond.physical.identity import stage_fingerprint
+from millpond.physical.records import record_sort
 from millpond.physical.splits import even_splits, source_splits
 from millpond.physical.stages import (
     ConcatInput,
@@ -23,6 +24,7 @@ from millpond.physical.stages import (
     Input,
     Output,
     PythonStep,
+    RecordSortStep,
     Resources,
     RowsInput,
     SourceInput,
@@ -87,6 +89,8 @@ class Pipe:
 def plan_stages(node: n.Node, settings: Settings) -> Physical:
     """The stages that compute `node`: one fused statement where that is possible."""
     reason = why_staged(node, settings)
+    if settings.shape == "auto" and reason is None and (step := record_sort(node)):
+        return Physical((_record_stage(node, step, settings),), "fused", "records, without SQL")
     if reason is None:
         return Physical(
             (_fused(node, settings),), "fused", "one machine, and nothing observes partitions"
@@ -138,6 +142,16 @@ def _fused(node: n.Node, settings: Settings) -> Stage:
         sql = f.cast(build(node), node.schema, schema, False)
     fragment = Fragment((SqlStep(f.text(sql), schema),))
     return Stage(0, "fused", fragment, tuple(inputs), output, schema, run=settings.run)
+
+
+def _record_stage(sink: n.Node, step: RecordSortStep, settings: Settings) -> Stage:
+    assert isinstance(sink, n.DataSink)
+    (sort,) = n.inputs_of(sink)
+    (source,) = n.inputs_of(sort)
+    assert isinstance(source, n.DataSource)
+    inputs = (SourceInput(source.scan, (Split(tuple(_whole_files(source))),), broadcast=True),)
+    return Stage(0, "sort records", Fragment((step,)), inputs, _to_file(sink), sink.schema,
+                 run=settings.run)  # fmt: skip
 
 
 def _whole_files(source: n.DataSource) -> list[FileSlice]:

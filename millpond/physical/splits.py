@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 
+from millpond.formats import fixed
 from millpond.formats.parquet import RowGroups, splits
 from millpond.formats.scan import FileSlice, Split
 from millpond.plan.nodes import DataSource
@@ -17,6 +18,8 @@ def source_splits(source: DataSource, target_bytes: int, footer: Footer) -> tupl
         return _row_runs(source, max(1, -(-size // target_bytes)))
     if source.scan.format == "parquet":
         return splits(source.files, target_bytes, footer) or (Split(),)
+    if source.scan.format == "fixed":
+        return fixed.splits(source.files, fixed.layout_of(source.scan), target_bytes) or (Split(),)
     return tuple(Split((FileSlice(file.path),)) for file in source.files) or (Split(),)
 
 
@@ -29,6 +32,12 @@ def even_splits(source: DataSource, count: int, footer: Footer) -> tuple[Split, 
         return _row_runs(source, count)
     pieces: list[tuple[FileSlice, int]] = []
     for file in source.files:
+        if source.scan.format == "fixed":
+            layout = fixed.layout_of(source.scan)
+            target = max(1, sum(f.size_bytes for f in source.files) // count)
+            for split in fixed.splits([file], layout, target):
+                pieces += ((s, (s.n_rows or 0) * layout.record_bytes) for s in split.slices)
+            continue
         if source.scan.format != "parquet":
             pieces.append((FileSlice(file.path), file.size_bytes))
             continue
