@@ -122,3 +122,12 @@ def memory_bytes() -> int:
     except OSError:
         return total
     return min(total, int(text)) if text.isdigit() else total
+
+
+def set_defaults(**told: str | None) -> None:
+    """Options of the sessions that this process opens from now on, as the environment gives
+    them; the arguments of `init` still win.
+    """
+    for name, text in told.items():
+        if text is not None:
+            os.environ[f"MILLPOND_{name.upper()}"] = text

@@ -269,7 +269,7 @@ class Session:
         return self.options.seed
 
     def arrow_schema(self, schema: Schema) -> pa.Schema:
-        return self._worker.engine.plain_schema(plain(schema))
+        return self._worker.engine.arrow_schema(plain(schema))
 
     def table(self, plan: n.Node) -> pa.Table:
         """All rows in memory."""
@@ -280,17 +280,9 @@ class Session:
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
         """Rows in partition order, in the types that users see."""
-        from millpond.engine.arrow_types import plain as seen
-
-        schema = self.arrow_schema(plan.schema)
-        for batch in self._raw(plan):
-            yield seen(batch, schema)
-
-    def _raw(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
-        """Rows in partition order, as the engine gives them."""
         physical = self._stages(plan)
         result = self._run(physical).only
-        wanted = self._worker.engine.arrow_schema(plain(plan.schema))
+        wanted = self.arrow_schema(plan.schema)
         try:
             for batch in self._result_batches(physical, result):
                 yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
@@ -397,7 +389,7 @@ class Session:
         return Settings(
             split_bytes=self.options.split_bytes,
             footer=self._footer,
-            describe=self._worker.engine.describe,
+            sort_key=self._worker.engine.sort_key,
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
             versions=f"millpond {VERSION}, duckdb {DUCKDB}",

@@ -196,18 +196,8 @@ class _Run:
             return cursor.reader(self._bound(step, rows, cursor))
         if rows is None:
             rows = cursor.reader(self._bound(SqlStep("FROM __s0", step.input), None, cursor))
-        return self._called(step, rows)
-
-    def _called(self, step: PythonStep, rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The function's rows; it sees plain Arrow types."""
-        from millpond.engine.arrow_types import given, plain
-
-        engine = self.worker.engine
-        seen, wanted = engine.plain_schema(step.input), engine.plain_schema(step.schema)
-        batches = (plain(batch, seen) for batch in rows)
-        schema = engine.arrow_schema(step.schema)
-        for batch in functions.apply(step.call, batches, seen, wanted):
-            yield given(batch, schema)
+        arrow = self.worker.engine.arrow_schema
+        return functions.apply(step.call, rows, arrow(step.input), arrow(step.schema))
 
     def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
         """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""
@@ -284,7 +274,7 @@ class _Run:
     # ---- output ----------------------------------------------------------------------
 
     def _to_part(self, rows: Iterator[pa.RecordBatch]) -> dict[str, Any]:
-        from millpond.engine.kernels import range_partition
+        from millpond.engine.kernels import partition_numbers, range_partition
         from millpond.shuffle.write import PartWriter
 
         task, output = self.task, self.task.output
@@ -300,7 +290,7 @@ class _Run:
                     continue
                 last = batch.num_columns - 1
                 numbers = (
-                    batch.column(last).to_numpy(zero_copy_only=False)
+                    partition_numbers(batch.column(last), f"{output.n} partitions")
                     if output.how == "column"
                     else range_partition(batch.column(last), self._bounds)
                 )

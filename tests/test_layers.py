@@ -25,7 +25,7 @@ LEVELS = {
             ["dataframe"],
             ["session"],
             ["cli"],
-            ["__init__"],
+            ["__init__", "__main__"],
         ]
     )
     for room in rooms

@@ -26,7 +26,10 @@ def project(
     # An aggregate cannot stand beside a plain column: DuckDB's own word for "not row-wise".
     witness = Schema((*node.schema.fields, Field("__millpond_witness", "BIGINT")))
     try:
-        dialect.describe(f"SELECT {expression.sql}\n, __millpond_witness AS __millpond_proof FROM {IN}", {IN: witness})
+        dialect.describe(
+            f"SELECT {expression.sql}\n, __millpond_witness AS __millpond_proof FROM {IN}",
+            {IN: witness},
+        )
     except SqlError:
         raise SqlError(
             f"{where}: an aggregate looks at many rows. Use group_by().agg() or sql() for the "

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millpond.engine.kernels import row_numbers
 from millpond.errors import MillpondError, SchemaMismatch
 from millpond.shuffle import part
 from millpond.storage.direct import BlockFile
@@ -185,7 +186,7 @@ def _ordered(batch: pa.RecordBatch, numbers: Partitions, n: int) -> _Ordered:
     if np.all(numbers[1:] >= numbers[:-1]):  # One partition, or in order already.
         return _Ordered(batch, offsets)
     # Stable on 8 or 16 bits is a radix sort: 100 M rows a second.
-    return _Ordered(batch.take(pa.array(np.argsort(numbers, kind="stable"))), offsets)
+    return _Ordered(batch.take(row_numbers(np.argsort(numbers, kind="stable"))), offsets)
 
 
 def _pieces(
