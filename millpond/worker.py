@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
+from millpond.engine.write import write_rows
 from millpond.errors import MillpondError, TaskError, WorkerLost
-from millpond.formats.fixed import layout_from, layout_of
+from millpond.formats.rows import FORMATS, read_rows
 from millpond.formats.scan import Scan, Split, scan_sql
 from millpond.physical.stages import (
     OutputFile,
@@ -218,7 +219,12 @@ class _Run:
                     elif held:
                         table = f"__rows{i}"
                         cursor.register(table, held[0])
-                    views.append(f"{name} AS NOT MATERIALIZED ({scan_sql(scan, splits, table)})")
+                    how = "NOT MATERIALIZED"
+                    if scan.format in FORMATS and not table:
+                        # A stream is read once, whatever the query names how often.
+                        table, how = f"__rows{i}", "MATERIALIZED"
+                        cursor.register(table, self._stream(scan, splits))
+                    views.append(f"{name} AS {how} ({scan_sql(scan, splits, table)})")
                 case PartRows():
                     table_ = self._part_rows(item)
                     if self._is_bounds(i):
@@ -227,22 +233,23 @@ class _Run:
                         cursor.register(name, table_)
         return f"WITH {', '.join(views)}\n{_nested(step.sql)}" if views else step.sql
 
-    def _records(self, scan: Scan, splits: tuple[Split, ...]) -> pa.RecordBatchReader:
-        """Fixed-width records, which DuckDB cannot read by itself."""
+    def _stream(self, scan: Scan, splits: Sequence[Split]) -> pa.RecordBatchReader:
+        """Rows of a format that DuckDB does not read by itself."""
         import pyarrow as pa
 
-        from millpond.formats import records
-
-        layout, names = layout_of(scan), scan.schema.names
         slices = [piece for split in splits for piece in split.slices]
-        widths = dict(zip(layout.names, layout.widths, strict=True))
-        schema = pa.schema({name: pa.binary(widths[name]) for name in names})
-        batches = (
-            batch
-            for piece in slices
-            for batch in records.read(self.worker.storage(piece.path), [piece], layout, names)
-        )
-        return pa.RecordBatchReader.from_batches(schema, self._kept(batches))
+        schema = self.worker.engine.arrow_schema(scan.schema)
+
+        def kept() -> Iterator[pa.RecordBatch]:
+            try:
+                for piece in slices:
+                    for batch in read_rows(scan, [piece], self.worker.storage(piece.path)):
+                        yield batch if batch.schema == schema else batch.cast(schema)
+            except MillpondError as error:
+                self.failure = self.failure or error
+                raise
+
+        return pa.RecordBatchReader.from_batches(schema, kept())
 
     def _is_bounds(self, i: int) -> bool:
         output = self.task.output
@@ -325,13 +332,12 @@ class _Run:
     def _to_file(self, cursor: Cursor, sql: str) -> dict[str, Any]:
         output = self.task.output
         assert isinstance(output, ToFile)
-        storage = self.worker.storage(output.directory)
-        staged = self._staged(self.task.id.partition)
+        name = output.name.replace("{partition}", f"{self.task.id.partition:05d}")
+        target = f"{output.directory.rstrip('/')}/{name}"
+        storage = self.worker.storage(target)
+        staged = storage.stage(target, f"s{self.task.id.stage}a{self.task.id.attempt}")
         try:
-            if output.format == "fixed":
-                rows = self._write_records(cursor, sql, staged.local)
-            else:
-                rows = cursor.copy(sql, staged.local, output.format, output.options)
+            rows = write_rows(cursor, sql, staged.local, output, self.worker.engine)
             staged = storage.seal(staged)
         except BaseException:
             storage.discard([staged])
