@@ -26,7 +26,6 @@ from millpond.physical.stages import (
     PartRef,
     PartRows,
     PartsLost,
-    PythonStep,
     RecordSortStep,
     SplitRows,
     SqlStep,
@@ -213,10 +212,7 @@ class _Run:
                 case SplitRows(scan, splits):
                     table = ""
                     held = [s.rows.table for s in splits if s.rows is not None]
-                    if scan.format == "fixed":
-                        table = f"__rows{i}"
-                        cursor.register(table, self._records(scan, splits))
-                    elif held:
+                    if held:
                         table = f"__rows{i}"
                         cursor.register(table, held[0])
                     how = "NOT MATERIALIZED"
@@ -268,15 +264,15 @@ class _Run:
     def _reader(self, rows: Iterable[pa.RecordBatch], step: Step) -> pa.RecordBatchReader:
         import pyarrow as pa
 
-        schema = self.worker.engine.arrow_schema(step.schema)
-        return pa.RecordBatchReader.from_batches(schema, self._kept(rows))
+        def kept() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from rows
+            except MillpondError as error:
+                self.failure = self.failure or error
+                raise
 
-    def _kept(self, rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from rows
-        except MillpondError as error:
-            self.failure = self.failure or error
-            raise
+        schema = self.worker.engine.arrow_schema(step.schema)
+        return pa.RecordBatchReader.from_batches(schema, kept())
 
     # ---- output ----------------------------------------------------------------------
 
@@ -332,10 +328,8 @@ class _Run:
     def _to_file(self, cursor: Cursor, sql: str) -> dict[str, Any]:
         output = self.task.output
         assert isinstance(output, ToFile)
-        name = output.name.replace("{partition}", f"{self.task.id.partition:05d}")
-        target = f"{output.directory.rstrip('/')}/{name}"
-        storage = self.worker.storage(target)
-        staged = storage.stage(target, f"s{self.task.id.stage}a{self.task.id.attempt}")
+        storage = self.worker.storage(output.directory)
+        staged = self._staged(output, self.task.id.partition)
         try:
             rows = write_rows(cursor, sql, staged.local, output, self.worker.engine)
             staged = storage.seal(staged)
@@ -348,40 +342,22 @@ class _Run:
             "size_bytes": staged.size_bytes,
         }
 
-    def _staged(self, number: int) -> Staged:
+    def _staged(self, output: ToFile, number: int) -> Staged:
         """An output file, begun aside."""
-        output = self.task.output
-        assert isinstance(output, ToFile)
         name = output.name.replace("{partition}", f"{number:05d}")
         target = f"{output.directory.rstrip('/')}/{name}"
-        # The run and the attempt are in the name: no two writers share a file.
-        stage, _, attempt = self.task.id
-        tag = f"{self.task.run}-{stage}-a{attempt}"
+        tag = f"s{self.task.id.stage}a{self.task.id.attempt}"
         return self.worker.storage(target).stage(target, tag)
-
-    def _write_records(self, cursor: Cursor, sql: str, path: str) -> int:
-        from millpond.formats.records import FixedWriter
-
-        output = self.task.output
-        assert isinstance(output, ToFile)
-        writer = FixedWriter(path, layout_from(output.options))
-        try:
-            for batch in cursor.reader(sql):
-                writer.add(batch)
-            writer.close()
-        except BaseException:
-            writer.abort()
-            raise
-        return writer.rows
 
     def _sort_records(self, step: RecordSortStep) -> dict[str, Any]:
         """Whole files to sorted files; as many as the memory asks for."""
+        from millpond.formats.fixed import Layout
         from millpond.shuffle.records import RecordSort, sort_files
 
         (given,), output, options = self.task.inputs, self.task.output, self.worker.options
         assert isinstance(given, SplitRows)
         assert isinstance(output, ToFile)
-        layout, staged = layout_from((n, str(w)) for n, w in step.fields), dict[int, Staged]()
+        layout = Layout.of(dict(step.fields), "sort")
         paths = [piece.path for split in given.splits for piece in split.slices]
         files = [file for path in paths if (file := self.worker.storage(path).stat(path))]
         how = RecordSort(
@@ -389,13 +365,13 @@ class _Run:
         )
         scratch = os.path.join(options.parts, self.task.run, f"records-a{self.task.id.attempt}")
         os.makedirs(scratch, mode=0o700, exist_ok=True)
+        storage, staged = self.worker.storage(output.directory), dict[int, Staged]()
 
         def name(number: int) -> str:
             if number not in staged:
-                staged[number] = self._staged(number)
+                staged[number] = self._staged(output, number)
             return staged[number].local
 
-        storage = self.worker.storage(output.directory)
         try:
             done = sort_files(files, name, scratch, how)
             sealed = [storage.seal(staged[number]) for number in sorted(staged)]

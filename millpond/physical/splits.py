@@ -7,7 +7,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from millpond.formats import fixed
 from millpond.formats.parquet import RowGroups, splits
 from millpond.formats.scan import FileSlice, Split
 from millpond.plan.nodes import DataSource

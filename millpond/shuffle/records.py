@@ -22,8 +22,7 @@ import pyarrow as pa
 
 from millpond.engine.kernels import range_partition
 from millpond.engine.record_sort import Ints, Rows, gather, sort_order
-from millpond.formats.fixed import Layout, count
-from millpond.formats.records import FixedWriter, as_rows, values, whole
+from millpond.formats.fixed import FixedWriter, Layout, as_rows, count, values, whole
 from millpond.physical.stages import PartRef, PartRows
 from millpond.schema import Schema
 from millpond.shuffle.bounds import Bound, choose_bounds

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from millpond.errors import FileUnreadable, MillpondError, OptionError
-from millpond.formats import fixed, records
+from millpond.formats import fixed
 from millpond.formats.scan import FileSlice
 from millpond.storage import LocalStorage
 
@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 
 def rows(file: Path, *slices: FileSlice, batch_bytes: int = 70) -> pa.Table:
     storage = LocalStorage()
-    batches = records.read(storage, slices, LAYOUT, batch_bytes=batch_bytes)
+    batches = fixed.read(storage, slices, LAYOUT, batch_bytes=batch_bytes)
     return pa.Table.from_batches(list(batches))
 
 
@@ -43,20 +43,20 @@ def test_a_slice_is_its_own_records(file: Path) -> None:
 
 
 def test_one_field_may_be_read_alone(file: Path) -> None:
-    (batch,) = records.read(LocalStorage(), [FileSlice(str(file), 0, 2)], LAYOUT, ["value"])
+    (batch,) = fixed.read(LocalStorage(), [FileSlice(str(file), 0, 2)], LAYOUT, ["value"])
     assert batch.to_pylist() == [{"value": bytes(range(3, 10))}, {"value": bytes(range(13, 20))}]
 
 
 def test_whole_records_are_a_view() -> None:
     data = bytes(range(20))
-    column = records.whole(data, LAYOUT)
+    column = fixed.whole(data, LAYOUT)
     assert column.to_pylist() == [data[:10], data[10:]]
     assert column.buffers()[1].address == np.frombuffer(data, np.uint8).ctypes.data
 
 
 @pytest.mark.parametrize("kind", [None, pa.binary(), pa.large_binary()])
 def test_what_is_read_can_be_written(file: Path, tmp_path: Path, kind: pa.DataType | None) -> None:
-    writer = records.FixedWriter(str(tmp_path / "y"), LAYOUT)
+    writer = fixed.FixedWriter(str(tmp_path / "y"), LAYOUT)
     for batch in rows(file, FileSlice(str(file))).to_batches():
         if kind is not None:
             batch = pa.record_batch([c.cast(kind) for c in batch.columns], batch.schema.names)
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_whole_records_is_named(file: Path) -> None:
 def test_a_value_that_does_not_fit_is_named(bad: bytes | None, words: str) -> None:
     batch = pa.record_batch({"key": pa.array([bad], pa.binary()), "value": [b"1234567"]})
     with pytest.raises(MillpondError, match=words):
-        records.to_rows(batch, LAYOUT)
+        fixed.to_rows(batch, LAYOUT)
 
 
 @pytest.mark.parametrize("fields", [{}, {"a": 0}, {"a": -1}, {"a": True}, {"a": 1.5}])
@@ -109,8 +109,8 @@ def test_widths_are_whole_numbers(fields: dict[str, int]) -> None:
 
 def test_many_records_survive_the_trip(tmp_path: Path) -> None:
     data = os.urandom(100_000)
-    writer = records.FixedWriter(str(tmp_path / "y"), LAYOUT)
-    writer.add_bytes(records.as_rows(data, LAYOUT))
+    writer = fixed.FixedWriter(str(tmp_path / "y"), LAYOUT)
+    writer.add_bytes(fixed.as_rows(data, LAYOUT))
     writer.close()
-    batches = records.read(LocalStorage(), [FileSlice(str(tmp_path / "y"))], LAYOUT)
-    assert b"".join(records.to_rows(b, LAYOUT).tobytes() for b in batches) == data
+    batches = fixed.read(LocalStorage(), [FileSlice(str(tmp_path / "y"))], LAYOUT)
+    assert b"".join(fixed.to_rows(b, LAYOUT).tobytes() for b in batches) == data
