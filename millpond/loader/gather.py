@@ -16,7 +16,7 @@ from millpond.errors import FileUnreadable, RowsUnreadable
 from millpond.formats.shard_index import Index
 from millpond.formats.shard_types import has_long_offsets, is_bytes, is_fixed, user_columns
 from millpond.loader.columns import Column
-from millpond.loader.flat import Shards, ShardUnreadable
+from millpond.loader.flat import LocalShards, Shards, ShardUnreadable
 from millpond.loader.layout import Layout, Node, layout_of
 
 Int64s = npt.NDArray[np.int64]
@@ -56,6 +56,17 @@ class ShardRows:
                     f"open_dataset({self.uri!r}): the index is damaged: column {name!r} has "
                     "fewer bytes than rows. Restore the file, or write the dataset again."
                 )
+
+    def prepare(self) -> bool:
+        """Before many rows are read: begin to read all of them ahead where memory holds
+        them; else True, and whoever reads says by `advise` what comes next."""
+        shards = self.shards
+        if not isinstance(shards, LocalShards):
+            return False
+        if shards.fits_in_memory():
+            shards.read_ahead()
+            return False
+        return True
 
     def take(self, rows: Int64s, columns: Sequence[str]) -> dict[str, Column]:
         """The named columns of `rows`, in the order asked. Rows must lie in 0..n_rows-1.

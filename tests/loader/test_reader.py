@@ -105,6 +105,14 @@ def test_every_type_comes_back_in_the_order_asked(
     assert found.to_pylist() == expected
 
 
+def test_rows_may_be_asked_for_ahead_up_to_the_last(everything: Dataset) -> None:
+    source, last = everything.rows, np.array([0, N - 1], np.int64)
+    for name in everything.schema.names:
+        source.advise(last, [name], 1)
+        source.advise(last, [name], 50)
+    assert everything[[N - 1]].to_pylist() == some_of_everything().to_pylist()[-1:]
+
+
 def test_one_row_is_a_dict_and_a_slice_is_a_table(make: Make) -> None:
     ds = make(100)
     assert ds[17] == rows(100).to_pylist()[17]
