@@ -53,6 +53,10 @@ class Shards(Protocol):
     def memory(self) -> "Memory":
         """What `hold` made readable."""
 
+    @property
+    def all_held(self) -> bool:
+        """Whether `hold` has nothing left to do, ever."""
+
     def hold(self, shards: Int64s, starts: Int64s, lengths: Int64s) -> None:
         """Make whole buffers readable in `memory`, or raise `ShardUnreadable`."""
 
@@ -121,20 +125,18 @@ class LocalShards:
         self.places, total = _places(shards)
         self.memory = Memory(total)
         self._mapped = np.zeros(len(shards), bool)
-        self._all = False
+        self.all_held = False
         random = not self.fits_in_memory() if random is None else random
         self._pool = Pool()
         self._random = random
         self._ahead: threading.Thread | None = None
 
     def hold(self, shards: Int64s, starts: Int64s, lengths: Int64s) -> None:
-        if self._all:
-            return
         missing = np.unique(shards[~self._mapped[shards]])
         for shard in missing.tolist():
             self._map(shard)
         if missing.size:
-            self._all = bool(self._mapped.all())
+            self.all_held = bool(self._mapped.all())
 
     def fixed(self, addresses: Int64s, width: int) -> Bytes:
         if width < Pool.LEAST_WIDTH:
@@ -219,6 +221,7 @@ class RemoteShards:
         keep_bytes: int = 1 << 30,
     ) -> None:
         self._paths, self._storage = paths, storage
+        self.all_held = False
         self.places, total = _places(shards)
         self.memory = Memory(total)
         self._writable = _writable(self.memory)
