@@ -1,3 +1,36 @@
-"""Millpond: distributed DuckDB for the data that trains models."""
+"""Millpond: distributed DuckDB for the data that trains models.
 
-__version__ = "0.1.0"
+The public names, each from its room at its first use: a training job that imports
+`millpond.loader` loads no planner, and `import millpond` loads no DuckDB and no Arrow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from millpond.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from millpond.dataframe import DataFrame, WriteResult
+    from millpond.errors import MillpondError
+    from millpond.session import Session, init
+
+__all__ = ["DataFrame", "MillpondError", "Session", "WriteResult", "__version__", "init"]
+
+_ROOMS = {
+    "DataFrame": "millpond.dataframe",
+    "MillpondError": "millpond.errors",
+    "Session": "millpond.session",
+    "WriteResult": "millpond.dataframe",
+    "init": "millpond.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'millpond' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_ROOMS[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_ROOMS]

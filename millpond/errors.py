@@ -4,6 +4,7 @@ A message says where, what, what there was instead and what to do. An error
 travels between processes, so all of its state is plain data.
 """
 
+import pickle
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -12,17 +13,41 @@ from typing import Any
 class MillpondError(Exception):
     """The base of all errors raised on purpose."""
 
+    def located(self, place: str) -> "MillpondError":
+        """The same error, with the place in the run where it happened."""
+        error = _rebuild(type(self), (f"{self} ({place})",), dict(self.__dict__))
+        return error.with_traceback(self.__traceback__)
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _rebuild, (type(self), self.args, dict(self.__dict__))
+        return _rebuild, (type(self), self.args, dict(self.__dict__), _sendable(self.__cause__))
 
 
 def _rebuild(
-    kind: type[MillpondError], args: tuple[Any, ...], state: dict[str, Any]
+    kind: type[MillpondError],
+    args: tuple[Any, ...],
+    state: dict[str, Any],
+    cause: bytes | None = None,
 ) -> MillpondError:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(state)
+    error.__cause__ = _received(cause)
     return error
+
+
+def _sendable(cause: BaseException | None) -> bytes | None:
+    """A cause goes along where it can be pickled; its text is in the message anyway."""
+    try:
+        return pickle.dumps(cause) if cause is not None else None
+    except Exception:  # Whatever the foreign exception's own pickling raises.
+        return None
+
+
+def _received(data: bytes | None) -> BaseException | None:
+    try:
+        return pickle.loads(data) if data is not None else None  # Between our own processes.
+    except Exception:  # A class that this process does not have.
+        return None
 
 
 class OptionError(MillpondError):
@@ -76,6 +101,10 @@ class TargetNotEmpty(MillpondError):
 
 class StorageError(MillpondError):
     """The storage refused or failed; the message says path, status and what to check."""
+
+
+class NotAtomic(StorageError):
+    """The store cannot create a file only where none is, so concurrent writers would collide."""
 
 
 class MissingExtra(MillpondError):

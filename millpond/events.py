@@ -7,6 +7,22 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A plan begins to run, in `stages` stages; `shape` is "fused" or "staged"."""
+
+    shape: str
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The end of a run, whatever it is. `error` names the class of what stopped it, or is empty."""
+
+    wall_s: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StagePlanned:
     """A stage is ready: its tasks are known. `reused` of them come from the journal."""
 
@@ -76,7 +92,9 @@ class Published:
 
 
 Event = (
-    StagePlanned
+    RunStarted
+    | RunFinished
+    | StagePlanned
     | TaskStarted
     | TaskFinished
     | TaskRetried

@@ -10,7 +10,7 @@ LEVELS = {
     room: level
     for level, rooms in enumerate(
         [
-            ["errors", "events"],
+            ["errors", "events", "version"],
             ["lazy", "schema", "options"],
             ["expr", "storage"],
             ["formats"],
@@ -22,10 +22,10 @@ LEVELS = {
             ["worker"],
             ["runtime", "loader"],
             ["report"],
-            ["dataframe"],
+            ["dataframe", "sources"],
             ["session"],
             ["cli"],
-            ["__init__"],
+            ["__init__", "__main__"],
         ]
     )
     for room in rooms

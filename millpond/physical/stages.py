@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from millpond.formats.scan import Scan, Split
+from millpond.plan.nodes import PythonCall
 from millpond.schema import Schema
 from millpond.storage import Staged
 
@@ -37,7 +38,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class SqlStep:
-    """One SQL query over named inputs: `in0`, `in1`, … of the task, or `in0` of the step before."""
+    """One query over `__s0`, `__s1`, …: the task's inputs, or `__s0` is the step before."""
 
     sql: str
     schema: Schema
@@ -45,18 +46,14 @@ class SqlStep:
 
 @dataclass(frozen=True, slots=True)
 class PythonStep:
-    """One Python call over the batches of the step before.
+    """One Python call over the batches of the step before; gives rows of `schema`.
 
-    `function` is a cloudpickle of the function or class, made at the user's call.
-    `kind` says what it is called with: "row", "filter", "flat", "batch", "partition".
+    `input` is what the function is called with, in DuckDB's types.
     """
 
-    function: bytes
-    kind: str
-    name: str
+    call: PythonCall
+    input: Schema
     schema: Schema
-    batch_size: int = 122_880
-    format: str = "arrow"
 
 
 Step = SqlStep | PythonStep
@@ -87,6 +84,7 @@ class SourceInput:
     scan: Scan
     splits: tuple[Split, ...]
     broadcast: bool = False
+    identity: str = ""  # Of the files' content, for the stage's fingerprint.
 
 
 class Edge(StrEnum):
@@ -99,13 +97,29 @@ class Edge(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageInput:
-    """The parts that an earlier stage wrote."""
+    """The parts that an earlier stage wrote. `only` narrows them to some partitions or tasks."""
 
     stage: int
     edge: Edge
+    only: tuple[int, ...] | None = None
 
 
-Input = SourceInput | StageInput
+@dataclass(frozen=True, slots=True)
+class ConcatInput:
+    """The tasks' outputs of several stages, one after the other: one task for each."""
+
+    stages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowsInput:
+    """All rows of a stage in task order, cut into `n` runs whose sizes differ by at most one."""
+
+    stage: int
+    n: int
+
+
+Input = SourceInput | StageInput | ConcatInput | RowsInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +204,7 @@ class Stage:
     determinism: Determinism = Determinism.FIXED
     resources: Resources = field(default_factory=Resources)
     fingerprint: str = ""
+    run: str = ""  # Keeps the parts of one run apart from those of another.
 
 
 class TaskId(NamedTuple):
@@ -212,6 +227,7 @@ class Task:
     resources: Resources = field(default_factory=Resources)
     prefer: tuple[str, ...] = ()  # Nodes that hold the input.
     fingerprint: str = ""
+    run: str = ""
 
     def again(self) -> "Task":
         return replace(self, id=self.id._replace(attempt=self.id.attempt + 1))
@@ -288,6 +304,18 @@ class Done:
     nodes: tuple[str, ...]
 
 
+def reads(stage: Stage) -> tuple[int, ...]:
+    """The stages whose parts `stage` reads, in the order of its inputs."""
+    found: list[int] = []
+    for item in stage.inputs:
+        match item:
+            case StageInput(before) | RowsInput(before):
+                found.append(before)
+            case ConcatInput(stages):
+                found += stages
+    return tuple(dict.fromkeys(found))
+
+
 def tasks(stage: Stage, done: dict[int, Done]) -> tuple[Task, ...]:
     """The first attempts of a stage's tasks. Pure; `PartRows.parts` are bound at submission."""
     n = n_tasks(stage, done)
@@ -301,6 +329,7 @@ def tasks(stage: Stage, done: dict[int, Done]) -> tuple[Task, ...]:
             resources=stage.resources,
             prefer=_prefer(stage.inputs, partition, done),
             fingerprint=f"{stage.fingerprint}-{partition}-{n}" if stage.fingerprint else "",
+            run=stage.run,
         )
         for partition in range(n)
     )
@@ -313,31 +342,62 @@ def n_tasks(stage: Stage, done: dict[int, Done]) -> int:
         match item:
             case SourceInput(splits=splits, broadcast=False):
                 counts.add(len(splits))
+            case StageInput(edge=Edge.ONE_TO_ONE | Edge.FORWARD, only=only) if only is not None:
+                counts.add(len(only))
             case StageInput(stage=before, edge=Edge.ONE_TO_ONE):
                 counts.add(done[before].n_partitions)
             case StageInput(stage=before, edge=Edge.FORWARD):
                 counts.add(done[before].n_tasks)
+            case ConcatInput(stages=stages):
+                counts.add(sum(done[before].n_tasks for before in stages))
+            case RowsInput(n=n):
+                counts.add(n)
     assert len(counts) <= 1, f"inputs of stage {stage.id} disagree: {counts}"
     return counts.pop() if counts else 1
 
 
-def _task_input(item: Input, partition: int, done: dict[int, Done]) -> TaskInput:
+def _task_input(item: Input, task: int, done: dict[int, Done]) -> TaskInput:
     match item:
         case SourceInput(scan, splits, broadcast):
-            return SplitRows(scan, splits if broadcast else splits[partition : partition + 1])
-        case StageInput(stage, Edge.ONE_TO_ONE):
-            return PartRows(stage, done[stage].schema, partition)
-        case StageInput(stage, Edge.FORWARD):
+            return SplitRows(scan, splits if broadcast else splits[task : task + 1])
+        case StageInput(stage, edge, only):
+            place = only[task] if only is not None and edge is not Edge.ALL else task
+            if edge is Edge.ONE_TO_ONE:
+                return PartRows(stage, done[stage].schema, place)
             n = done[stage].n_partitions
-            return PartRows(stage, done[stage].schema, 0, n, first_part=partition, n_parts=1)
-        case StageInput(stage, Edge.ALL):
-            return PartRows(stage, done[stage].schema, 0, done[stage].n_partitions)
+            if edge is Edge.FORWARD:
+                return PartRows(stage, done[stage].schema, 0, n, first_part=place, n_parts=1)
+            return PartRows(stage, done[stage].schema, 0, n)
+        case ConcatInput(stages):
+            for stage in stages:
+                if task < done[stage].n_tasks:
+                    n = done[stage].n_partitions
+                    return PartRows(stage, done[stage].schema, 0, n, first_part=task, n_parts=1)
+                task -= done[stage].n_tasks
+        case RowsInput(stage, n):
+            return _run_of_rows(stage, task, n, done[stage])
     raise AssertionError(item)
 
 
-def _prefer(inputs: Sequence[Input], partition: int, done: dict[int, Done]) -> tuple[str, ...]:
+def _run_of_rows(stage: int, task: int, n: int, before: Done) -> PartRows:
+    total = sum(before.part_rows)
+    first, last = total * task // n, total * (task + 1) // n
+    start = 0
+    first_part = n_parts = skip = 0
+    for part, rows in enumerate(before.part_rows):
+        if start + rows > first and start < last:
+            if n_parts == 0:
+                first_part, skip = part, first - start
+            n_parts += 1
+        start += rows
+    return PartRows(
+        stage, before.schema, 0, before.n_partitions, first_part, n_parts, skip, last - first
+    )
+
+
+def _prefer(inputs: Sequence[Input], task: int, done: dict[int, Done]) -> tuple[str, ...]:
     for item in inputs:
-        if isinstance(item, StageInput) and item.edge is Edge.FORWARD:
-            node = done[item.stage].nodes[partition]
+        if isinstance(item, StageInput) and item.edge is Edge.FORWARD and item.only is None:
+            node = done[item.stage].nodes[task]
             return (node,) if node else ()
     return ()

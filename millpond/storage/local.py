@@ -6,12 +6,21 @@ hidden folder beside their target, so the rename never crosses file systems.
 """
 
 import os
+import shutil
 import stat as modes
 from collections.abc import Iterable, Iterator, Sequence
 
 from millpond.errors import PathNotFound, StorageError
 from millpond.storage.oserrors import explain, explained
-from millpond.storage.paths import glob_regex, glob_root, hidden, is_glob, plain, scheme
+from millpond.storage.paths import (
+    check_scratch,
+    glob_regex,
+    glob_root,
+    hidden,
+    is_glob,
+    plain,
+    scheme,
+)
 from millpond.storage.preads import read_files
 from millpond.storage.ranges import merge, split
 from millpond.storage.staging import (
@@ -55,8 +64,8 @@ class LocalStorage:
 
     def read_many(self, ranges: Sequence[Range]) -> Buffers:
         """The bytes of each range, in the order asked; short only at the end of a file."""
-        wanted = [Range(plain(path), at, length) for path, at, length in ranges]
-        reads = merge(wanted, _size)
+        wanted = plain_ranges(ranges)
+        reads = merge(wanted, size_of)
         return split(wanted, reads, read_files(reads))
 
     def stage(self, path: str, tag: str) -> Staged:
@@ -114,6 +123,13 @@ class LocalStorage:
             except OSError as error:
                 raise explain(error, local, "delete") from error
 
+    def remove_scratch(self, folder: str) -> None:
+        """Remove a folder of Millpond's own and all below it; no error if it is gone."""
+        local = check_scratch(plain(folder))
+        with explained(local, "remove"):
+            if os.path.lexists(local):
+                shutil.rmtree(local)
+
     def local_path(self, path: str) -> str | None:
         """The absolute path, for a path of this machine; None for a URI of another store."""
         return plain(path) if scheme(path) in ("", "file") else None
@@ -142,10 +158,20 @@ def _info(path: str) -> FileInfo | None:
         return None
     if not modes.S_ISREG(found.st_mode):
         return None
-    return FileInfo(path, found.st_size, str(found.st_mtime_ns))
+    # The inode too: 3FS and other shared file systems keep whole seconds, and a file is
+    # replaced by a rename.
+    version = f"{found.st_mtime_ns}.{found.st_ino}"
+    return FileInfo(path, found.st_size, version, int(found.st_mtime))
 
 
-def _size(path: str) -> int:
+def plain_ranges(ranges: Sequence[Range]) -> list[Range]:
+    """The ranges with absolute paths. There are many ranges of few files, as a rule."""
+    names = {path: plain(path) for path in {r.path for r in ranges}}
+    return [r if names[r.path] == r.path else r._replace(path=names[r.path]) for r in ranges]
+
+
+def size_of(path: str) -> int:
+    """The size of a file that must exist, by its absolute path."""
     with explained(path, "read"):
         info = _info(path)
     if info is None:

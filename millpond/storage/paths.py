@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from millpond.errors import StorageError
 
-STAGING = ".millpond-staged"
+SCRATCH = ".millpond"  # How the names of all folders of our own begin.
+STAGING = f"{SCRATCH}-staged"
 MANIFESTS = "_manifest"
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
@@ -116,6 +117,30 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(os.fsencode(text), digest_size=12).hexdigest()
 
 
+def check_scratch(path: str) -> str:
+    """`path`, if its name shows that it is Millpond's own scratch; nothing else is removed."""
+    if not any(part.startswith(SCRATCH) for part in path.split("/")):
+        raise StorageError(
+            f"remove {path!r}: only a folder below one whose name begins with {SCRATCH!r} is "
+            "scratch and may be removed with all that is in it."
+        )
+    return path
+
+
+def check_name(root: str, name: str) -> None:
+    """Refuse a name that is absolute, not normalised, or leads out of `root` by its letters."""
+    parts = name.split("/")
+    if "\0" in name or "\\" in name or any(part in ("", ".", "..") for part in parts):
+        raise _leads_out(root, name)
+
+
+def _leads_out(root: str, name: str) -> StorageError:
+    return StorageError(
+        f"{name!r} was found in a file below {root!r} and would lead out of it. "
+        "Millpond writes relative, normalised names only: the file was damaged or changed."
+    )
+
+
 def beneath(root: str, name: str) -> str:
     """The real path of the relative `name` below the folder `root`, after symlinks.
 
@@ -123,18 +148,9 @@ def beneath(root: str, name: str) -> str:
     written by somebody else. A name that is absolute, not normalised or leads out
     of `root` is refused.
     """
-    refused = (
-        not name
-        or "\0" in name
-        or "\\" in name
-        or os.path.isabs(name)
-        or any(part in ("", ".", "..") for part in name.split("/"))
-    )
+    check_name(root, name)
     base = os.path.realpath(root)
-    full = "" if refused else os.path.realpath(os.path.join(base, name))
-    if refused or not full.startswith(base.rstrip("/") + "/"):
-        raise StorageError(
-            f"{name!r} was found in a file below {root!r} and would lead out of it. "
-            "Millpond writes relative, normalised names only: the file was damaged or changed."
-        )
+    full = os.path.realpath(os.path.join(base, name))
+    if not full.startswith(base.rstrip("/") + "/"):
+        raise _leads_out(root, name)
     return full

@@ -1,6 +1,6 @@
 """The small values that storages share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 # Storages have a method named `list`, which hides the builtin from their annotations.
@@ -9,11 +9,12 @@ Buffers = list[memoryview]
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """A file as it is now. `version` changes when its bytes do: mtime in ns, or an etag."""
+    """A file as it is now. `version` changes when its bytes do: mtime and inode, or an etag."""
 
     path: str
     size_bytes: int
     version: str
+    modified_s: int = field(default=0, compare=False)  # By the store's clock; for ages only.
 
 
 class Range(NamedTuple):

@@ -1,16 +1,58 @@
 """The stores that the contract suite runs against, each in an empty place of its own."""
 
+import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import Place
+import servers
+from hf3fs import Cluster
+from places import Place, remote
 
-from millpond.storage import LocalStorage
+from millpond.storage import LocalStorage, ThreeFsStorage
 
 
-@pytest.fixture(params=["local"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(scope="session")
+def juicefs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    with servers.juicefs(tmp_path_factory.mktemp("juicefs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[servers.Server]:
+    with servers.moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("this platform has no FUSE, so no shared file system can be mounted")
+    with servers.juicefs_mounts(tmp_path_factory.mktemp("shared")) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def local_place(tmp_path: Path) -> Place:
+    return Place(LocalStorage, str(tmp_path / "data"))
+
+
+@pytest.fixture(
+    params=["local", "shared-mount", "3fs-fake", "3fs-without-client", "juicefs-s3", "moto-s3"]
+)
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     match request.param:
-        case "local":
-            yield Place(LocalStorage(), str(tmp_path / "data"))
+        case "shared-mount":
+            node: Path = request.getfixturevalue("shared_nodes")[0]
+            return Place(LocalStorage, str(node / uuid.uuid4().hex))
+        case "3fs-fake":
+            io = Cluster(tmp_path).install(monkeypatch)
+            return Place(lambda: ThreeFsStorage(str(tmp_path), io), str(tmp_path / "data"))
+        case "3fs-without-client":
+            return Place(lambda: ThreeFsStorage(str(tmp_path), None), str(tmp_path / "data"))
+        case "juicefs-s3":
+            return remote(request.getfixturevalue("juicefs_server"), atomic=False)
+        case "moto-s3":
+            return remote(request.getfixturevalue("moto_server"), atomic=True)
+    return Place(LocalStorage, str(tmp_path / "data"))

@@ -1,17 +1,24 @@
 """A place where a contract test may write."""
 
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
-from millpond.storage import Storage
+import servers
+
+from millpond.storage import Storage, open_storage
 
 
-@dataclass(frozen=True)
 class Place:
-    """A storage, and a URI below which a test may write."""
+    """A storage, and a URI below which a test may write. `atomic`: can it put if absent?"""
 
-    storage: Storage
-    root: str
+    def __init__(self, opens: Callable[[], Storage], root: str, *, atomic: bool = True) -> None:
+        self.opens, self.root, self.atomic = opens, root, atomic
+
+    @cached_property
+    def storage(self) -> Storage:
+        return self.opens()
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -26,3 +33,8 @@ class Place:
     def names(self, prefix: str = "") -> list[str]:
         listed = self.storage.list(self.path(prefix) if prefix else self.root)
         return [info.path.removeprefix(self.root + "/") for info in listed]
+
+
+def remote(server: servers.Server, *, atomic: bool) -> Place:
+    root = f"s3://{server.bucket}/{uuid.uuid4().hex}"
+    return Place(lambda: open_storage(root, server.options()), root, atomic=atomic)

@@ -1,0 +1,7 @@
+"""`python -m millpond`: the command line."""
+
+import sys
+
+from millpond.cli import main
+
+sys.exit(main())

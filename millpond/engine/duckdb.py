@@ -1,0 +1,292 @@
+"""Owns every DuckDB connection of a process: limits, lock-down, errors, results.
+
+One instance per process (a new one costs 13 ms), one cursor per piece of work: a
+DuckDB connection holds one unfinished result at a time. User SQL can read no Python
+variable, install or load no extension, and change no setting.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from millpond.errors import (
+    DiskFull,
+    FileUnreadable,
+    MillpondError,
+    OutOfMemory,
+    SqlError,
+)
+from millpond.expr import Dialect, SortKey, quote
+from millpond.schema import Schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION: str = duckdb.__version__
+BATCH_ROWS = 122_880  # DuckDB's row group; see benchmarks/exchange.py.
+_LOW_DISK_BYTES = 16 * 2**20
+_NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+class Engine:
+    """DuckDB in this process, within `threads` and `memory_limit_bytes`, spilling to `scratch`."""
+
+    def __init__(self, *, threads: int, memory_limit_bytes: int, scratch: str) -> None:
+        self.scratch = scratch
+        self._lock = threading.Lock()
+        self._root = duckdb.connect(
+            ":memory:",
+            config={
+                "threads": threads,
+                "memory_limit": f"{memory_limit_bytes}B",
+                "temp_directory": os.path.join(scratch, "spill"),
+                "preserve_insertion_order": True,
+                "python_enable_replacements": False,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                "allow_community_extensions": False,
+                "allow_persistent_secrets": False,
+            },
+        )
+        self._root.execute("SET TimeZone = 'UTC'")
+        # One cursor tells how far its statement is: the setting is a connection's own, and
+        # has to be made before the lock.
+        self._watched = self._root.cursor()
+        self._watched.execute("SET enable_progress_bar = true")
+        self._watched.execute("SET enable_progress_bar_print = false")
+        self._watched_is_free = True
+        self._root.execute("SET lock_configuration = true")
+
+    @property
+    def dialect(self) -> Dialect:
+        return Dialect(self.parse, self.unparse, self.describe)
+
+    @contextmanager
+    def cursor(self) -> Iterator[Cursor]:
+        """A cursor of one's own; closed, and its tables forgotten, at the end."""
+        with self._lock:
+            raw = self._root.cursor()
+        cursor = Cursor(raw, self)
+        try:
+            yield cursor
+        finally:
+            raw.close()
+
+    @contextmanager
+    def watched_cursor(self) -> Iterator[Cursor]:
+        """As `cursor`, and `fraction` tells how far it is. For whole results, not for streams:
+        one that was left in the middle would keep it busy.
+        """
+        with self._lock:
+            mine, self._watched_is_free = self._watched_is_free, False
+        if not mine:
+            with self.cursor() as plain:
+                yield plain
+            return
+        cursor = Cursor(self._watched, self)
+        try:
+            yield cursor
+        finally:
+            cursor.forget()
+            with self._lock:
+                self._watched_is_free = True
+
+    def fraction(self) -> float | None:
+        """How much of the watched statement is done, as DuckDB guesses; None if unknown."""
+        if self._watched_is_free:
+            return None
+        percent = self._watched.query_progress()
+        return percent / 100 if percent >= 0 else None
+
+    def close(self) -> None:
+        self._watched.close()
+        self._root.close()
+
+    # ---- words ----------------------------------------------------------------------
+
+    def parse(self, sql: str) -> dict[str, Any]:
+        """DuckDB's own JSON tree of `sql`; `SqlError` says at which character it breaks."""
+        with self.cursor() as cursor:
+            rows = cursor.rows(f"SELECT json_serialize_sql({quote.value(sql)}::VARCHAR)")
+        tree: dict[str, Any] = json.loads(rows[0][0])
+        if tree["error"]:
+            if tree["error_type"] == "not implemented":
+                raise SqlError("only queries are taken here: SELECT …, FROM … or WITH … SELECT.")
+            place = tree.get("position")
+            at = f", at character {int(place) + 1}." if place is not None else "."
+            raise SqlError(str(tree["error_message"]).rstrip(".") + at)
+        return tree
+
+    def unparse(self, tree: dict[str, Any]) -> str:
+        """The inverse of `parse`."""
+        with self.cursor() as cursor:
+            text = quote.value(json.dumps(tree))
+            return str(cursor.rows(f"SELECT json_deserialize_sql({text}::JSON)")[0][0])
+
+    def describe(self, sql: str, inputs: Mapping[str, Schema]) -> Schema:
+        """Names and types of `sql` over empty tables of the given schemas; reads no data."""
+        with self.cursor() as cursor:
+            for name, schema in inputs.items():
+                items = ", ".join(f"NULL::{f.type} AS {quote.name(f.name)}" for f in schema)
+                cursor.run(f"CREATE TEMP VIEW {quote.name(name)} AS SELECT {items or '1 AS empty'}")
+            rows = cursor.rows(f"DESCRIBE {sql}")
+        return Schema.of((row[0], row[1]) for row in rows)
+
+    def sort_key(self, keys: Sequence[SortKey], schema: Schema) -> str:
+        """SQL over rows of `schema` for a BLOB whose byte order is the order of the keys."""
+        if VERSION.startswith("1."):
+            return " || ".join(self._sort_key_of_one(key, schema) for key in keys)
+        key = _sort_key(keys)
+        found = self.describe(f"SELECT {key} FROM __in0", {"__in0": schema})
+        # Short keys make a BIGINT, but not with text beside them.
+        return key if found.types == ("BLOB",) else _sort_key((*keys, SortKey("''")))
+
+    def _sort_key_of_one(self, key: SortKey, schema: Schema) -> str:
+        """DuckDB 1.4 ends the key of a NULL in bytes by chance; so NULLs get a key from us."""
+        found = self.describe(f"SELECT {_sort_key([key])} FROM __in0", {"__in0": schema})
+        blob = _sort_key([key] if found.types == ("BLOB",) else [key, SortKey("''")])
+        null = "\\x01" if key.nulls_first else "\\x02"  # As DuckDB has it.
+        return f"CASE WHEN ({key.sql}) IS NULL THEN '{null}'::BLOB ELSE {blob} END"
+
+    @functools.lru_cache(maxsize=512)  # noqa: B019 (one engine per process)
+    def arrow_schema(self, schema: Schema) -> pa.Schema:
+        """How the engine gives rows of `schema` in Arrow."""
+        items = ", ".join(f"NULL::{f.type} AS {quote.name(f.name)}" for f in schema)
+        with self.cursor() as cursor:
+            return cursor.table(f"SELECT {items} WHERE false").schema
+
+    def schema_of(self, table: pa.Table | pa.RecordBatchReader) -> Schema:
+        """How DuckDB reads an Arrow table."""
+        with self.cursor() as cursor:
+            cursor.register("given", table)
+            return Schema.of((row[0], row[1]) for row in cursor.rows("DESCRIBE FROM given"))
+
+
+class Cursor:
+    """One DuckDB connection and the tables registered with it."""
+
+    def __init__(self, raw: Any, engine: Engine) -> None:
+        self._raw = raw
+        self._engine = engine
+        self._registered: list[str] = []
+
+    def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
+        """Let SQL read an Arrow table (any number of times) or reader (once) as `name`."""
+        self._raw.register(name, rows)
+        self._registered.append(name)
+
+    def forget(self) -> None:
+        """Let go of everything that was registered."""
+        for name in self._registered:
+            self._raw.unregister(name)
+        self._registered.clear()
+
+    def run(self, sql: str) -> None:
+        with self._errors():
+            self._raw.execute(sql).fetchall()
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with self._errors():
+            found: list[tuple[Any, ...]] = self._raw.execute(sql).fetchall()
+        return found
+
+    def record(self, sql: str) -> dict[str, Any]:
+        """The only row, by column."""
+        with self._errors():
+            result = self._raw.execute(sql)
+            names = [column[0] for column in result.description]
+            return dict(zip(names, result.fetchone(), strict=True))
+
+    def reader(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """The result as a stream of record batches; the cursor is busy until it ends."""
+        with self._errors():
+            relation = self._raw.sql(sql)
+            # DuckDB 2 renamed the method; 1.4 knows the old one only.
+            make = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
+            reader = make(batch_rows)
+        while True:
+            with self._errors():
+                try:
+                    batch = reader.read_next_batch()
+                except StopIteration:
+                    return
+            yield batch
+
+    def schema(self, sql: str) -> pa.Schema:
+        """The columns of the result, in Arrow."""
+        return self.table(f"SELECT * FROM (\n{sql}\n) LIMIT 0").schema
+
+    def table(self, sql: str) -> pa.Table:
+        """The whole result in memory."""
+        with self._errors():
+            relation = self._raw.sql(sql)
+            make = getattr(relation, "to_arrow_table", None) or relation.fetch_arrow_table
+            return make()
+
+    def copy(self, sql: str, path: str, format: str, options: tuple[tuple[str, str], ...]) -> int:
+        """Write the result to one file; gives the number of rows."""
+        extra = "".join(f", {name.upper()} {literal}" for name, literal in options)
+        target = quote.value(path)
+        rows = self.rows(f"COPY (\n{sql}\n) TO {target} (FORMAT {format}{extra})")
+        return int(rows[0][0])
+
+    def interrupt(self) -> None:
+        self._raw.interrupt()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            raise translated(error, self._engine.scratch) from error
+        except OSError as error:
+            # pyarrow wraps what a DuckDB stream raises while it is read.
+            raise SqlError(_first_paragraph(str(error))) from error
+
+
+def _sort_key(keys: Sequence[SortKey]) -> str:
+    items = ", ".join(f"{key.sql}, '{key.direction}'" for key in keys)
+    return f"create_sort_key({items})"
+
+
+def translated(error: duckdb.Error, scratch: str) -> MillpondError:
+    """Our error for DuckDB's, by its class."""
+    text = _first_paragraph(str(error))
+    match error:
+        case duckdb.OutOfMemoryException():
+            if _is_full(scratch):
+                return DiskFull(f"no space left in {scratch}: {text}")
+            return OutOfMemory(text)
+        case duckdb.IOException():
+            # DuckDB gives no error number of its own, but the system's words for it; and what
+            # it wrote is removed by now, so the disk itself may not be full any more.
+            if _NO_SPACE in text or _is_full(scratch):
+                return DiskFull(f"no space left on the disk: {text}")
+            return FileUnreadable(text)
+        case duckdb.InvalidInputException() | duckdb.HTTPException():
+            return SqlError(text)
+    return SqlError(text)
+
+
+def _is_full(folder: str) -> bool:
+    try:
+        stat = os.statvfs(folder)
+    except OSError:
+        return False
+    return stat.f_bavail * stat.f_frsize < _LOW_DISK_BYTES
+
+
+def _first_paragraph(text: str) -> str:
+    """DuckDB's message without the echo of SQL that the user did not write."""
+    head = re.split(r"\n\s*\n|\s*Candidate functions:", text.strip(), maxsplit=1)[0]
+    return re.sub(r"\s*\n\s*", " ", head)

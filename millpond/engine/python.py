@@ -1,0 +1,327 @@
+"""User functions over Arrow batches: rows, batches, partitions, groups.
+
+A function is unpickled, and a class built, once per worker process. What a function
+raises, or gives that does not fit its schema, becomes a `FunctionError` that names the
+field and the row; the worker turns it into a `TaskError` with the place in the run.
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback as tb
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from millpond.errors import MillpondError
+from millpond.plan.nodes import PythonCall
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class FunctionError(MillpondError):
+    """A user's function raised, or gave something else than its schema says."""
+
+    def __init__(self, message: str, cause: BaseException | None, traceback: str) -> None:
+        super().__init__(message)
+        self.cause, self.traceback = cause, traceback
+
+
+@functools.lru_cache(maxsize=64)
+def loaded(function: bytes) -> Callable[..., Any]:
+    """The function, or an instance of the class, once per process."""
+    found: Callable[..., Any] = cloudpickle.loads(function)
+    return found() if isinstance(found, type) else found
+
+
+def apply(
+    call: PythonCall, batches: Iterable[pa.RecordBatch], given: pa.Schema, wanted: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """The rows that the function gives for `batches` (of schema `given`), as `wanted`."""
+    function = _guarded(call)
+    match call.kind:
+        case "row" | "flat" | "filter":
+            yield from _rows(call.kind, function, call.name, batches, wanted)
+        case "batch":
+            for batch in sized(batches, given, call.batch_size):
+                yield from _batch(function, batch, call, wanted)
+        case "partition":
+            import pyarrow as pa
+
+            whole = pa.Table.from_batches(list(batches), given)
+            yield from _batch(function, whole, call, wanted)
+        case "group":
+            for group in _groups(batches, given, call.group_keys):
+                yield from _batch(function, group, call, wanted)
+
+
+def _guarded(call: PythonCall) -> Callable[..., Any]:
+    try:
+        return loaded(call.function)
+    except Exception as error:  # The user's own constructor or imports.
+        raise FunctionError(_said(call.name, error), error, tb.format_exc()) from error
+
+
+def _rows(
+    kind: str,
+    function: Callable[..., Any],
+    name: str,
+    batches: Iterable[pa.RecordBatch],
+    wanted: pa.Schema,
+) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    first = 0
+    for batch in batches:
+        out: list[Any] = []
+        rows = batch.to_pylist()
+        place = 0
+        try:
+            if kind == "row":
+                for row in rows:
+                    out.append(function(row))
+                    place += 1
+            elif kind == "flat":
+                for row in rows:
+                    out.extend(function(row))
+                    place += 1
+            else:
+                for row in rows:
+                    out.append(bool(function(row)))
+                    place += 1
+        except Exception as error:  # A user's function may raise anything.
+            said = f"{_said(name, error)} on row {first + place} of the partition"
+            raise FunctionError(said, error, tb.format_exc()) from error
+        first += len(rows)
+        if kind == "filter":
+            yield batch.filter(pa.array(out, pa.bool_()))
+        else:
+            yield from_rows(out, wanted, name, first - len(rows))
+
+
+def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> pa.RecordBatch:
+    """Dicts as a batch; a missing key is NULL, a key without a column is an error."""
+    import pyarrow as pa
+
+    names = wanted.names
+    width = len(names)
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            what = f"{name} gave {type(row).__name__} for row {first + i}, not a dict"
+            raise FunctionError(f"{what}.", None, "")
+        if len(row) > width or (len(row) < width and not row.keys() <= set(names)):
+            extra = sorted(map(str, set(row) - set(names)))
+            raise FunctionError(
+                f"{name} gave the field {extra[0]!r} for row {first + i}, which its schema "
+                f"({', '.join(names)}) does not have. Pass schema= with all of its columns.",
+                None,
+                "",
+            )
+    try:
+        columns = [pa.array([row.get(c) for row in rows], wanted.field(c).type) for c in names]
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise _misfit(rows, wanted, name, first, error) from error
+    if rows and not any(names[0] in row for row in rows) and not any(rows[0]):
+        raise FunctionError(f"{name} gave rows without columns.", None, "")
+    return pa.RecordBatch.from_arrays(columns, schema=wanted)
+
+
+def _misfit(
+    rows: list[Any], wanted: pa.Schema, name: str, first: int, error: BaseException
+) -> FunctionError:
+    import pyarrow as pa
+
+    for field in wanted:
+        for i, row in enumerate(rows):
+            try:
+                pa.array([row.get(field.name)], field.type)
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as why:
+                return FunctionError(
+                    f"{name} gave {row.get(field.name)!r} in the field {field.name!r} of row "
+                    f"{first + i}; its type is {field.type} ({why}). Pass schema= if another "
+                    "type is meant.",
+                    why,
+                    "",
+                )
+    return FunctionError(_said(name, error), error, "")
+
+
+def _batch(
+    function: Callable[..., Any], rows: pa.RecordBatch | pa.Table, call: PythonCall, out: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    try:
+        given = function(as_format(rows, call.format))
+        results = given if isinstance(given, Iterator) else iter([given])
+        for result in results:
+            yield from _as_arrow(result, out, call.name).to_batches()
+    except FunctionError:
+        raise
+    except Exception as error:  # A user's function may raise anything.
+        raise FunctionError(_said(call.name, error), error, tb.format_exc()) from error
+
+
+def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
+    match format:
+        case "pandas":
+            return rows.to_pandas()
+        case "numpy":
+            return {
+                name: rows.column(name).to_numpy(zero_copy_only=False)
+                if hasattr(rows, "to_struct_array") and not hasattr(rows, "combine_chunks")
+                else rows.column(name).to_numpy()
+                for name in rows.schema.names
+            }
+        case _:
+            import pyarrow as pa
+
+            return pa.table(rows.columns, schema=rows.schema) if rows.num_columns else rows
+
+
+def to_table(result: Any, name: str) -> pa.Table:
+    """What a function may give back, as an Arrow table."""
+    import pyarrow as pa
+
+    if isinstance(result, pa.Table):
+        return result
+    if isinstance(result, pa.RecordBatch):
+        return pa.Table.from_batches([result])
+    if isinstance(result, dict):
+        return pa.table(result)
+    if hasattr(result, "__arrow_c_stream__"):
+        return pa.table(result)
+    if type(result).__module__.startswith("pandas"):
+        return pa.Table.from_pandas(result, preserve_index=False)
+    raise FunctionError(
+        f"{name} gave {type(result).__name__}; it must give an Arrow table or batch, a pandas "
+        "frame, or a dict of arrays.",
+        None,
+        "",
+    )
+
+
+def _as_arrow(result: Any, wanted: pa.Schema, name: str) -> pa.Table:
+    import pyarrow as pa
+
+    table = to_table(result, name)
+    if set(table.column_names) != set(wanted.names):
+        raise FunctionError(
+            f"{name} gave the columns {', '.join(table.column_names)}; its schema has "
+            f"{', '.join(wanted.names)}. Pass schema= with what it gives.",
+            None,
+            "",
+        )
+    table = table.select(wanted.names)
+    if table.schema.types == wanted.types:
+        return table.cast(wanted) if table.schema != wanted else table
+    for column in wanted.names:
+        try:
+            table.column(column).cast(wanted.field(column).type)
+        except (pa.ArrowException, NotImplementedError) as error:
+            raise FunctionError(
+                f"{name} gave {table.schema.field(column).type} in the column {column!r}, which "
+                f"does not fit {wanted.field(column).type} ({error}).",
+                error,
+                "",
+            ) from error
+    return table.cast(wanted)
+
+
+def sized(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, size: int
+) -> Iterator[pa.RecordBatch]:
+    """Batches of exactly `size` rows, but for the last."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        start = 0
+        while batch.num_rows - start + count >= size:
+            held.append(batch.slice(start, size - count))
+            start += size - count
+            yield _one(held, schema)
+            held, count = [], 0
+        if start < batch.num_rows:
+            held.append(batch.slice(start))
+            count += batch.num_rows - start
+    if count:
+        yield _one(held, schema)
+    del pa
+
+
+def _one(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    if len(batches) == 1:
+        return batches[0]
+    table = pa.Table.from_batches(batches, schema).combine_chunks()
+    return table.to_batches(max_chunksize=max(1, table.num_rows))[0]
+
+
+def _groups(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, keys: tuple[str, ...]
+) -> Iterator[pa.Table]:
+    """Runs of rows with equal keys; the input is sorted by them."""
+    import pyarrow as pa
+
+    table = pa.Table.from_batches(list(batches), schema)
+    if not table.num_rows:
+        return
+    rows = list(zip(*(table.column(k).to_pylist() for k in keys), strict=True))
+    start = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or repr(rows[i]) != repr(rows[start]):
+            yield table.slice(start, i - start)
+            start = i
+
+
+def sample_rows(function: Callable[..., Any], kind: str, rows: list[Any]) -> list[Any]:
+    """What a row function gives for a few rows, to learn its schema."""
+    if kind == "flat":
+        return [out for row in rows for out in islice(function(row), 100)]
+    return [function(row) for row in rows]
+
+
+def _said(name: str, error: BaseException) -> str:
+    return f"{name} raised {type(error).__name__}: {error}"
+
+
+def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
+    """What the function gives for a few rows, as a table: to learn names and types."""
+    import pyarrow as pa
+
+    function = _guarded(call)
+    try:
+        if call.kind in ("row", "flat"):
+            given = sample_rows(function, call.kind, rows.to_pylist())
+        else:
+            if call.kind == "group" and rows.num_rows:
+                rows = next(_groups(rows.sort_by([(k, "ascending") for k in call.group_keys])
+                                    .to_batches(), rows.schema, call.group_keys))  # fmt: skip
+            result = function(as_format(rows, call.format))
+            return to_table(next(result) if isinstance(result, Iterator) else result, call.name)
+    except FunctionError:
+        raise
+    except Exception as error:  # A user's function may raise anything.
+        raise FunctionError(_said(call.name, error), error, tb.format_exc()) from error
+    for i, row in enumerate(given):
+        if not isinstance(row, dict):
+            what = f"{call.name} gave {type(row).__name__} for row {i}, not a dict"
+            raise FunctionError(f"{what}.", None, "")
+    names = list(dict.fromkeys(name for row in given for name in row))
+    if not names:
+        raise FunctionError(
+            f"its columns cannot be learnt, as it gave {'no fields' if given else 'no rows'} "
+            'for the first 100 rows. Pass schema={"name": "TYPE", …}.',
+            None,
+            "",
+        )
+    try:
+        return pa.table({name: [row.get(name) for row in given] for name in names})
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise FunctionError(
+            f"its fields have mixed types ({error}). Pass schema=.", error, ""
+        ) from error

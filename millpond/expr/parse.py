@@ -1,0 +1,295 @@
+"""SQL from a user → values that are proven to be exactly what was asked for.
+
+The parser is DuckDB's own, handed in as a `Dialect` (docs/decisions/0001): what
+bare DuckDB takes is taken, and nothing else. A text is kept as the user wrote it;
+only sort keys are split and written anew.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from millpond.errors import ColumnNotFound, SchemaMismatch, SqlError
+from millpond.schema import Schema
+
+Tree = dict[str, Any]
+
+# Functions whose value may differ between two runs over the same rows. A test holds
+# this list against the catalogue of every DuckDB version that we support.
+VOLATILE = frozenset(
+    {
+        *("random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval"),
+        *("setseed", "setval", "stats", "error", "vector_type", "sleep_ms", "write_log"),
+        *("current_connection_id", "current_query", "current_query_id"),
+        "current_transaction_id",
+    }
+)
+# Constant within one run, other in the next.
+CLOCK = frozenset(
+    {
+        *("now", "today", "get_current_time", "current_date", "current_time", "age"),
+        *("current_timestamp", "get_current_timestamp", "transaction_timestamp"),
+        *("localtime", "localtimestamp", "current_localtime", "current_localtimestamp"),
+    }
+)
+# Aggregates and window functions whose value may depend on the order in which threads meet
+# the rows.
+ORDER_SENSITIVE = frozenset(
+    {
+        *("first", "last", "any_value", "arbitrary", "list", "array_agg", "string_agg"),
+        *("group_concat", "listagg", "arg_min", "arg_max", "min_by", "max_by", "argmin", "argmax"),
+        *("arg_min_null", "arg_max_null", "mode", "histogram", "map_from_entries"),
+        *("row_number", "ntile", "first_value", "last_value", "nth_value", "lag", "lead", "fill"),
+        *("approx_quantile", "approx_top_k", "reservoir_quantile", "product"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What the words room needs of a database, as functions; the session passes the engine's.
+
+    `parse` gives DuckDB's JSON tree of a text of SELECT statements, or raises `SqlError`
+    with the position; `unparse` turns one back to text; `describe` names and types the
+    result of a query over typed empty inputs, or raises `SqlError`.
+    """
+
+    parse: Callable[[str], Tree]
+    unparse: Callable[[Tree], str]
+    describe: Callable[[str, Mapping[str, Schema]], Schema]
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """SQL text and what it needs. `columns` is None where only DuckDB can tell (stars).
+
+    `varies` if a second run over the same rows may give others.
+    """
+
+    sql: str
+    columns: frozenset[str] | None
+    varies: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """One key of an ORDER BY. `nulls_first` and `descending` are resolved, never implied."""
+
+    sql: str
+    descending: bool = False
+    nulls_first: bool = False
+
+    @property
+    def direction(self) -> str:
+        nulls = "NULLS FIRST" if self.nulls_first else "NULLS LAST"
+        return f"{'DESC' if self.descending else 'ASC'} {nulls}"
+
+    def __str__(self) -> str:
+        return f"{self.sql} {self.direction}"
+
+
+def select_list(
+    text: str, schema: Schema, where: str, dialect: Dialect, *, flat: bool = False
+) -> Expression:
+    """`text` as exactly one select list over `schema`; `unnest` only where `flat`."""
+    node, sql = _bare_select(text, where, dialect)
+    if not flat and any(
+        str(found.get("function_name", "")).casefold() in ("unnest", "unlist")
+        for found in walk(node["select_list"])
+    ):
+        raise SqlError(f"{where}: unnest makes several rows of one; flat_map() does that.")
+    return _expression(sql, node["select_list"], schema, where)
+
+
+def predicate(text: str, schema: Schema, where: str, dialect: Dialect) -> Expression:
+    """`text` as exactly one condition over `schema`."""
+    node, sql = _bare_select(text, where, dialect)
+    items = node["select_list"]
+    if len(items) != 1 or items[0].get("alias") or items[0]["class"] == "STAR":
+        raise SqlError(f"{where}: needs one condition, such as \"price > 3 AND name <> ''\".")
+    return _expression(sql, items, schema, where)
+
+
+def sort_keys(by: str | list[str] | tuple[str, ...], schema: Schema, where: str, dialect: Dialect
+) -> tuple[SortKey, ...]:  # fmt: skip
+    """`"a, b desc nulls first"` or a list of such → keys with everything resolved."""
+    keys: list[SortKey] = []
+    for text in [by] if isinstance(by, str) else by:
+        head = "SELECT 1 ORDER BY "
+        node, _ = _statement(text, head, where, dialect)
+        kinds = [modifier["type"] for modifier in node.get("modifiers", [])]
+        if node["type"] != "SELECT_NODE" or kinds != ["ORDER_MODIFIER"]:
+            raise SqlError(f'{where}: needs sort keys, such as "a" or "a desc nulls first".')
+        for order in node["modifiers"][0]["orders"]:
+            expression = order["expression"]
+            if expression["class"] == "CONSTANT" or expression["class"] == "STAR":
+                raise SqlError(f"{where}: {text!r} is not a column or an expression over columns.")
+            _expression("", [expression], schema, where)
+            descending = order["type"] == "DESCENDING"
+            # DuckDB's default: NULLs last, whatever the direction.
+            first = order["null_order"] == "NULLS FIRST"
+            keys.append(SortKey(_unparse(expression, dialect), descending, first))
+    if not keys:
+        raise SqlError(f"{where}: needs at least one sort key.")
+    return tuple(keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One whole query. `varies` if its rows may differ between two runs."""
+
+    sql: str
+    varies: bool
+
+
+def query(text: str, where: str, dialect: Dialect) -> Query:
+    """`text` as exactly one query."""
+    node, sql = _statement(text, "", where, dialect)
+    return Query(sql, _varies([node]))
+
+
+def _bare_select(text: str, where: str, dialect: Dialect) -> tuple[Tree, str]:
+    node, sql = _statement(text, "SELECT ", where, dialect)
+    extra = [
+        word
+        for word, present in {
+            "FROM": node.get("from_table", {}).get("type") != "EMPTY",
+            "WHERE": node.get("where_clause"),
+            "GROUP BY": node.get("group_expressions")
+            or node.get("aggregate_handling") != "STANDARD_HANDLING",
+            "HAVING": node.get("having"),
+            "QUALIFY": node.get("qualify"),
+            "DISTINCT, ORDER BY or LIMIT": node.get("modifiers"),
+            "USING SAMPLE": node.get("sample"),
+            "WITH": node.get("cte_map", {}).get("map"),
+        }.items()
+        if present
+    ]
+    if node["type"] != "SELECT_NODE" or extra:
+        what = extra[0] if extra else "UNION, EXCEPT or INTERSECT"
+        raise SqlError(
+            f"{where}: takes expressions over columns, without {what}. "
+            "Other methods of the frame do that, and sql() takes whole queries."
+        )
+    for found in walk(node["select_list"]):
+        if found.get("class") == "WINDOW":
+            raise SqlError(
+                f"{where}: a window function looks at other rows. Use sql() for the whole frame "
+                "or partial_sql() inside partitions."
+            )
+    return node, sql
+
+
+def _statement(text: str, head: str, where: str, dialect: Dialect) -> tuple[Tree, str]:
+    """Parse `head + text` and prove that it is one statement, also when text is wrapped."""
+    if not isinstance(text, str):
+        raise SqlError(f"{where}: needs SQL text, not {type(text).__name__}.")
+    sql = text.strip()
+    while sql.endswith(";"):
+        sql = sql[:-1].rstrip()
+    if not sql:
+        raise SqlError(f"{where}: the SQL text is empty.")
+    try:
+        tree = dialect.parse(head + sql)
+        if len(tree["statements"]) != 1:
+            raise SqlError(f"{where}: needs one piece of SQL, not several divided by ';'.")
+        if ";" in sql and not _wraps(head + sql, dialect):
+            raise SqlError(f"{where}: remove the ';' that stands before the end of the SQL.")
+    except SqlError as error:
+        if str(error).startswith(where):
+            raise
+        raise SqlError(f"{where}: {_pointed(str(error), len(head))}") from None
+    return tree["statements"][0]["node"], sql
+
+
+def _wraps(sql: str, dialect: Dialect) -> bool:
+    """A ';' inside a string may be wrapped; one before a trailing comment may not."""
+    try:
+        dialect.parse(f"SELECT * FROM (\n{sql}\n)")
+    except SqlError:
+        return False
+    return True
+
+
+def _pointed(message: str, shift: int) -> str:
+    """Move the `at character N` of a parser's message to where the user's own text begins."""
+    before, at, number = message.rpartition("at character ")
+    if at and number.rstrip(".").isdigit():
+        place = int(number.rstrip(".")) - shift
+        return f"{before}at character {max(place, 1)}."
+    return message
+
+
+def _unparse(expression: Tree, dialect: Dialect) -> str:
+    tree = dialect.parse("SELECT 1")
+    tree["statements"][0]["node"]["select_list"] = [{**expression, "alias": ""}]
+    return dialect.unparse(tree).removeprefix("SELECT ")
+
+
+def _expression(sql: str, trees: list[Tree], schema: Schema, where: str) -> Expression:
+    columns: set[str] | None = set()
+    bound = _lambda_names(trees)
+    known = {field.name.casefold(): field.name for field in schema}
+    for found in walk(trees):
+        kind = found.get("class")
+        if kind in ("STAR", "POSITIONAL_REFERENCE", "SUBQUERY"):
+            columns = None
+        elif kind == "PARAMETER":
+            raise SqlError(f"{where}: parameters ($1, ?) have no value here; write it out.")
+        elif kind == "COLUMN_REF":
+            root = found["column_names"][0]
+            if root.casefold() in known:
+                if columns is not None:
+                    columns.add(known[root.casefold()])
+            elif root.casefold() in bound or len(found["column_names"]) > 1:
+                pass  # A lambda's own name, or qualified: DuckDB binds it.
+            elif not _has_subquery(trees):
+                raise ColumnNotFound(root, schema.names, where)
+    return Expression(sql, None if columns is None else frozenset(columns), _varies(trees))
+
+
+def _has_subquery(trees: list[Tree]) -> bool:
+    return any(found.get("class") == "SUBQUERY" for found in walk(trees))
+
+
+def _lambda_names(trees: list[Tree]) -> set[str]:
+    names: set[str] = set()
+    for found in walk(trees):
+        if found.get("class") == "LAMBDA":
+            for inner in walk(found.get("lhs")):
+                if inner.get("class") == "COLUMN_REF":
+                    names.add(inner["column_names"][-1].casefold())
+    # List comprehensions and aliases that a later item of the list reuses.
+    return names | {tree["alias"].casefold() for tree in trees if tree.get("alias")}
+
+
+def _varies(trees: object) -> bool:
+    for found in walk(trees):
+        if found.get("sample"):
+            return True
+        name = str(found.get("function_name", "")).casefold()
+        if name in VOLATILE or name in CLOCK or name in ORDER_SENSITIVE:
+            return True
+    return False
+
+
+def walk(tree: object) -> Iterator[Tree]:
+    """Every object of a JSON tree, from the top."""
+    stack = [tree]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            yield item
+            stack.extend(reversed(list(item.values())))
+        elif isinstance(item, list):
+            stack.extend(reversed(item))
+
+
+def check(describe: Callable[[], Schema], where: str) -> Schema:
+    """Run a `describe` and say at which call of the user's it failed."""
+    try:
+        return describe()
+    except ColumnNotFound:
+        raise
+    except (SqlError, SchemaMismatch) as error:
+        raise type(error)(f"{where}: {error}") from None

@@ -1,0 +1,52 @@
+"""The only place that turns a name or a value into SQL."""
+
+import math
+from collections.abc import Iterable
+
+from millpond.errors import SqlError
+
+Value = str | bytes | bool | int | float | None
+
+
+def name(text: str) -> str:
+    """A name as SQL, whatever it contains.
+
+    >>> print(name('a "b" c'))
+    "a ""b"" c"
+    """
+    if "\x00" in text:
+        raise SqlError(f"the name {text!r} contains a NUL character; DuckDB has no such names.")
+    return '"' + text.replace('"', '""') + '"'
+
+
+def names(texts: Iterable[str]) -> str:
+    return ", ".join(name(text) for text in texts)
+
+
+def value(item: Value | list[str] | tuple[str, ...]) -> str:
+    """A value as an SQL literal.
+
+    >>> print(value("it's"), value(["a", "b"]), value(None), value(True))
+    'it''s' ['a', 'b'] NULL true
+    """
+    match item:
+        case None:
+            return "NULL"
+        case bool():
+            return "true" if item else "false"
+        case int():
+            return str(item)
+        case float():
+            return repr(item) if math.isfinite(item) else f"'{item}'::DOUBLE"
+        case bytes():
+            return "'" + "".join(f"\\x{byte:02X}" for byte in item) + "'::BLOB"
+        case str():
+            return _text(item)
+    return "[" + ", ".join(_text(part) for part in item) + "]"
+
+
+def _text(text: str) -> str:
+    if "\x00" in text:
+        head, *rest = text.split("\x00")
+        return "(" + " || chr(0) || ".join(_text(part) for part in [head, *rest]) + ")"
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,57 @@
+"""Stages → text."""
+
+from millpond.physical.planner import Physical
+from millpond.physical.stages import (
+    ConcatInput,
+    PythonStep,
+    RowsInput,
+    SourceInput,
+    SqlStep,
+    Stage,
+    StageInput,
+    ToFile,
+    ToMemory,
+    ToPart,
+)
+
+
+def explain_stages(physical: Physical) -> str:
+    """The shape and why, then each stage: what it reads, computes and writes."""
+    lines = [f"{physical.shape}: {physical.reason}"]
+    for stage in physical.stages:
+        lines += _stage(stage)
+    return "\n".join(lines)
+
+
+def _stage(stage: Stage) -> list[str]:
+    kept = "" if stage.fingerprint else ", never reused by another run"
+    lines = [f"stage {stage.id}: {stage.title} ({stage.determinism.value}{kept})"]
+    for i, item in enumerate(stage.inputs):
+        lines.append(f"  __s{i} = {_input(item)}")
+    for step in stage.fragment.steps:
+        match step:
+            case SqlStep(sql):
+                lines.append(f"  sql {' '.join(sql.split())}")
+            case PythonStep(call):
+                lines.append(f"  python {call.name} per {call.kind}")
+    match stage.output:
+        case ToPart(n, how):
+            lines.append(f"  to a part of {n} partition{'s' if n > 1 else ''} ({how})")
+        case ToFile(format, directory):
+            lines.append(f"  to {format} files in {directory}")
+        case ToMemory():
+            lines.append("  to memory")
+    return lines
+
+
+def _input(item: SourceInput | StageInput | ConcatInput | RowsInput) -> str:
+    match item:
+        case SourceInput(scan, splits, broadcast):
+            how = "all by each task" if broadcast else "one a task"
+            return f"{scan.format}, {len(splits)} splits, {how}"
+        case StageInput(stage, edge, only):
+            return f"stage {stage}, {edge.value}{f', {len(only)} chosen' if only else ''}"
+        case ConcatInput(stages):
+            return f"stages {', '.join(map(str, stages))}, one after the other"
+        case RowsInput(stage, n):
+            return f"stage {stage}, cut into {n} runs of rows"

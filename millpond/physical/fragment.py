@@ -1,0 +1,184 @@
+"""A node over the SQL of its inputs → SQL. One node, one query; queries nest.
+
+A query is held as pieces: text, and numbers that stand for the inputs of a fragment
+(`__s0`, `__s1`, …), so that two queries with inputs of their own can be joined.
+"""
+
+import re
+
+from millpond.expr import SortKey, quote
+from millpond.plan import nodes as n
+from millpond.plan.build import join_sql
+from millpond.schema import Field, Schema
+
+Pieces = tuple[str | int, ...]
+
+ORDINAL = '"__millpond_ordinal"'
+
+
+def slot(i: int) -> Pieces:
+    """The query that gives input `i` as it is."""
+    return ("FROM ", i)
+
+
+def shifted(sql: Pieces, by: int) -> Pieces:
+    return tuple(piece if isinstance(piece, str) else piece + by for piece in sql)
+
+
+def text(sql: Pieces) -> str:
+    return "".join(piece if isinstance(piece, str) else f"__s{piece}" for piece in sql)
+
+
+def is_plain(sql: Pieces) -> bool:
+    return sql == slot(0)
+
+
+def over(head: str, sql: Pieces, tail: str = "") -> Pieces:
+    """`head` FROM the query `sql` AS __in0, then `tail`."""
+    if len(sql) == 2 and sql[0] == "FROM ":
+        return (f"{head}\nFROM ", sql[1], f" AS __in0{tail}")
+    return (f"{head}\nFROM (\n", *sql, f"\n) AS __in0{tail}")
+
+
+def render(node: n.Node, inputs: tuple[Pieces, ...]) -> Pieces:
+    """The query of `node` over the queries of its inputs; rows in all, not per partition."""
+    sql = inputs[0] if inputs else ()
+    match node:
+        case n.Project(expression=expression):
+            return over(f"SELECT {expression.sql}", sql)
+        case n.Filter(predicate=predicate):
+            return over("SELECT *", sql, f"\nWHERE (\n{predicate.sql}\n)")
+        case n.Sort(keys=keys):
+            return sorted_(sql, node.schema.names, keys)
+        case n.Limit(n=count):
+            return over("SELECT *", sql, f"\nLIMIT {count}")
+        case n.Aggregate(keys=keys, expression=expression):
+            head = f"{quote.names(keys)}, " if keys else ""
+            group = f"\nGROUP BY {quote.names(keys)}" if keys else ""
+            return over(f"SELECT {head}{expression.sql}", sql, group)
+        case n.Distinct(columns=columns):
+            return _distinct(sql, node.schema.names, columns)
+        case n.Sample(fraction=fraction, seed=seed):
+            chance = (
+                f"hash({seed}::BIGINT, {ORDINAL})::DOUBLE < {fraction!r} * 18446744073709551616"
+            )
+            return over(
+                f"SELECT {quote.names(node.schema.names)}", numbered(sql), f" WHERE {chance}"
+            )
+        case n.RandomPartition(seed=seed):
+            order = f"\nORDER BY hash({seed}::BIGINT, {ORDINAL}), {ORDINAL}"
+            return over(f"SELECT {quote.names(node.schema.names)}", numbered(sql), order)
+        case n.Join():
+            return _join(node, *inputs)
+        case n.Union():
+            return _union(node, inputs)
+        case n.SqlEngine():
+            names = tuple(f"__in{i}" for i in range(len(inputs)))
+            return _named(names, inputs, node.query.sql)
+        case n.GlobalSql():
+            return _named(tuple(map(quote.name, node.names)), inputs, node.query.sql)
+        case n.EvenPartition() | n.HashPartition() | n.GivenPartition():
+            return sql
+    raise AssertionError(f"{type(node).__name__} is no SQL")
+
+
+def numbered(sql: Pieces) -> Pieces:
+    """Number the rows in input order."""
+    return over(f"SELECT *, row_number() OVER () AS {ORDINAL}", sql)
+
+
+def sorted_(sql: Pieces, names: tuple[str, ...], keys: tuple[SortKey, ...]) -> Pieces:
+    """In the order of the keys, ties in input order."""
+    order = ", ".join(map(str, keys))
+    return over(f"SELECT {quote.names(names)}", numbered(sql), f"\nORDER BY {order}, {ORDINAL}")
+
+
+def hash_partition(keys: tuple[str, ...], types: tuple[str, ...], count: int) -> str:
+    """The partition of a row, from bits that DuckDB's own hash tables do not use."""
+    items = ", ".join(
+        f"{quote.name(k)}::{t}" if t else quote.name(k) for k, t in zip(keys, types, strict=True)
+    )
+    return f"(((hash({items}) >> 32) * {count}) >> 32)::UINTEGER"
+
+
+def with_column(sql: Pieces, expression: str, name: str) -> Pieces:
+    """Add a last column."""
+    return over(f"SELECT *, {expression} AS {quote.name(name)}", sql)
+
+
+# Quoted names and ENUM values are passed over; what remains are words of types.
+_TYPE_WORDS = re.compile(
+    r"""ENUM\((?:[^')]|'(?:[^']|'')*')*\)|"(?:[^"]|"")*"|'(?:[^']|'')*'"""
+    r"|\b(?:UHUGEINT|HUGEINT|BIGNUM|BIT|UUID|JSON|TIME WITH TIME ZONE|TIME_NS)\b"
+)
+_PLAIN = {"HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)"}
+
+
+def wire(schema: Schema) -> Schema:
+    """The types in which rows travel: those that Arrow has itself, without a loss.
+
+    An ENUM's dictionary would not fit into a segment. DuckDB's extension types for the
+    others are left alone: DuckDB 1.4 mixes up the rows of some booleans in that mode.
+    """
+    return _retyped(schema, {})
+
+
+def plain(schema: Schema) -> Schema:
+    """The types in which people and their functions see rows."""
+    return _retyped(schema, _PLAIN)
+
+
+def _retyped(schema: Schema, words: dict[str, str]) -> Schema:
+    def other(found: re.Match[str]) -> str:
+        word = found[0]
+        quoted = word[0] in "'\""
+        return word if quoted else words.get(word, "VARCHAR")
+
+    return Schema(tuple(Field(f.name, _TYPE_WORDS.sub(other, f.type)) for f in schema))
+
+
+def cast(sql: Pieces, have: Schema, want: Schema, extra: bool) -> Pieces:
+    """The query in other types; with `extra`, its last column goes along as it is."""
+    if have == want:
+        return sql
+    items = ", ".join(f"{quote.name(f.name)}::{f.type} AS {quote.name(f.name)}" for f in want)
+    rest = f", * EXCLUDE ({quote.names(have.names)})" if extra else ""
+    return over(f"SELECT {items}{rest}", sql)
+
+
+def _distinct(sql: Pieces, names: tuple[str, ...], columns: tuple[str, ...]) -> Pieces:
+    if set(columns) == set(names):
+        return over("SELECT DISTINCT *", sql)
+    first = (
+        f"\nQUALIFY row_number() OVER (PARTITION BY {quote.names(columns)} ORDER BY {ORDINAL}) = 1"
+    )
+    inner = over("SELECT *", numbered(sql), first)
+    return over(f"SELECT {quote.names(names)}", inner, f"\nORDER BY {ORDINAL}")
+
+
+def _join(node: n.Join, left: Pieces, right: Pieces) -> Pieces:
+    sql = join_sql(node.how, node.on, node.condition, node.select, "\x00l", "\x00r")
+    out: list[str | int] = []
+    head, _, rest = sql.partition("\x00l")
+    middle, _, tail = rest.partition("\x00r")
+    out += [head, "(\n", *left, "\n)", middle, "(\n", *right, "\n)", tail]
+    return tuple(out)
+
+
+def _union(node: n.Union, inputs: tuple[Pieces, ...]) -> Pieces:
+    out: list[str | int] = []
+    for i, sql in enumerate(inputs):
+        items = ", ".join(f"{quote.name(f.name)}::{f.type} AS {quote.name(f.name)}"
+                          for f in node.schema)  # fmt: skip
+        out += [" UNION ALL " if i else "", "(", *over(f"SELECT {items}", sql), ")"]
+    return tuple(out)
+
+
+def _named(names: tuple[str, ...], inputs: tuple[Pieces, ...], query: str) -> Pieces:
+    out: list[str | int] = ["WITH "]
+    for i, (name, sql) in enumerate(zip(names, inputs, strict=True)):
+        # A bare input is read in place however often it is named; DuckDB decides on the rest.
+        how = "NOT MATERIALIZED " if len(sql) == 2 else ""
+        out += [", " if i else "", f"{name} AS {how}(\n", *sql, "\n)"]
+    out.append(f"\nSELECT * FROM (\n{query}\n)")
+    return tuple(out) if names else (f"SELECT * FROM (\n{query}\n)",)

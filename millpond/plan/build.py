@@ -1,0 +1,353 @@
+"""The checked way to make a node: names and types are resolved here, at the user's call.
+
+Every function takes `where`, the call as the user wrote it, for its errors, and the
+`Dialect` that knows SQL; none touches data.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from millpond.errors import OptionError, SchemaMismatch, SqlError
+from millpond.expr import Dialect, quote
+from millpond.expr import parse as p
+from millpond.plan import nodes as n
+from millpond.plan.partitioning import partitioning
+from millpond.schema import Field, Schema
+
+IN = "__in0"
+HOWS = ("inner", "left", "right", "full", "semi", "anti", "cross")
+
+
+def project(
+    node: n.Node, sql: str, where: str, dialect: Dialect, *, flat: bool = False
+) -> n.Project:
+    """A select list over each row; with `flat`, `unnest` may make several rows of one."""
+    expression = p.select_list(sql, node.schema, where, dialect, flat=flat)
+    schema = _describe(f"SELECT {expression.sql}\nFROM {IN}", node.schema, where, dialect)
+    # An aggregate cannot stand beside a plain column: DuckDB's own word for "not row-wise".
+    witness = Schema((*node.schema.fields, Field("__millpond_witness", "BIGINT")))
+    try:
+        dialect.describe(
+            f"SELECT {expression.sql}\n, __millpond_witness AS __millpond_proof FROM {IN}",
+            {IN: witness},
+        )
+    except SqlError:
+        raise SqlError(
+            f"{where}: an aggregate looks at many rows. Use group_by().agg() or sql() for the "
+            "whole frame, or partial_sql() inside partitions."
+        ) from None
+    return n.Project(node, expression, schema, flat)
+
+
+def select(node: n.Node, items: Sequence[str], where: str, dialect: Dialect) -> n.Project:
+    """Columns by name, or SQL select items."""
+    if not items:
+        raise SqlError(f"{where}: needs at least one column.")
+    parts = [quote.name(f.name) if (f := node.schema.find(item)) else item for item in items]
+    return project(node, ",\n".join(parts), where, dialect)
+
+
+def with_columns(
+    node: n.Node, columns: Mapping[str, str], where: str, dialect: Dialect
+) -> n.Project:
+    """Add columns, or replace those whose name is taken, in place."""
+    parts: list[str] = []
+    new: dict[str, str] = {name.casefold(): name for name in columns}
+    for name, sql in columns.items():
+        p.predicate(sql, node.schema, f"{where}: {name}", dialect)
+    for field in node.schema:
+        replaced = new.pop(field.name.casefold(), None)
+        parts.append(
+            quote.name(field.name)
+            if replaced is None
+            else f"(\n{_tail(columns[replaced])}\n) AS {quote.name(field.name)}"
+        )
+    parts += [f"(\n{_tail(columns[name])}\n) AS {quote.name(name)}" for name in new.values()]
+    return project(node, ",\n".join(parts), where, dialect)
+
+
+def _tail(sql: str) -> str:
+    return sql.strip().rstrip(";").rstrip()
+
+
+def rename(node: n.Node, names: Mapping[str, str], where: str, dialect: Dialect) -> n.Project:
+    """Other names for some columns."""
+    old = {node.schema.field(name, where).name: new for name, new in names.items()}
+    parts = [
+        f"{quote.name(f.name)} AS {quote.name(old[f.name])}"
+        if f.name in old
+        else quote.name(f.name)
+        for f in node.schema
+    ]
+    return project(node, ", ".join(parts), where, dialect)
+
+
+def drop(node: n.Node, names: Sequence[str], where: str, dialect: Dialect) -> n.Project:
+    """All columns but `names`."""
+    gone = {node.schema.field(name, where).name for name in names}
+    kept = [f.name for f in node.schema if f.name not in gone]
+    if not kept:
+        raise SchemaMismatch(f"{where}: no column would be left.")
+    return project(node, quote.names(kept), where, dialect)
+
+
+def filtered(node: n.Node, sql: str, where: str, dialect: Dialect) -> n.Filter:
+    """Rows for which `sql` is true."""
+    predicate = p.predicate(sql, node.schema, where, dialect)
+    _describe(f"SELECT * FROM {IN} WHERE (\n{predicate.sql}\n)", node.schema, where, dialect)
+    return n.Filter(node, predicate)
+
+
+def python(
+    node: n.Node, call: n.PythonCall, schema: Schema | Mapping[str, str], where: str, d: Dialect
+) -> n.PythonBatches:
+    """A Python function, with the columns that it gives."""
+    return n.PythonBatches(node, call, typed(schema, where, d))
+
+
+def typed(schema: Schema | Mapping[str, str], where: str, dialect: Dialect) -> Schema:
+    """Names and types from a user → a schema in DuckDB's canonical spelling."""
+    given = schema if isinstance(schema, Schema) else Schema.of(schema.items())
+    if not given.fields:
+        raise SchemaMismatch(f"{where}: schema has no columns.")
+    return p.check(lambda: dialect.describe(f"SELECT * FROM {IN}", {IN: given}), where)
+
+
+def sort(
+    node: n.Node, by: str | list[str], where: str, dialect: Dialect, *, partial: bool = False
+) -> n.Sort:
+    """The whole frame in order, or each partition."""
+    keys = p.sort_keys(by, node.schema, where, dialect)
+    items = ", ".join(f"create_sort_key({k.sql}, '{k.direction}')" for k in keys)
+    _describe(f"SELECT {items} FROM {IN}", node.schema, where, dialect)
+    return n.Sort(node, keys, partial)
+
+
+def limit(node: n.Node, count: int, where: str) -> n.Limit:
+    return n.Limit(node, whole(count, where, "n", least=0))
+
+
+def sample(node: n.Node, fraction: float, seed: int, where: str) -> n.Sample:
+    if not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+        raise OptionError(f"{where}: fraction is {fraction!r}; it must be between 0 and 1.")
+    return n.Sample(node, float(fraction), seed)
+
+
+def aggregate(
+    node: n.Node, keys: Sequence[str], items: Sequence[str], where: str, dialect: Dialect
+) -> n.Aggregate:
+    """Groups of equal `keys`; `items` are aggregates with names."""
+    names = tuple(node.schema.field(key, where).name for key in keys)
+    if not items:
+        raise SqlError(f'{where}: needs at least one aggregate, such as "sum(x) AS s".')
+    expression = p.select_list(", ".join(items), node.schema, where, dialect, flat=True)
+    head = f"{quote.names(names)}, " if names else ""
+    group = f"\nGROUP BY {quote.names(names)}" if names else ""
+    sql = f"SELECT {head}{expression.sql}\nFROM {IN}{group}"
+    return n.Aggregate(node, names, expression, _describe(sql, node.schema, where, dialect))
+
+
+def join(
+    left: n.Node, right: n.Node, on: str | Sequence[str] | None, how: str, suffix: str,
+    where: str, dialect: Dialect,
+) -> n.Join:  # fmt: skip
+    """Join by names that both sides have, or by a condition over `l.` and `r.`."""
+    if how not in HOWS:
+        raise OptionError(f"{where}: how={how!r} is none of {', '.join(HOWS)}.")
+    if (how == "cross") != (on is None):
+        raise OptionError(f"{where}: a cross join takes no `on`, and every other join needs one.")
+    names: list[str] = []
+    condition = ""
+    if isinstance(on, str) and on not in left.schema and not _is_name(on):
+        condition = p.predicate(on, Schema(()), where, dialect).sql
+    elif on is not None:
+        names = [on] if isinstance(on, str) else list(on)
+        for name in names:
+            left.schema.field(name, f"{where}, left side")
+            right.schema.field(name, f"{where}, right side")
+    select = _joined(left.schema, right.schema, names, how, suffix, where)
+    equal = tuple((name, name) for name in names) if names else _equalities(condition, dialect)
+    equal = tuple((a, b) for a, b in equal if a in left.schema and b in right.schema)
+    sql = join_sql(how, tuple(names), condition, select, "__in0", "__in1")
+    both = {"__in0": left.schema, "__in1": right.schema}
+    schema = p.check(lambda: dialect.describe(sql, both), where)
+    return n.Join(left, right, how, tuple(names), condition, equal, select, schema)
+
+
+def join_sql(
+    how: str, on: tuple[str, ...], condition: str, select: str, left: str, right: str
+) -> str:
+    """The query of a join over two table expressions."""
+    kind = {"full": "FULL OUTER", "cross": "CROSS"}.get(how, how.upper())
+    if on:
+        condition = " AND ".join(f"l.{quote.name(k)} = r.{quote.name(k)}" for k in on)
+    tail = f" ON (\n{condition}\n)" if condition else ""
+    return f"SELECT {select} FROM {left} AS l {kind} JOIN {right} AS r{tail}"
+
+
+def _joined(
+    left: Schema, right: Schema, on: Sequence[str], how: str, suffix: str, where: str
+) -> str:
+    keys = {name.casefold() for name in on}
+    items: list[str] = []
+    taken: set[str] = set()
+    for f in left:
+        name = quote.name(f.name)
+        if f.name.casefold() in keys and how in ("right", "full"):
+            items.append(f"coalesce(l.{name}, r.{name}) AS {name}")
+        else:
+            items.append(f"l.{name} AS {name}")
+        taken.add(f.name.casefold())
+    if how in ("semi", "anti"):
+        return ", ".join(items)
+    for f in right:
+        if f.name.casefold() in keys:
+            continue
+        new = f.name + suffix if f.name.casefold() in taken else f.name
+        if new.casefold() in taken:
+            raise SchemaMismatch(
+                f"{where}: both sides have {f.name!r}, and {new!r} is taken as well. "
+                "Pass another suffix=, or rename a column."
+            )
+        taken.add(new.casefold())
+        items.append(f"r.{quote.name(f.name)} AS {quote.name(new)}")
+    return ", ".join(items)
+
+
+def _is_name(text: str) -> bool:
+    return text.strip().isidentifier()
+
+
+def _equalities(condition: str, dialect: Dialect) -> tuple[tuple[str, str], ...]:
+    """The pairs (l column, r column) that a conjunction equates; others stay in the condition."""
+    if not condition:
+        return ()
+    tree = dialect.parse(f"SELECT {condition}")["statements"][0]["node"]["select_list"][0]
+    pairs: list[tuple[str, str]] = []
+    terms = [tree]
+    while terms:
+        term = terms.pop(0)
+        if term.get("type") == "CONJUNCTION_AND":
+            terms += term["children"]
+        elif term.get("type") == "COMPARE_EQUAL":
+            sides = [term["left"], term["right"]]
+            if all(s.get("class") == "COLUMN_REF" and len(s["column_names"]) == 2 for s in sides):
+                named = {s["column_names"][0].casefold(): s["column_names"][1] for s in sides}
+                if set(named) == {"l", "r"}:
+                    pairs.append((named["l"], named["r"]))
+    return tuple(pairs)
+
+
+def distinct(node: n.Node, columns: Sequence[str], where: str) -> n.Distinct:
+    names = tuple(node.schema.field(c, where).name for c in columns) or node.schema.names
+    return n.Distinct(node, names)
+
+
+def union(inputs: Sequence[n.Node], where: str, dialect: Dialect) -> n.Union:
+    """Rows of all inputs, by name; every input has the same names."""
+    first = inputs[0].schema
+    for other in inputs[1:]:
+        for field in other.schema:
+            first.field(field.name, f"{where}, an input that has {field.name!r}")
+        for field in first:
+            other.schema.field(field.name, where)
+    tables = {f"__in{i}": node.schema for i, node in enumerate(inputs)}
+    sql = " UNION ALL BY NAME ".join(f"SELECT * FROM {name}" for name in tables)
+    return n.Union(tuple(inputs), p.check(lambda: dialect.describe(sql, tables), where))
+
+
+def repartition(
+    node: n.Node, count: int, where: str, dialect: Dialect, *,
+    hash_by: str | Sequence[str] | None = None, by: str | None = None, by_rows: bool = False,
+) -> n.Node:  # fmt: skip
+    """`count` partitions: even, by hash of columns, or by a given number."""
+    count = whole(count, where, "n", least=1)
+    if sum([hash_by is not None, by is not None, by_rows]) > 1:
+        raise OptionError(f"{where}: give one of hash_by, by and by_rows.")
+    if hash_by is not None:
+        keys = [hash_by] if isinstance(hash_by, str) else list(hash_by)
+        if not keys:
+            raise OptionError(f"{where}: hash_by needs at least one column.")
+        names = tuple(node.schema.field(key, where).name for key in keys)
+        return n.HashPartition(node, names, count)
+    if by is not None:
+        expression = p.predicate(by, node.schema, where, dialect)
+        schema = _describe(f"SELECT {expression.sql}\nAS n FROM {IN}", node.schema, where, dialect)
+        if schema.types[0] not in _INTEGERS:
+            raise SchemaMismatch(
+                f"{where}: by={by!r} is {schema.types[0]}, not an integer. Cast it, or use hash_by."
+            )
+        return n.GivenPartition(node, expression, count)
+    return n.EvenPartition(node, count, by_rows)
+
+
+_INTEGERS = {
+    "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT",
+    "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT",
+}  # fmt: skip
+
+
+def partial_sql(
+    text: str, inputs: Sequence[n.Node], where: str, dialect: Dialect,
+    co_partitioned: bool | None, warn: Callable[[str], None],
+) -> n.SqlEngine:  # fmt: skip
+    """One query in each partition; `{0}`, `{1}`, … are the inputs, other braces stay."""
+    if not inputs:
+        raise OptionError(f"{where}: needs at least one frame.")
+    sql = text
+    for i in range(len(inputs)):
+        sql = sql.replace("{" + str(i) + "}", f"__in{i}")
+    query = p.query(sql, where, dialect)
+    tables = {f"__in{i}": node.schema for i, node in enumerate(inputs)}
+    schema = p.check(lambda: dialect.describe(query.sql, tables), where)
+    _check_partitions(inputs, where, co_partitioned, warn)
+    return n.SqlEngine(tuple(inputs), query, schema)
+
+
+def _check_partitions(
+    inputs: Sequence[n.Node], where: str, known: bool | None, warn: Callable[[str], None]
+) -> None:
+    if len(inputs) == 1:
+        return
+    parts = [partitioning(node) for node in inputs]
+    counts = [part.n for part in parts]
+    if any(count is None for count in counts):
+        raise OptionError(
+            f"{where}: with several inputs each needs a partition count that you gave: "
+            "call repartition(n, hash_by=…) on them, or repartition(1) on one that goes to all. "
+            f"The counts are {', '.join('automatic' if c is None else str(c) for c in counts)}."
+        )
+    if len({count for count in counts if count != 1}) > 1:
+        raise OptionError(
+            f"{where}: partition counts must be equal, or 1; they are "
+            f"{', '.join(map(str, counts))}."
+        )
+    split = [part for part in parts if part.n != 1]
+    if not known and any(not split[0].meets(part) for part in split[1:]):
+        warn(
+            f"{where}: cannot prove that the inputs are co-partitioned; rows whose partners lie in "
+            "another partition would be missed. Repartition both by the same keys and types, or "
+            "pass co_partitioned=True if you know better."
+        )
+
+
+def global_sql(text: str, frames: Mapping[str, n.Node], where: str, d: Dialect) -> n.GlobalSql:
+    """One query over whole frames by name."""
+    query = p.query(text, where, d)
+    tables = {name: node.schema for name, node in frames.items()}
+    schema = p.check(lambda: d.describe(query.sql, tables), where)
+    return n.GlobalSql(tuple(frames), tuple(frames.values()), query, schema)
+
+
+def whole(number: int, where: str, name: str, *, least: int) -> int:
+    """A whole number from a user, at least `least`."""
+    try:
+        ok = not isinstance(number, bool) and int(number) == number and number >= least
+    except (TypeError, ValueError):
+        ok = False
+    if not ok:
+        raise OptionError(f"{where}: {name} is {number!r}; it must be a whole number ≥ {least}.")
+    return int(number)
+
+
+def _describe(sql: str, schema: Schema, where: str, dialect: Dialect) -> Schema:
+    return p.check(lambda: dialect.describe(sql, {IN: schema}), where)

@@ -1,0 +1,168 @@
+"""A user's function as a value: its bytes, to travel; its identity, to be found again.
+
+Functions of the user's own modules travel by value, so a worker needs no copy of them.
+The identity covers byte code, constants, defaults, what it captures, and the user's
+functions that it calls: an edited function is another function.
+"""
+
+import dis
+import hashlib
+import sys
+import sysconfig
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cloudpickle
+
+from millpond.errors import MillpondError
+from millpond.plan.nodes import PythonCall
+
+
+class FunctionCannotTravel(MillpondError):
+    """A function captured something that cannot be sent to a worker."""
+
+
+def python_call(
+    function: Callable[..., Any], kind: str, where: str, *, key: str | None = None, **rest: Any
+) -> PythonCall:
+    """`function` as it travels; `FunctionCannotTravel` names what holds it back."""
+    if not callable(function):
+        raise FunctionCannotTravel(
+            f"{where}: needs SQL text or a function, not {type(function).__name__}."
+        )
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    identity = f"key {key}" if key is not None else function_identity(function)
+    return PythonCall(_pickled(function, where), kind, name, identity, **rest)
+
+
+def _pickled(function: Callable[..., Any], where: str) -> bytes:
+    module = sys.modules.get(getattr(function, "__module__", "") or "")
+    own = module if module is not None and _is_users(module) else None
+    if own is not None and own.__name__ != "__main__":
+        cloudpickle.register_pickle_by_value(own)
+    try:
+        data: bytes = cloudpickle.dumps(function)
+    except Exception as error:  # Whatever the captured object's own pickling raises.
+        raise FunctionCannotTravel(f"{where}: {_culprit(function)} ({error}).") from error
+    finally:
+        if own is not None and own.__name__ != "__main__":
+            cloudpickle.unregister_pickle_by_value(own)
+    return data
+
+
+def _culprit(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", repr(function))
+    for what, item in captured(function):
+        try:
+            cloudpickle.dumps(item)
+        except Exception:  # The same, of one object.
+            return (
+                f"{name} captures {what}, a {type(item).__name__}, which cannot be sent to a "
+                "worker process. Make it inside the function, or in the __init__ of a class "
+                "given to map_batches"
+            )
+    return f"{name} cannot be sent to a worker process"
+
+
+def captured(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """What a function holds besides its code: (how to name it, the object)."""
+    if not isinstance(function, types.FunctionType):
+        yield from sorted(vars(function).items()) if hasattr(function, "__dict__") else ()
+        return
+    for cell, free in zip(function.__closure__ or (), function.__code__.co_freevars, strict=True):
+        try:
+            yield repr(free), cell.cell_contents
+        except ValueError:
+            continue  # A name that is not bound yet.
+    for name in sorted(_global_names(function.__code__)):
+        if name in function.__globals__:
+            yield f"the global {name!r}", function.__globals__[name]
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    names = {i.argval for i in dis.get_instructions(code) if i.opname.startswith("LOAD_GLOBAL")}
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            names |= _global_names(const)
+    return names
+
+
+def function_identity(function: Callable[..., Any]) -> str:
+    """A hash of what the function does, as far as it can be known from here."""
+    hasher = hashlib.blake2b(digest_size=16)
+    _feed(function, hasher.update, set())
+    return hasher.hexdigest()
+
+
+def _feed(item: Any, update: Callable[[bytes], None], seen: set[int]) -> None:
+    if id(item) in seen:
+        update(b"again")
+        return
+    if isinstance(item, types.FunctionType):
+        seen.add(id(item))
+        update(item.__qualname__.encode())
+        if not _is_users(sys.modules.get(item.__module__)):
+            update(_library_version(item.__module__))
+            return
+        _feed_code(item.__code__, update)
+        for default in (item.__defaults__, item.__kwdefaults__):
+            _feed(default, update, seen)
+        for name, held in captured(item):
+            update(name.encode())
+            _feed(held, update, seen)
+    elif isinstance(item, type):
+        seen.add(id(item))
+        update(item.__qualname__.encode())
+        if _is_users(sys.modules.get(item.__module__)):
+            for name, held in sorted(vars(item).items()):
+                if name not in ("__dict__", "__weakref__", "__module__", "__firstlineno__"):
+                    update(name.encode())
+                    _feed(getattr(held, "__func__", held), update, seen)
+        else:
+            update(_library_version(item.__module__))
+    elif isinstance(item, types.ModuleType):
+        update(_library_version(item.__name__))
+    else:
+        _feed_value(item, update)
+
+
+def _feed_code(code: types.CodeType, update: Callable[[bytes], None]) -> None:
+    update(code.co_code)
+    update(repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            _feed_code(const, update)
+        else:
+            update(
+                repr(sorted(map(repr, const)) if isinstance(const, frozenset) else const).encode()
+            )
+
+
+def _feed_value(item: Any, update: Callable[[bytes], None]) -> None:
+    if isinstance(item, set | frozenset):
+        item = sorted(map(repr, item))  # A set has no order from run to run.
+    try:
+        update(cloudpickle.dumps(item))
+    except Exception:  # It may never travel; `python_call` says so.
+        update(type(item).__qualname__.encode())
+
+
+def _is_users(module: types.ModuleType | None) -> bool:
+    """Whether a module is the user's own: neither installed nor the standard library."""
+    if module is None or module.__name__ == "__main__":
+        return True
+    path = getattr(module, "__file__", None)
+    if path is None:
+        return False
+    installed = {
+        sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
+    return not any(path.startswith(folder + "/") for folder in installed) and (
+        module.__name__.partition(".")[0] != "millpond"
+    )
+
+
+def _library_version(module: str | None) -> bytes:
+    top = sys.modules.get((module or "").partition(".")[0])
+    return f"{module} {getattr(top, '__version__', '')}".encode()

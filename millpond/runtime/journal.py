@@ -1,0 +1,208 @@
+"""Finished tasks by fingerprint, under `data_root`: a rerun computes only what is missing.
+
+Each session writes segments of its own, numbered and never changed; readers take the
+union of all. So sessions on one `data_root` neither wait for nor overwrite each other,
+and a segment is there whole or not at all. A record is believed only after its part
+was looked at. JSON alone is read; names in it are relative and must stay below
+their root.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from millpond.errors import StorageError
+from millpond.physical.stages import OutputFile, PartRef, Stage, TaskId, TaskResult, ToFile
+from millpond.runtime.progress import Reused
+from millpond.shuffle.read import PartsUnreadable, part_counts
+from millpond.storage import Range, Staged, Storage
+from millpond.storage.paths import beneath
+
+_VERSION = 1
+_MAX_RECORDS, _MAX_AGE_S = 1_000, 1.0
+
+Record = dict[str, Any]
+
+
+class StoredJournal:
+    """The journal of one session, named `session`: no two sessions have one name.
+
+    `is_staged` tells whether a staged output file is still there, sealed, to be
+    published.
+    """
+
+    def __init__(
+        self, storage: Storage, root: str, session: str, is_staged: Callable[[Staged], bool]
+    ) -> None:
+        self._storage, self._root, self._is_staged = storage, root.rstrip("/"), is_staged
+        self._session, self._number = session, 0
+        self._waiting: list[Record] = []
+        self._oldest_s = 0.0
+        self._read: set[str] = set()  # Segments; they never change.
+        self._records: dict[str, dict[int, dict[int, list[Record]]]] = {}
+
+    # ---- writing ---------------------------------------------------------------------
+
+    def record(self, stage: Stage, n_tasks: int, result: TaskResult) -> None:
+        """Remember a result, if another session could read what it left."""
+        record = self._to_json(stage, n_tasks, result)
+        if record is None:
+            return
+        if not self._waiting:
+            self._oldest_s = time.monotonic()
+        self._waiting.append(record)
+        if len(self._waiting) >= _MAX_RECORDS:
+            self.flush()
+
+    def tick(self, now_s: float) -> None:
+        """Write records that are older than a second."""
+        if self._waiting and now_s - self._oldest_s >= _MAX_AGE_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the records that wait as one segment."""
+        if not self._waiting:
+            return
+        data = "".join(json.dumps(record) + "\n" for record in self._waiting).encode()
+        path = f"{self._root}/journal/{self._session}-{self._number:06d}.jsonl"
+        if not self._storage.put_if_absent(path, data):
+            raise StorageError(
+                f"{path!r} exists already, but only this session writes names that begin with "
+                f"{self._session!r}. Give each session on one data_root its own name."
+            )
+        self._number += 1
+        self._waiting.clear()
+
+    def _to_json(self, stage: Stage, n_tasks: int, result: TaskResult) -> Record | None:
+        record: Record = {
+            "version": _VERSION,
+            "stage": stage.fingerprint,
+            "n_tasks": n_tasks,
+            "partition": result.task.partition,
+            "attempt": result.task.attempt,
+            "rows_in": result.rows_in,
+            "rows": result.rows,
+            "size_bytes": result.size_bytes,
+        }
+        if result.part is not None:
+            name = self._relative(self._root, result.part.path)
+            if name is None or result.part.node:
+                return None  # On a node's own disk, which ends with the session.
+            part = asdict(result.part) | {"path": name}
+            return record | {"part": {k: v for k, v in part.items() if k not in _OF_THE_RUN}}
+        if not isinstance(stage.output, ToFile):
+            return None
+        files = [self._file_to_json(stage.output.directory, file) for file in result.files]
+        return record | {"files": files} if files and None not in files else None
+
+    def _file_to_json(self, folder: str, file: OutputFile) -> Record | None:
+        path = self._relative(folder, file.staged.path)
+        local = self._relative(folder, file.staged.local)
+        if path is None or local is None or file.staged.upload:
+            return None
+        return {"path": path, "local": local, "size": file.staged.size_bytes, "rows": file.rows}
+
+    def _relative(self, folder: str, path: str) -> str | None:
+        """`path` as seen from `folder`; None if it does not lie below."""
+        root = self._storage.local_path(folder)
+        if root is not None:
+            root, path = os.path.realpath(root), os.path.realpath(path)
+        else:
+            root = folder
+        root = root.rstrip("/") + "/"
+        return path[len(root) :] if path.startswith(root) else None
+
+    # ---- reading ---------------------------------------------------------------------
+
+    def find(self, stage: Stage) -> Reused | None:
+        """The results of this stage that are recorded and still there."""
+        self._refresh()
+        found = [
+            Reused(n_tasks, dict(self._checked(stage, partitions)))
+            for n_tasks, partitions in self._records.get(stage.fingerprint, {}).items()
+        ]
+        best = max(found, key=lambda reused: len(reused.results), default=None)
+        return best if best is not None and best.results else None
+
+    def _refresh(self) -> None:
+        """Read the segments that were written since the last call, by whichever session."""
+        listed = (info.path for info in self._storage.list(f"{self._root}/journal"))
+        new = [p for p in listed if p.endswith(".jsonl") and p not in self._read]
+        for data in self._storage.read_many([Range(path, 0, -1) for path in new]):
+            for line in bytes(data).splitlines():
+                self._add(line)
+        self._read.update(new)
+
+    def _add(self, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+            stage, n_tasks, partition = record["stage"], record["n_tasks"], record["partition"]
+            known = record["version"] == _VERSION and 0 <= partition < n_tasks
+        except (ValueError, TypeError, KeyError):
+            return  # Not ours: what it would have told is computed again.
+        if known:
+            partitions = self._records.setdefault(stage, {}).setdefault(n_tasks, {})
+            partitions.setdefault(partition, []).append(record)
+
+    def _checked(
+        self, stage: Stage, partitions: dict[int, list[Record]]
+    ) -> Iterator[tuple[int, TaskResult]]:
+        for partition, records in partitions.items():
+            for record in reversed(records):
+                result = self._result(stage, partition, record)
+                if result is not None:
+                    yield partition, result
+                    break
+
+    def _result(self, stage: Stage, partition: int, record: Record) -> TaskResult | None:
+        """What a record tells, in the numbers of this run; None if it is not there any more."""
+        try:
+            result = TaskResult(
+                TaskId(stage.id, partition, int(record["attempt"])),
+                rows_in=int(record["rows_in"]),
+                rows=int(record["rows"]),
+                size_bytes=int(record["size_bytes"]),
+            )
+            if isinstance(stage.output, ToFile):
+                return self._with_files(result, stage.output.directory, record["files"])
+            return self._with_part(result, record["part"])
+        except (KeyError, TypeError, ValueError, StorageError, PartsUnreadable):
+            return None
+
+    def _with_part(self, result: TaskResult, record: Record) -> TaskResult:
+        stage, partition, attempt = result.task
+        path = self._beneath(self._root, record["path"])
+        numbers = {name: int(record[name]) for name in _NUMBERS}
+        part = PartRef(stage=stage, task=partition, attempt=attempt, node="", path=path, **numbers)
+        rows, sizes = part_counts(part, self._read_ranges)
+        return replace(result, part=part, partition_rows=rows, partition_bytes=sizes)
+
+    def _with_files(
+        self, result: TaskResult, folder: str, records: list[Record]
+    ) -> TaskResult | None:
+        files = []
+        for record in records:
+            path, local = (self._beneath(folder, record[name]) for name in ("path", "local"))
+            staged = Staged(path, local, int(record["size"]))
+            if not self._is_staged(staged):
+                return None
+            files.append(OutputFile(staged, int(record["rows"])))
+        return replace(result, files=tuple(files))
+
+    def _beneath(self, folder: str, name: str) -> str:
+        local = self._storage.local_path(folder)
+        if local is not None:
+            return beneath(local, name)
+        if any(part in ("", ".", "..") for part in name.split("/")):
+            raise StorageError(f"{name!r} in a journal would lead out of {folder!r}.")
+        return f"{folder.rstrip('/')}/{name}"
+
+    def _read_ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        return list(self._storage.read_many([Range(ref.path, at, n) for at, n in ranges]))
+
+
+_OF_THE_RUN = {"stage", "task", "attempt", "node"}
+_NUMBERS = ("size_bytes", "n_partitions", "n_runs", "index_offset", "index_checksum", "rows")

@@ -1,0 +1,88 @@
+"""What one node of a cluster does for a session: keeps its parts and serves their bytes.
+
+Nothing here knows how calls travel; a runtime wraps `NodeService` in whatever it has.
+"""
+
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from millpond.engine.duckdb import VERSION as DUCKDB
+from millpond.runtime.scratch import Scratch
+from millpond.storage import LocalStorage, Range
+from millpond.storage.paths import beneath
+from millpond.version import VERSION
+from millpond.worker import WorkerOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What must agree between all processes of a run: rows and hashes depend on it."""
+
+    python: str
+    millpond: str
+    duckdb: str
+    pyarrow: str
+
+    def __str__(self) -> str:
+        return (
+            f"Python {self.python}, Millpond {self.millpond}, "
+            f"DuckDB {self.duckdb}, pyarrow {self.pyarrow}"
+        )
+
+
+def versions() -> Versions:
+    """Those of this process; of Python, the minor version."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return Versions(python, VERSION, DUCKDB, pa.__version__)
+
+
+class NodeService:
+    """A session's folder on a node. `shared_parts`: parts go to `options.parts`, as given.
+
+    `wanted` are the versions of the session, which each worker process checks.
+    """
+
+    def __init__(
+        self, options: WorkerOptions, name: str, shared_parts: bool, wanted: Versions
+    ) -> None:
+        self._scratch, self._wanted = Scratch(name), wanted
+        if shared_parts:
+            self._options = options
+        else:
+            self._options = replace(options, parts=os.path.join(self._scratch.path, "parts"))
+        self._parts = self._options.parts
+        os.makedirs(self._parts, mode=0o700, exist_ok=True)
+        self._storage = LocalStorage()
+
+    def versions(self) -> Versions:
+        return versions()
+
+    def worker_setup(self, pid: int) -> tuple[WorkerOptions, Versions]:
+        """What the worker process `pid` of this node is built from, and must agree with."""
+        scratch = os.path.join(self._scratch.path, f"process-{pid}")
+        return replace(self._options, scratch=scratch), self._wanted
+
+    def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Byte ranges of a part of this node; no other file."""
+        inside = beneath(self._parts, os.path.relpath(path, self._parts))
+        found = self._storage.read_many([Range(inside, at, n) for at, n in ranges])
+        return [bytes(data) for data in found]
+
+    def forget(self, run: str) -> None:
+        """Remove the parts of a run."""
+        shutil.rmtree(beneath(self._parts, run), ignore_errors=True)
+
+    def sees(self, path: str) -> bool:
+        """Is there such a file, as seen from this node?"""
+        return os.path.exists(path)
+
+    def close(self) -> None:
+        """Remove the folder and all that lies in it."""
+        with suppress(OSError):
+            self._scratch.remove()

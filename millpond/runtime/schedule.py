@@ -1,0 +1,395 @@
+"""What happens next: order, retry, twin of a slow task, recompute of a lost part, give up.
+
+No clock, no thread, no file: every event is a call that returns commands, and time
+is an argument. `run` in this room carries the commands out.
+
+A stage starts when all that it reads is complete. A lost part sends its own task
+back to wait, and whoever reads that stage waits for it, through as many stages as
+need be. Two attempts of a task whose rows vary are never both read: losing such a
+part undoes every task that has read any attempt of it (see ARCHITECTURE.md,
+"Recomputing must not mix attempts").
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+
+import numpy as np
+
+from millpond.errors import MillpondError, OutOfMemory, Transient
+from millpond.events import (
+    Event,
+    PartsMissing,
+    StageFinished,
+    StagePlanned,
+    TaskFinished,
+    TaskRetried,
+)
+from millpond.physical.stages import (
+    Determinism,
+    PartRef,
+    PartRows,
+    PartsLost,
+    Stage,
+    Task,
+    TaskId,
+    TaskResult,
+    tasks,
+)
+from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
+from millpond.runtime.conservation import check
+from millpond.runtime.giving_up import part_damaged, part_lost_again, task_failed
+from millpond.runtime.progress import DONE, RUNNING, WAITING, Progress, Reused
+
+
+class Schedule:
+    """Decides over a DAG of stages, listed so that each comes after those it reads.
+
+    `reused` are results of an earlier run. A stage whose results are all there is not
+    run, and neither is what only such stages need.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        *,
+        reused: Mapping[int, Reused] | None = None,
+        policy: Policy = Policy(),  # noqa: B008  A frozen value.
+    ) -> None:
+        self.progress = {stage.id: Progress(stage) for stage in stages}
+        self._readers: dict[int, list[int]] = {stage.id: [] for stage in stages}
+        for progress in self.progress.values():
+            for before in progress.reads:
+                self._readers[before].append(progress.stage.id)
+        self._reused = dict(reused or {})
+        self._policy = policy
+        self._open: list[int] = []  # Stages that may submit, in order,
+        self._first_open = 0  # from here on: those before have no task that waits.
+        self._running: dict[tuple[int, int], dict[int, float]] = {}  # Attempt: start in s.
+        self._stories: dict[tuple[int, int], list[str]] = {}  # Of tasks that have failed.
+        self._events: list[Event] = []
+        self._now_s = 0.0
+        self._free = self._slots = self._node_slots = 0
+        self.closed = False
+        for stage in [stage for stage, kept in self._reused.items() if kept.complete]:
+            self.progress[stage].restore(self._reused.pop(stage))
+            self._announce(self.progress[stage])
+
+    @property
+    def final(self) -> list[int]:
+        """The stages that no other reads: the answer."""
+        return [stage for stage, readers in self._readers.items() if not readers]
+
+    def take_events(self) -> list[Event]:
+        """What happened since the last call, for reports."""
+        events, self._events = self._events, []
+        return events
+
+    def running(self) -> Iterator[TaskId]:
+        """The attempts that were submitted, and neither ended nor were cancelled."""
+        for (stage, partition), attempts in self._running.items():
+            for attempt in attempts:
+                yield TaskId(stage, partition, attempt)
+
+    # ---- events in, commands out -----------------------------------------------------
+
+    def start(self) -> list[Command]:
+        """Begin. Finishes at once if everything is reused."""
+        return self._advance()
+
+    def capacity(self, slots: int, node_slots: int) -> None:
+        """How much runs at once, in all and on the largest node. May change at any time."""
+        self._slots, self._node_slots = max(1, slots), max(1, node_slots)
+
+    def free_slots(self, n: int) -> list[Command]:
+        """`n` slots are free now: tasks to fill them, earliest stage first."""
+        commands: list[Command] = []
+        self._free = n
+        while self._free > 0 and not self.closed:
+            progress = next(
+                (p for p in map(self.progress.get, self._open) if p and p.waiting), None
+            )
+            if progress is None:
+                break
+            partition = progress.waiting[0]
+            need = self._need(progress, partition)
+            # A task that needs several slots waits for them, and others wait behind
+            # it: filling the gaps with small tasks would starve it.
+            if need > self._free and self._running:
+                break
+            progress.waiting.popleft()
+            self._free -= need
+            commands.append(Submit(self._begin(progress, partition)))
+        return commands
+
+    def tick(self, now_s: float) -> list[Command]:
+        """Time passed. Free slots take twins of slow tasks."""
+        self._now_s = max(self._now_s, now_s)  # A clock may jump; a task never gets younger.
+        if self._free <= 0 or self.closed:
+            return []
+        limits: dict[int, float | None] = {}
+        commands: list[Command] = []
+        for (stage, partition), attempts in list(self._running.items()):
+            if stage not in limits:
+                limits[stage] = self._slow_after_s(self.progress[stage])
+            limit_s, since_s = limits[stage], min(attempts.values())
+            if limit_s is None or len(attempts) > 1 or self._now_s - since_s < limit_s:
+                continue
+            need = self._need(self.progress[stage], partition)
+            if need > self._free:
+                break
+            self._free -= need
+            commands.append(Submit(self._begin(self.progress[stage], partition)))
+        return commands
+
+    def succeeded(self, result: TaskResult) -> list[Command]:
+        """A task is done. The first attempt wins; what another attempt gives is dropped."""
+        stage, partition, attempt = result.task
+        attempts = self._running.get((stage, partition), {})
+        if attempt not in attempts or self.closed:
+            return _discard(result.part, result.files)
+        progress = self.progress[stage]
+        try:
+            check(result, progress.tasks[partition], self.progress)
+        except Transient as error:
+            return [*_discard(result.part, result.files), *self.failed(result.task, error)]
+        progress.durations_s.append(self._now_s - attempts.pop(attempt))
+        commands = self._cancel(stage, partition)
+        self._stories.pop((stage, partition), None)
+        if not progress.accept(result):
+            # The stage was said to give the same rows each time, and did not.
+            progress.varies = True
+            commands += self._roll_back(stage, {partition})
+        self._events.append(_finished(result))
+        if progress.complete:
+            self._tell_complete(progress)
+            commands += self._advance()
+        return commands
+
+    def failed(self, task: TaskId, error: BaseException) -> list[Command]:
+        """An attempt failed. What may pass is tried again; what will not ends the run."""
+        if not self._ended(task) or self.closed:
+            return []
+        if not isinstance(error, Transient):
+            return self._give_up(error)
+        progress, partition = self.progress[task.stage], task.partition
+        story = self._stories.setdefault((task.stage, partition), [])
+        story.append(f"attempt {task.attempt}: {type(error).__name__}: {error}")
+        progress.failures[partition] += 1
+        if progress.failures[partition] >= self._policy.max_attempts:
+            return self._give_up(task_failed(progress.stage, partition, story, error))
+        if isinstance(error, OutOfMemory):
+            if partition in progress.alone:
+                return self._give_up(task_failed(progress.stage, partition, story, error))
+            progress.alone.add(partition)
+        self._wait_again(progress, partition, str(error))
+        return []
+
+    def parts_lost(self, lost: PartsLost) -> list[Command]:
+        """A task could not read these parts: their tasks run again, and then it does."""
+        if not lost.refs:
+            return self.failed(lost.task, Transient(lost.reason))
+        if not self._ended(lost.task) or self.closed:
+            return []
+        self._wait_again(self.progress[lost.task.stage], lost.task.partition, lost.reason)
+        commands: list[Command] = []
+        missing: dict[int, set[int]] = {}
+        for ref in lost.refs:
+            progress = self.progress[ref.stage]
+            current = progress.parts[ref.task] if ref.task < progress.n else None
+            if current is None or current.attempt != ref.attempt:
+                continue  # Known already: another reader was first.
+            error = self._count_loss(progress, ref, lost)
+            if error is not None:
+                return commands + self._give_up(error)
+            progress.undo(ref.task)
+            commands += _discard(ref, ())
+            missing.setdefault(ref.stage, set()).add(ref.task)
+        self._tell_missing(missing, lost.reason)
+        for stage, parts in missing.items():
+            if self._may_vary(stage):
+                commands += self._roll_back(stage, parts)
+        return commands + self._advance()
+
+    # ---- starting and ending attempts ------------------------------------------------
+
+    def _first_waiting(self) -> Progress | None:
+        while self._first_open < len(self._open):
+            progress = self.progress[self._open[self._first_open]]
+            if progress.waiting:
+                return progress
+            self._first_open += 1
+        return None
+
+    def _begin(self, progress: Progress, partition: int) -> Task:
+        task = progress.start(partition)
+        attempts = self._running.setdefault((task.id.stage, partition), {})
+        attempts[task.id.attempt] = self._now_s
+        if partition in progress.alone:
+            cpus = float(max(self._node_slots, ceil(task.resources.cpus)))
+            task = replace(task, resources=replace(task.resources, cpus=cpus))
+        if not progress.reads:
+            return task
+        return replace(
+            task,
+            inputs=tuple(
+                replace(i, parts=self.progress[i.stage].bound()) if isinstance(i, PartRows) else i
+                for i in task.inputs
+            ),
+        )
+
+    def _need(self, progress: Progress, partition: int) -> int:
+        wants = ceil(progress.stage.resources.cpus)
+        if partition in progress.alone:
+            wants = max(wants, self._node_slots)
+        return max(1, min(wants, self._slots))
+
+    def _ended(self, task: TaskId) -> bool:
+        """Strike an attempt off. False if nobody waits for it any more."""
+        attempts = self._running.get((task.stage, task.partition), {})
+        if attempts.pop(task.attempt, None) is None:
+            return False
+        if not attempts:
+            del self._running[task.stage, task.partition]
+        return True
+
+    def _cancel(self, stage: int, partition: int) -> list[Command]:
+        attempts = self._running.pop((stage, partition), {})
+        return [Cancel(TaskId(stage, partition, attempt)) for attempt in attempts]
+
+    def _wait_again(self, progress: Progress, partition: int, reason: str) -> None:
+        stage = progress.stage.id
+        if (stage, partition) in self._running:
+            return  # Its twin still runs.
+        progress.state[partition] = WAITING
+        progress.waiting.appendleft(partition)
+        self._first_open = 0
+        attempt = progress.next_attempt[partition]
+        self._events.append(TaskRetried(stage, partition, attempt, reason))
+
+    def _slow_after_s(self, progress: Progress) -> float | None:
+        durations, policy = progress.durations_s, self._policy
+        if len(durations) < policy.twin_after or 2 * progress.n_done < progress.n:
+            return None
+        usual_s = float(np.quantile(np.fromiter(durations, float), policy.twin_quantile))
+        return max(policy.twin_min_s, policy.twin_factor * usual_s)
+
+    # ---- stages ----------------------------------------------------------------------
+
+    def _advance(self) -> list[Command]:
+        """A stage is complete, or is so no longer: what may be planned and submitted now."""
+        while True:
+            wanted = self._wanted()
+            if not wanted:
+                return self._finish()
+            ready = [s for s in self.progress if s in wanted and self._can_start(s)]
+            new = [s for s in ready if not self.progress[s].tasks]
+            for stage in new:
+                self._plan(self.progress[stage])
+            if not any(self.progress[stage].complete for stage in new):
+                break
+        self._open, self._first_open = ready, 0
+        return []
+
+    def _wanted(self) -> set[int]:
+        """Stages that have to run: incomplete, and final or read by one that has to run."""
+        wanted: set[int] = set()
+        for stage in reversed(self.progress):
+            readers = self._readers[stage]
+            if not self.progress[stage].complete and (
+                not readers or any(reader in wanted for reader in readers)
+            ):
+                wanted.add(stage)
+        return wanted
+
+    def _can_start(self, stage: int) -> bool:
+        return all(self.progress[before].complete for before in self.progress[stage].reads)
+
+    def _plan(self, progress: Progress) -> None:
+        done = {before: self.progress[before].done() for before in progress.reads}
+        progress.plan(tasks(progress.stage, done), self._reused.pop(progress.stage.id, None))
+        self._announce(progress)
+
+    def _announce(self, progress: Progress) -> None:
+        stage = progress.stage
+        self._events.append(StagePlanned(stage.id, stage.title, progress.n, progress.n_done))
+        self._tell_complete(progress)
+
+    def _tell_complete(self, progress: Progress) -> None:
+        if progress.complete:
+            rows_in, rows = sum(progress.rows_in), sum(progress.rows)
+            size_bytes = sum(progress.size_bytes)
+            self._events.append(StageFinished(progress.stage.id, rows_in, rows, size_bytes))
+
+    def _finish(self) -> list[Command]:
+        self.closed = True
+        return [*(Cancel(task) for task in self.running()), Finished()]
+
+    # ---- losing and undoing ----------------------------------------------------------
+
+    def _count_loss(
+        self, progress: Progress, ref: PartRef, lost: PartsLost
+    ) -> MillpondError | None:
+        """One more loss of a part; the error if it was one too many."""
+        progress.losses[ref.task] += 1
+        progress.damages[ref.task] += lost.damaged
+        if progress.damages[ref.task] > 1:
+            return part_damaged(progress.stage.title, ref, lost.reason)
+        if progress.losses[ref.task] > self._policy.max_losses:
+            return part_lost_again(
+                progress.stage.title, ref, lost.reason, progress.losses[ref.task]
+            )
+        return None
+
+    def _may_vary(self, stage: int) -> bool:
+        progress = self.progress[stage]
+        if progress.stage.determinism is Determinism.ANY_ORDER and not progress.varies:
+            return any(self.progress[r].cuts_rows(stage) for r in self._readers[stage])
+        return progress.varies
+
+    def _roll_back(self, stage: int, parts: set[int] | None) -> list[Command]:
+        """Undo every task that has read these parts (None: any part of a stage replanned)."""
+        commands: list[Command] = []
+        for reader in self._readers[stage]:
+            progress = self.progress[reader]
+            if not progress.planned:
+                continue
+            whole = parts is None or not progress.tasks or progress.reads_whole(stage)
+            hit = range(progress.n) if whole else progress.readers(stage, parts or ())
+            undone = set()
+            for partition in hit:
+                if progress.state[partition] == DONE:
+                    commands += _discard(*progress.undo(partition))
+                    undone.add(partition)
+                elif progress.state[partition] == RUNNING:
+                    commands += self._cancel(reader, partition)
+                    self._wait_again(progress, partition, "what it had read was lost")
+            if whole:  # Its tasks may be cut otherwise next time: made anew from new counts.
+                progress.unplan()
+            if whole or undone:
+                commands += self._roll_back(reader, None if whole else undone)
+        return commands
+
+    def _tell_missing(self, missing: Mapping[int, set[int]], reason: str) -> None:
+        pairs = tuple((stage, part) for stage, parts in missing.items() for part in sorted(parts))
+        if pairs:
+            self._events.append(PartsMissing(pairs, reason))
+        for stage, part in pairs:
+            attempt = self.progress[stage].next_attempt[part]
+            self._events.append(TaskRetried(stage, part, attempt, reason))
+
+    # ---- the end ---------------------------------------------------------------------
+
+    def _give_up(self, error: BaseException) -> list[Command]:
+        self.closed = True
+        return [GiveUp(error)]
+
+
+def _discard(part: PartRef | None, files: tuple[object, ...]) -> list[Command]:
+    if part is None and not files:
+        return []
+    return [Discard((part,) if part else (), files)]  # type: ignore[arg-type]
+
+
+def _finished(result: TaskResult) -> TaskFinished:
+    return TaskFinished(*result.task, result.rows, result.size_bytes, result.wall_s, result.cpu_s)

@@ -1,0 +1,211 @@
+"""Rows to a part: batches and their partition numbers in, one file with an index out.
+
+Batches are ordered by partition as they come and held until a run is full, so memory
+is bounded by the budget whatever the number of partitions or rows. Within a partition
+rows keep the order in which they were added.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millpond.engine.kernels import row_numbers
+from millpond.errors import MillpondError, SchemaMismatch
+from millpond.shuffle import part
+from millpond.storage.direct import BlockFile
+
+# 64 MiB: larger runs gain nothing and cost fresh memory; see benchmarks/exchange.py.
+RUN_BYTES = 64 << 20
+
+# A message costs about 9 µs whatever it holds: small slices are merged before they are
+# written, where the number of partitions makes them small.
+_ROWS_PER_MESSAGE = 256
+
+Partitions = npt.NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a part: all that a `PartRef` and a `TaskResult` say of it."""
+
+    size_bytes: int
+    n_runs: int
+    index_offset: int
+    index_checksum: int
+    rows: int
+    partition_rows: bytes
+    partition_bytes: bytes
+
+
+class _Ordered(NamedTuple):
+    """Rows in partition order; partition p is at `offsets[p] : offsets[p + 1]`."""
+
+    batch: pa.RecordBatch
+    offsets: npt.NDArray[np.int64]
+
+
+class PartWriter:
+    """Writes one part. It ends with `close`, with `abort`, or with an error, which aborts.
+
+    Memory: about twice `budget_bytes`, and two more copies of the largest batch.
+    """
+
+    def __init__(
+        self, path: str, n_partitions: int, schema: pa.Schema, *, budget_bytes: int = RUN_BYTES
+    ) -> None:
+        assert n_partitions > 0
+        for field in schema:
+            if _has_dictionary(field.type):
+                # The dictionary would be a message of its own, outside every segment.
+                raise SchemaMismatch(
+                    f"column {field.name!r} is {field.type}; a part takes plain types only."
+                )
+        self._n, self._schema, self._budget = n_partitions, schema, budget_bytes
+        self._number = np.min_scalar_type(n_partitions - 1)
+        self._loose: list[tuple[pa.RecordBatch, Partitions]] = []
+        self._ordered: list[_Ordered] = []
+        self._loose_rows = self._held_bytes = self._rows = 0
+        self._runs: list[part.Entries] = []
+        self._file = BlockFile(path)
+        self._file.append(part.header(n_partitions))
+
+    def add(self, batch: pa.RecordBatch, partition: npt.NDArray[Any] | None = None) -> None:
+        """Add rows and the partition of each (None: all go to partition 0)."""
+        with self._no_file_after_an_error():
+            if batch.schema.types != self._schema.types:
+                raise SchemaMismatch(
+                    f"a batch has the columns ({_columns(batch.schema)}) where the stage "
+                    f"writes ({_columns(self._schema)})."
+                )
+            numbers = self._checked(batch, partition)
+            for piece, some in _pieces(batch, numbers, self._budget):
+                self._hold(piece, some)
+
+    def close(self) -> Written:
+        """Write what is held and the index. The file is complete."""
+        with self._no_file_after_an_error():
+            self._flush()
+            index_offset = self._file.position
+            index = part.index_bytes(self._runs, self._n)
+            self._file.append(index)
+            self._file.close()
+        rows, size = part.counts(part.entries_of(index, self._n, len(self._runs)))
+        return Written(
+            size_bytes=self._file.position,
+            n_runs=len(self._runs),
+            index_offset=index_offset,
+            index_checksum=part.index_checksum(index),
+            rows=self._rows,
+            partition_rows=rows,
+            partition_bytes=size,
+        )
+
+    def abort(self) -> None:
+        """Give up: no file is left."""
+        self._file.abort()
+
+    @contextmanager
+    def _no_file_after_an_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.abort()
+            raise
+
+    def _checked(self, batch: pa.RecordBatch, partition: npt.NDArray[Any] | None) -> Partitions:
+        if partition is None:
+            return np.zeros(batch.num_rows, self._number)
+        if len(partition) != batch.num_rows:
+            raise MillpondError(
+                f"{batch.num_rows} rows came with {len(partition)} partition numbers."
+            )
+        if len(partition):
+            for extreme in (partition.max(), partition.min()):
+                if not 0 <= extreme < self._n:
+                    raise MillpondError(
+                        f"partition number {extreme} is out of range: there are {self._n} "
+                        f"partitions, numbered from 0 to {self._n - 1}."
+                    )
+        return partition.astype(self._number, copy=False)
+
+    def _hold(self, batch: pa.RecordBatch, numbers: Partitions) -> None:
+        if not batch.num_rows:
+            return
+        self._loose.append((batch, numbers))
+        self._loose_rows += batch.num_rows
+        self._held_bytes += batch.nbytes
+        if self._loose_rows >= self._n * _ROWS_PER_MESSAGE:
+            self._order()
+        if self._held_bytes >= self._budget:
+            self._flush()
+
+    def _order(self) -> None:
+        """Turn what is loose into one batch in partition order."""
+        if not self._loose:
+            return
+        batches, numbers = zip(*self._loose, strict=True)
+        self._loose, self._loose_rows = [], 0
+        one = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        self._ordered.append(_ordered(one, np.concatenate(numbers), self._n))
+
+    def _flush(self) -> None:
+        """Write what is held as one run."""
+        self._order()
+        if not self._ordered:
+            return
+        run, entries = len(self._runs), np.empty(self._n, part.ENTRY)
+        for partition in range(self._n):
+            entries[partition] = self._write_segment(partition, run)
+        self._runs.append(entries)
+        self._ordered, self._held_bytes = [], 0
+
+    def _write_segment(self, partition: int, run: int) -> tuple[int, int, int, int]:
+        offset, length, rows, pieces = self._file.position, 0, 0, []
+        for batch, offsets in self._ordered:
+            first, end = int(offsets[partition]), int(offsets[partition + 1])
+            if first < end:
+                pieces.append(part.encode_rows(batch.slice(first, end - first)))
+                length, rows = length + len(pieces[-1]), rows + end - first
+        if fill := part.padding(length):
+            pieces.append(fill)
+            length += len(fill)
+        for piece in pieces:
+            self._file.append(piece)
+        self._rows += rows
+        return offset, length, rows, part.checksum(pieces, (partition, run, offset, length, rows))
+
+
+def _ordered(batch: pa.RecordBatch, numbers: Partitions, n: int) -> _Ordered:
+    offsets = np.zeros(n + 1, np.int64)
+    np.cumsum(np.bincount(numbers, minlength=n), out=offsets[1:])
+    if np.all(numbers[1:] >= numbers[:-1]):  # One partition, or in order already.
+        return _Ordered(batch, offsets)
+    # Stable on 8 or 16 bits is a radix sort: 100 M rows a second.
+    return _Ordered(batch.take(row_numbers(np.argsort(numbers, kind="stable"))), offsets)
+
+
+def _pieces(
+    batch: pa.RecordBatch, numbers: Partitions, budget_bytes: int
+) -> Iterator[tuple[pa.RecordBatch, Partitions]]:
+    """The batch in slices of about the budget: usually itself."""
+    n_pieces = min(batch.num_rows, -(-batch.nbytes // budget_bytes))
+    if n_pieces <= 1:
+        yield batch, numbers
+        return
+    step = -(-batch.num_rows // n_pieces)
+    for first in range(0, batch.num_rows, step):
+        yield batch.slice(first, step), numbers[first : first + step]
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    inner = (kind.field(i).type for i in range(kind.num_fields))
+    return pa.types.is_dictionary(kind) or any(_has_dictionary(k) for k in inner)

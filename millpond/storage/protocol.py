@@ -1,0 +1,43 @@
+"""The `Storage` protocol: what every store can do for the rooms above."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from millpond.storage.values import Buffers, FileInfo, Range, Staged
+
+
+class Storage(Protocol):
+    """What every store can do. Paths are full paths or URIs of that store."""
+
+    def list(self, prefix: str) -> Iterator[FileInfo]:
+        """All files at or below `prefix`, sorted by path; hidden and staged ones left out."""
+
+    def stat(self, path: str) -> FileInfo | None:
+        """The file as it is now; None where there is none."""
+
+    def read_many(self, ranges: Sequence[Range]) -> Buffers:
+        """The bytes of each range, in the order asked; short only at the end of a file."""
+
+    def stage(self, path: str, tag: str) -> Staged:
+        """Begin to write `path` aside. `tag` (task and attempt) keeps attempts apart."""
+
+    def seal(self, staged: Staged) -> Staged:
+        """Make what was written durable (synced, or uploaded), still unseen by readers."""
+
+    def publish(self, staged: Sequence[Staged]) -> None:
+        """Give sealed files their final names."""
+
+    def discard(self, staged: Sequence[Staged]) -> None:
+        """Remove what was staged; nothing is left of it."""
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """Create `path` with `data` in one step; False, and no change, if it exists."""
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Remove files; those that are gone already are no error."""
+
+    def remove_scratch(self, folder: str) -> None:
+        """Remove a folder that lies in, or is, one whose name begins with `.millpond`."""
+
+    def local_path(self, path: str) -> str | None:
+        """Where this machine may open `path` as an ordinary file; None where it may not."""

@@ -1,0 +1,240 @@
+"""3FS: files of a mount, read in batches through user-space rings where the client is there.
+
+Everything but reading many ranges and removing scratch is as on any shared file
+system. Without the client package, for files that it does not take, and for reads that
+fail in a ring, `preadv` reads instead. Verified against a fake of the client and its
+published interface only.
+"""
+
+import logging
+import os
+import re
+import threading
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from millpond.errors import MillpondError, MissingExtra
+from millpond.lazy import extra
+from millpond.storage.local import LocalStorage, plain_ranges, size_of
+from millpond.storage.oserrors import explain, explained
+from millpond.storage.paths import check_scratch, plain
+from millpond.storage.pool import each
+from millpond.storage.preads import Piece, assemble, memory_of, read_files, read_in_turn
+from millpond.storage.ranges import Read, cut, merge, split
+from millpond.storage.usrbio import (
+    AGAIN,
+    BUFFER,
+    OURS,
+    Batch,
+    OpenFile,
+    OpenFiles,
+    Ring,
+    RingBroken,
+    batches,
+)
+from millpond.storage.values import Buffers, Range
+
+log = logging.getLogger(__name__)
+
+VIRTUAL = "3fs-virt"
+# A quarter of a ring's buffer, so that a long range fills several rings at once.
+PIECE = BUFFER // 4
+# Files of one batch: sixteen threads of them stay below the usual limit of 1024 open files.
+FILES = 32
+# The client itself tries again for up to a minute; preadv may be served by another replica.
+WAIT_S = 30.0
+
+
+def find_client() -> Any | None:
+    """The 3FS client package, if it can be imported."""
+    try:
+        return extra("hf3fs_fuse.io", extra="3fs", what="reading 3FS through its rings")
+    except MissingExtra:
+        return None
+
+
+def find_mount(path: str, client: Any | None = None, mountinfo: str | None = None) -> str | None:
+    """The mount point of the 3FS that `path` lies on; None if it lies elsewhere.
+
+    The client package decides where it can be imported. Otherwise the table of mounts
+    does; `mountinfo` is its text, this process's own by default.
+    """
+    if client is not None:
+        found: str | None = client.extract_mount_point(path)
+        return found
+    if mountinfo is None:
+        try:
+            with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                mountinfo = file.read()
+        except FileNotFoundError:  # Not Linux, so not 3FS.
+            return None
+    return _mount_in(mountinfo, os.path.realpath(path))
+
+
+def _mount_in(mountinfo: str, path: str) -> str | None:
+    best, kind, name = "", "", ""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, types = left.split(" "), right.split(" ")
+        if len(fields) < 5 or len(types) < 2:
+            continue
+        point = _unescape(fields[4])
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        # Of two mounts on one point the later one is on top.
+        if inside and len(point) >= len(best):
+            best, kind, name = point, types[0], _unescape(types[1])
+    if kind != "fuse.hf3fs":
+        return None
+    return best if name == VIRTUAL or os.path.isdir(os.path.join(best, VIRTUAL)) else None
+
+
+def _unescape(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
+
+
+class ThreeFsStorage(LocalStorage):
+    """The files of one 3FS mount. `client` is the client package, or None without it."""
+
+    def __init__(self, mount: str, client: Any | None, *, wait_s: float = WAIT_S) -> None:
+        self._mount, self._client, self._wait_s = mount, client, wait_s
+        self._no_rings = client is None
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._files, self._thread = OpenFiles(self._client), threading.local()
+
+    def read_many(self, ranges: Sequence[Range]) -> Buffers:
+        """The bytes of each range, in the order asked; short only at the end of a file.
+
+        One submit and one wait for each batch of up to 1024 merged reads.
+        """
+        if self._pid != os.getpid():
+            # After a fork. What the parent opened stays open, unused: a number that is
+            # never given to another file cannot be taken for one that is registered.
+            self._start()
+        wanted = plain_ranges(ranges)
+        reads = merge(wanted, size_of)
+        rings = not self._no_rings and self._ring() is not None
+        return split(wanted, reads, self._by_rings(reads) if rings else read_files(reads))
+
+    def remove_scratch(self, folder: str) -> None:
+        """Remove a folder of Millpond's own at once, on the server. There is no undo."""
+        local = check_scratch(plain(folder))
+        with explained(local, "remove"):
+            if os.path.isdir(local) and not os.path.islink(local):
+                place = os.path.join(self._mount, VIRTUAL, "rm-rf", uuid.uuid4().hex)
+                try:
+                    os.symlink(os.path.realpath(local), place)
+                except OSError as error:
+                    log.info("%s is removed file by file: %s", local, error)
+        # The server says nothing where it did not remove all.
+        super().remove_scratch(local)
+
+    def _by_rings(self, reads: Sequence[Read]) -> Buffers:
+        # One block for all: a batch fills a stretch of it, and is copied in one go.
+        memory = memory_of(sum(read.length for read in reads))
+        buffers: Buffers = []
+        pieces: list[Piece] = []
+        owners: list[int] = []
+        start = 0
+        for i, (path, offset, length, _) in enumerate(reads):
+            buffer = memory[start : start + length]
+            start += length
+            buffers.append(buffer)
+            if length <= PIECE:
+                pieces += [Piece(path, offset, buffer)] if length else []
+                owners += [i] if length else []
+                continue
+            for at, part in cut(length, PIECE):
+                pieces.append(Piece(path, offset + at, buffer[at : at + part]))
+                owners.append(i)
+        counts = each(self._fill, batches(pieces, memory, FILES))
+        return assemble(buffers, pieces, owners, [n for batch in counts for n in batch])
+
+    def _fill(self, batch: Batch) -> list[int]:
+        """Fill the memory of each piece; the number of bytes that each got."""
+        pieces = batch.pieces
+        files = self._acquire({piece.path for piece in pieces})
+        counts = [0] * len(pieces)
+        try:
+            waiting = [i for i, piece in enumerate(pieces) if piece.path in files]
+            for _ in range(2):  # What may pass is asked of a ring once more.
+                waiting = self._round(batch, waiting, files, counts) if waiting else []
+        finally:
+            for file in files.values():
+                self._files.release(file)
+        # Ends of files, reads without luck, and files that the client did not take.
+        short = [i for i, piece in enumerate(pieces) if counts[i] < len(piece.memory)]
+        rest = [_rest(pieces[i], counts[i]) for i in short]
+        for i, more in zip(short, read_in_turn(rest), strict=True):
+            counts[i] += more
+        return counts
+
+    def _round(
+        self, batch: Batch, waiting: list[int], files: dict[str, OpenFile], counts: list[int]
+    ) -> list[int]:
+        """One round of the pieces numbered `waiting`; those that should be tried again."""
+        ring = self._ring()
+        if ring is None:
+            return []
+        whole = len(waiting) == len(batch.pieces)
+        wanted = batch.pieces if whole else [batch.pieces[i] for i in waiting]
+        fds = {path: file.fd for path, file in files.items()}
+        try:
+            results = ring.read(wanted, fds, self._wait_s)
+        except RingBroken as error:
+            log.info("a ring of %s gave up (%s); preadv reads instead", self._mount, error)
+            return []
+        if whole and results == [len(piece.memory) for piece in wanted]:
+            ring.copy(0, batch.memory)
+            counts[:] = results
+            return []
+        at, again = 0, []
+        for i, piece, result in zip(waiting, wanted, results, strict=True):
+            if result < 0:
+                _check(result, piece.path)
+                again += [i] if -result in AGAIN else []
+            elif result > 0:
+                ring.copy(at, piece.memory[:result])
+                counts[i] = result
+            at += len(piece.memory)
+        return again
+
+    def _acquire(self, paths: set[str]) -> dict[str, OpenFile]:
+        """Those of the files that rings can read, in use until they are released."""
+        files: dict[str, OpenFile] = {}
+        try:
+            for path in sorted(paths):
+                with explained(path, "read"):
+                    file = self._files.acquire(path)
+                if file is not None:
+                    files[path] = file
+        except MillpondError:
+            for file in files.values():
+                self._files.release(file)
+            raise
+        return files
+
+    def _ring(self) -> Ring | None:
+        """This thread's ring. None: there is none to be had, now and for this storage."""
+        ring: Ring | None = getattr(self._thread, "ring", None)
+        if ring is None or ring.broken:
+            self._thread.ring = ring = None
+            try:
+                self._thread.ring = ring = Ring(self._client, self._mount)
+            except (OSError, RuntimeError, ValueError) as error:
+                log.warning("no ring on %s (%s): preadv reads instead", self._mount, error)
+                self._no_rings = True
+        return ring
+
+
+def _check(result: int, path: str) -> None:
+    """Raise what another way of reading would not change."""
+    if -result in OURS:
+        raise explain(OSError(-result, os.strerror(-result)), path, "read")
+
+
+def _rest(piece: Piece, done: int) -> Piece:
+    return Piece(piece.path, piece.offset + done, piece.memory[done:])

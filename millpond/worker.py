@@ -1,0 +1,383 @@
+"""`run_task(task, worker)`: the only function that executes a task, in every runtime.
+
+A `Worker` is what a process brings: engine, storage, folders, and how to read parts
+that lie on other nodes. It is built once per process, from options that never travel
+inside a task.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from millpond.engine import python as functions
+from millpond.engine.duckdb import Cursor, Engine
+from millpond.engine.write import write_rows
+from millpond.errors import MillpondError, TaskError, WorkerLost
+from millpond.formats.rows import FORMATS, read_rows
+from millpond.formats.scan import Scan, Split, scan_sql
+from millpond.physical.stages import (
+    OutputFile,
+    PartRef,
+    PartRows,
+    PartsLost,
+    PythonStep,
+    SplitRows,
+    SqlStep,
+    Task,
+    TaskId,
+    TaskResult,
+    ToFile,
+    ToMemory,
+    ToPart,
+)
+from millpond.shuffle.read import PartsUnreadable, read_part_rows
+from millpond.storage import Range, Storage, open_storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Fetch = Callable[[PartRef, Sequence[tuple[int, int]]], Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a process needs to become a worker. May hold secrets: never inside a task."""
+
+    scratch: str  # Private to this process; removed by whoever made it.
+    parts: str  # Where parts are written.
+    threads: int = 1
+    memory_limit_bytes: int = 2**30
+    verify: str = "parts"
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(slots=True)
+class Worker:
+    """A process that can run tasks. `memory` holds rows of `ToMemory` tasks by name."""
+
+    engine: Engine
+    storage: Callable[[str], Storage]
+    options: WorkerOptions
+    node: str = ""
+    fetch: Fetch | None = None
+    memory: dict[str, pa.Table] = field(default_factory=dict)
+    running: dict[TaskId, _Run] = field(default_factory=dict)
+
+    def interrupt(self, task: TaskId) -> None:
+        """End a task that runs in another thread soon; it raises whatever it then meets."""
+        run = self.running.get(task)
+        if run is not None:
+            run.interrupt()
+
+    def ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
+        """Bytes of a part, wherever it lies."""
+        if ref.node and ref.node != self.node:
+            if self.fetch is None:
+                raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
+            return self.fetch(ref, ranges)
+        return self.storage(ref.path).read_many(
+            [Range(ref.path, offset, length) for offset, length in ranges]
+        )
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def build_worker(options: WorkerOptions, *, node: str = "", fetch: Fetch | None = None) -> Worker:
+    """A worker for this process."""
+    os.makedirs(options.parts, mode=0o700, exist_ok=True)
+    # DuckDB takes its share; the rest is for exchange buffers and Python.
+    share = int(options.memory_limit_bytes * 0.6)
+    engine = Engine(
+        threads=options.threads,
+        memory_limit_bytes=max(share, 64 * 2**20),
+        scratch=options.scratch,
+    )
+    lock = threading.Lock()
+    stores: dict[str, Storage] = {}
+
+    def storage(uri: str) -> Storage:
+        scheme = uri.partition("://")[0] if "://" in uri else ""
+        with lock:
+            if scheme not in stores:
+                stores[scheme] = open_storage(uri, options.storage_options)
+            return stores[scheme]
+
+    return Worker(engine, storage, options, node, fetch)
+
+
+def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
+    """Run one task. What cannot be read is a result (`PartsLost`); other failures are raised."""
+    wall, cpu = time.perf_counter(), time.thread_time()
+    with ExitStack() as stack:
+        run = worker.running[task.id] = _Run(task, worker, stack)
+        stack.callback(worker.running.pop, task.id)
+        try:
+            result = run.result()
+        except PartsUnreadable as bad:
+            return PartsLost(task.id, bad.refs, bad.damaged, bad.reason)
+        except MillpondError as error:
+            raise _said(task, run.failure or error)  # noqa: B904 (it brings its own cause)
+    return TaskResult(
+        **result, task=task.id, rows_in=run.rows_in, node=worker.node,
+        wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu,
+    )  # fmt: skip
+
+
+class _Run:
+    """One task on its way: tables bound, steps chained, rows counted."""
+
+    def __init__(self, task: Task, worker: Worker, stack: ExitStack) -> None:
+        self.task, self.worker, self.stack = task, worker, stack
+        self.rows_in = 0
+        # What a stream raised while DuckDB read it: DuckDB only tells that something did.
+        self.failure: MillpondError | None = None
+        self._bounds: pa.Array | None = None
+        self._cursors: list[Cursor] = []
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        for cursor in self._cursors:
+            cursor.interrupt()
+
+    def result(self) -> dict[str, Any]:
+        output = self.task.output
+        *before, last = self.task.fragment.steps
+        whole = not isinstance(output, ToPart) and isinstance(last, SqlStep) and not before
+        cursor = self._cursor(watched=whole)
+        rows: Iterator[pa.RecordBatch] | None = None
+        for step in before:
+            rows, cursor = self._step(step, rows, cursor), self._cursor()
+        match output, last:
+            case ToFile(), SqlStep():
+                return self._to_file(cursor, self._bound(last, rows, cursor))
+            case ToFile(), _:
+                rows, cursor = self._step(last, rows, cursor), self._cursor()
+                cursor.register("__s0", self._reader(rows, last))
+                return self._to_file(cursor, "FROM __s0")
+            case ToMemory(), SqlStep():
+                return self._to_memory(cursor.table(self._bound(last, rows, cursor)))
+            case ToMemory(), _:
+                return self._to_memory(
+                    self._reader(self._step(last, rows, cursor), last).read_all()
+                )
+        return self._to_part(self._step(last, rows, cursor))
+
+    def _cursor(self, *, watched: bool = False) -> Cursor:
+        engine = self.worker.engine
+        cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
+        self._cursors.append(cursor)
+        if self._interrupted:
+            raise WorkerLost("the task was cancelled")
+        return cursor
+
+    # ---- input -----------------------------------------------------------------------
+
+    def _step(
+        self, step: SqlStep | PythonStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor
+    ) -> Iterator[pa.RecordBatch]:
+        if isinstance(step, SqlStep):
+            return cursor.reader(self._bound(step, rows, cursor))
+        if rows is None:
+            rows = cursor.reader(self._bound(SqlStep("FROM __s0", step.input), None, cursor))
+        arrow = self.worker.engine.arrow_schema
+        return functions.apply(step.call, rows, arrow(step.input), arrow(step.schema))
+
+    def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
+        """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""
+        if rows is not None:
+            place = self.task.fragment.steps.index(step)
+            cursor.register("__s0", self._reader(rows, self.task.fragment.steps[place - 1]))
+            return step.sql
+        views = []
+        for i, item in enumerate(self.task.inputs):
+            name = f"__s{i}"
+            match item:
+                case SplitRows(scan, splits):
+                    table = ""
+                    held = [s.rows.table for s in splits if s.rows is not None]
+                    if held:
+                        table = f"__rows{i}"
+                        cursor.register(table, held[0])
+                    how = "NOT MATERIALIZED"
+                    if scan.format in FORMATS and not table:
+                        # A stream is read once, whatever the query names how often.
+                        table, how = f"__rows{i}", "MATERIALIZED"
+                        cursor.register(table, self._stream(scan, splits))
+                    views.append(f"{name} AS {how} ({scan_sql(scan, splits, table)})")
+                case PartRows():
+                    table_ = self._part_rows(item)
+                    if self._is_bounds(i):
+                        self._bounds = table_.column(0).combine_chunks()
+                    else:
+                        cursor.register(name, table_)
+        return f"WITH {', '.join(views)}\n{_nested(step.sql)}" if views else step.sql
+
+    def _stream(self, scan: Scan, splits: Sequence[Split]) -> pa.RecordBatchReader:
+        """Rows of a format that DuckDB does not read by itself."""
+        import pyarrow as pa
+
+        slices = [piece for split in splits for piece in split.slices]
+        schema = self.worker.engine.arrow_schema(scan.schema)
+
+        def kept() -> Iterator[pa.RecordBatch]:
+            try:
+                for piece in slices:
+                    for batch in read_rows(scan, [piece], self.worker.storage(piece.path)):
+                        yield batch if batch.schema == schema else batch.cast(schema)
+            except MillpondError as error:
+                self.failure = self.failure or error
+                raise
+
+        return pa.RecordBatchReader.from_batches(schema, kept())
+
+    def _is_bounds(self, i: int) -> bool:
+        output = self.task.output
+        return (
+            isinstance(output, ToPart) and output.how == "range" and i + 1 == len(self.task.inputs)
+        )
+
+    def _part_rows(self, rows: PartRows) -> pa.Table:
+        import pyarrow as pa
+
+        schema = self.worker.engine.arrow_schema(rows.schema)
+        table = pa.Table.from_batches(read_part_rows(rows, schema, self.worker.ranges), schema)
+        self.rows_in += table.num_rows
+        return table
+
+    def _reader(
+        self, rows: Iterable[pa.RecordBatch], step: SqlStep | PythonStep
+    ) -> pa.RecordBatchReader:
+        import pyarrow as pa
+
+        def kept() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from rows
+            except MillpondError as error:
+                self.failure = self.failure or error
+                raise
+
+        schema = self.worker.engine.arrow_schema(step.schema)
+        return pa.RecordBatchReader.from_batches(schema, kept())
+
+    # ---- output ----------------------------------------------------------------------
+
+    def _to_part(self, rows: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        from millpond.engine.kernels import partition_numbers, range_partition
+        from millpond.shuffle.write import PartWriter
+
+        task, output = self.task, self.task.output
+        assert isinstance(output, ToPart)
+        path = self._part_path()
+        schema = self.worker.engine.arrow_schema(task.schema)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        writer = PartWriter(path, output.n, schema)
+        try:
+            for batch in rows:
+                if output.how == "single":
+                    writer.add(batch, None)
+                    continue
+                last = batch.num_columns - 1
+                numbers = (
+                    partition_numbers(batch.column(last), f"{output.n} partitions")
+                    if output.how == "column"
+                    else range_partition(batch.column(last), self._bounds)
+                )
+                writer.add(batch.select(range(last)), numbers)
+            written = writer.close()
+        except BaseException:
+            writer.abort()
+            raise
+        ref = PartRef(
+            *task.id, node=self.worker.node, path=path, size_bytes=written.size_bytes,
+            n_partitions=output.n, n_runs=written.n_runs, index_offset=written.index_offset,
+            index_checksum=written.index_checksum, rows=written.rows,
+        )  # fmt: skip
+        return {
+            "part": ref,
+            "rows": written.rows,
+            "size_bytes": written.size_bytes,
+            "partition_rows": written.partition_rows,
+            "partition_bytes": written.partition_bytes,
+        }
+
+    def _part_path(self) -> str:
+        stage, partition, attempt = self.task.id
+        # The attempt is in the name: a late one must never replace what a reader opened.
+        return os.path.join(
+            self.worker.options.parts,
+            self.task.run,
+            f"{stage:04d}",
+            f"{partition:05d}.a{attempt}.part",
+        )
+
+    def _to_file(self, cursor: Cursor, sql: str) -> dict[str, Any]:
+        output = self.task.output
+        assert isinstance(output, ToFile)
+        name = output.name.replace("{partition}", f"{self.task.id.partition:05d}")
+        target = f"{output.directory.rstrip('/')}/{name}"
+        storage = self.worker.storage(target)
+        staged = storage.stage(target, f"s{self.task.id.stage}a{self.task.id.attempt}")
+        try:
+            rows = write_rows(cursor, sql, staged.local, output, self.worker.engine)
+            staged = storage.seal(staged)
+        except BaseException:
+            storage.discard([staged])
+            raise
+        return {
+            "files": (OutputFile(staged, rows),),
+            "rows": rows,
+            "size_bytes": staged.size_bytes,
+        }
+
+    def _to_memory(self, table: pa.Table) -> dict[str, Any]:
+        stage, partition, attempt = self.task.id
+        path = f"memory:{id(table)}"
+        self.worker.memory[path] = table
+        ref = PartRef(stage, partition, attempt, "memory", path, table.nbytes, 1, 0, 0, 0,
+                      table.num_rows)  # fmt: skip
+        return {"part": ref, "rows": table.num_rows, "size_bytes": table.nbytes}
+
+
+def _nested(sql: str) -> str:
+    """SQL that may begin with its own WITH, below ours."""
+    return f"SELECT * FROM (\n{sql}\n)" if sql.lstrip()[:4].upper() == "WITH" else sql
+
+
+def _said(task: Task, error: MillpondError) -> MillpondError:
+    """The error with its place in the run, for whoever started the run."""
+    inputs = describe_inputs(task)
+    if isinstance(error, functions.FunctionError):
+        told = TaskError(
+            str(error), stage=task.id.stage, partition=task.id.partition, inputs=inputs,
+            traceback=error.traceback,
+        )  # fmt: skip
+        told.__cause__ = error.cause
+        return told
+    place = f"stage {task.id.stage}, partition {task.id.partition}; input: {inputs}"
+    located = error.located(place)
+    located.__cause__ = error.__cause__
+    return located
+
+
+def describe_inputs(task: Task) -> str:
+    """What a task read, in the user's words."""
+    said = []
+    for item in task.inputs:
+        match item:
+            case SplitRows(splits=splits):
+                for piece in (s for split in splits for s in split.slices):
+                    rows = f" rows {piece.first_row}–{piece.first_row + piece.n_rows - 1}" if (
+                        piece.n_rows) else ""  # fmt: skip
+                    said.append(f"{piece.path}{rows}")
+                said += ["rows from Python" for split in splits if split.rows is not None]
+            case PartRows(stage=stage, first_partition=first):
+                said.append(f"partition {first} of stage {stage}")
+    return ", ".join(said[:3]) + (f" and {len(said) - 3} more" if len(said) > 3 else "")

@@ -1,0 +1,161 @@
+"""Named disasters on one machine: after each, the rows are the oracle's."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import millpond
+from millpond import events
+from millpond.errors import GaveUp, PartDamaged
+from tests.support.sessions import Counted, oracle, tuples
+
+SORTED = "SELECT id, user_id FROM events WHERE price > 100 ORDER BY user_id, id"
+
+
+def spread_and_sorted(sp: millpond.Session, path: str) -> millpond.DataFrame:
+    frame = sp.read_parquet(path).filter("price > 100").map("id, user_id")
+    spread = frame.repartition(3, hash_by="id")
+    return sp.partial_sql("SELECT id, user_id FROM {0}", spread).sort("user_id, id")
+
+
+def on(run: Counted, kind: type, action: Callable[[events.Event], None]) -> None:
+    """Call `action` with each event of `kind`, between two decisions of the schedule."""
+    run.session.listen(lambda event: action(event) if isinstance(event, kind) else None)
+
+
+def parts_of(run: Counted, stage: int) -> list[Path]:
+    root = Path(run.session.parts_folder)
+    return sorted(root.glob(f"*/{stage:04d}/*.part"))
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_in_a_part_is_found_and_the_part_computed_again(events_path: str) -> None:
+    with Counted(shape="staged") as run:
+
+        def damage(event: events.StageFinished) -> None:
+            if event.stage == 0:
+                flip_a_bit(parts_of(run, 0)[1])
+
+        on(run, events.StageFinished, damage)
+        assert tuples(spread_and_sorted(run.session, events_path)) == oracle(
+            SORTED, events=events_path
+        )
+        missing = [e for e in run.seen if isinstance(e, events.PartsMissing)]
+        assert [e.parts for e in missing] == [((0, 1),)]
+        assert "checksum" in missing[0].reason or "damaged" in missing[0].reason
+        splits = len(parts_of(run, 0)) or run.finished[0] - 1
+        assert run.finished[0] == splits + 1, "one part, and no other, is computed again"
+
+
+@pytest.mark.slow
+def test_a_part_that_is_damaged_twice_is_an_error_that_names_it(events_path: str) -> None:
+    with Counted(shape="staged") as run:
+
+        def damage_each(event: events.TaskFinished) -> None:
+            if (event.stage, event.partition) == (0, 1):
+                (path,) = [p for p in parts_of(run, 0) if p.name == f"00001.a{event.attempt}.part"]
+                flip_a_bit(path)
+
+        on(run, events.TaskFinished, damage_each)
+        with pytest.raises(PartDamaged, match="00001"):
+            spread_and_sorted(run.session, events_path).take_all()
+
+
+@pytest.mark.slow
+def test_a_deleted_part_is_computed_again(events_path: str) -> None:
+    with Counted(shape="staged") as run:
+
+        def delete(event: events.StageFinished) -> None:
+            first = Path(run.session.parts_folder).glob("*/0000/00000.a0.part")
+            for part in first if event.stage == 0 else ():
+                part.unlink()
+
+        on(run, events.StageFinished, delete)
+        assert tuples(spread_and_sorted(run.session, events_path)) == oracle(
+            SORTED, events=events_path
+        )
+        assert any(isinstance(e, events.PartsMissing) for e in run.seen)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_process_is_replaced_and_its_task_runs_again(
+    events_path: str, tmp_path: Path
+) -> None:
+    flag = tmp_path / "killed"
+
+    def kills_once(row: dict) -> dict:
+        if row["id"] == 5_000 and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"id": row["id"]}
+
+    with Counted(shape="staged") as run:
+        frame = run.session.read_parquet(events_path).map(kills_once, schema={"id": "BIGINT"})
+        assert tuples(frame.sort("id")) == oracle("SELECT id FROM events", events=events_path)
+        assert flag.exists()
+        assert run.retried == 1
+
+
+@pytest.mark.slow
+def test_a_function_that_always_kills_its_worker_ends_with_the_story(events_path: str) -> None:
+    def kills(row: dict) -> dict:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+    with Counted(shape="staged") as run:
+        frame = run.session.read_parquet(events_path).map(kills, schema={"id": "BIGINT"})
+        with pytest.raises(GaveUp, match="attempt 3: WorkerLost"):
+            frame.count()
+
+
+@pytest.mark.slow
+def test_a_complete_run_run_again_computes_nothing(
+    events_path: str, data_root: str, tmp_path: Path
+) -> None:
+    target = str(tmp_path / "out")
+    with Counted(shape="staged", data_root=data_root) as run:
+        first = spread_and_sorted(run.session, events_path).write_parquet(target)
+        assert run.tasks > 0
+    with Counted(shape="staged", data_root=data_root) as run:
+        assert spread_and_sorted(run.session, events_path).write_parquet(target) == first
+        assert run.tasks == 0
+
+
+@pytest.mark.slow
+def test_a_changed_input_is_computed_anew(events_path: str, data_root: str, tmp_path: Path) -> None:
+    copy = tmp_path / "events.parquet"
+    copy.write_bytes(Path(events_path).read_bytes())
+    with Counted(shape="staged", data_root=data_root) as run:
+        before = spread_and_sorted(run.session, str(copy)).count()
+    os.utime(copy, ns=(1, 1))
+    with Counted(shape="staged", data_root=data_root) as run:
+        assert spread_and_sorted(run.session, str(copy)).count() == before
+        assert run.reused == 0
+
+
+@pytest.mark.slow
+def test_an_edited_step_is_computed_anew_and_what_is_before_it_is_not(
+    events_path: str, data_root: str
+) -> None:
+    def edited(sp: millpond.Session, sql: str) -> millpond.DataFrame:
+        spread = sp.read_parquet(events_path).repartition(3, hash_by="id")
+        return sp.partial_sql(sql, spread)
+
+    with Counted(shape="staged", data_root=data_root) as run:
+        edited(run.session, "SELECT id FROM {0} WHERE price > 1").take_all()
+        splits = run.finished[0]
+    with Counted(shape="staged", data_root=data_root) as run:
+        rows = edited(run.session, "SELECT id FROM {0} WHERE price > 400").take_all()
+        assert run.finished[0] == 0
+        assert (run.reused, run.finished[1]) == (splits, 3)
+        assert len(rows) == oracle("SELECT count(*) FROM events WHERE price > 400",
+                                   events=events_path)[0][0]  # fmt: skip

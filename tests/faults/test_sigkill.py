@@ -1,0 +1,76 @@
+"""SIGKILL of the whole process after the k-th event of a kind, then the same script again."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.sessions import oracle
+
+SCRIPT = """
+import os, signal, sys
+import millpond
+from millpond import events
+from millpond.options import options
+from millpond.session import Session
+
+path, root, target, kind, k = sys.argv[1:6]
+seen = finished = reused = 0
+def count(event):
+    global seen, finished, reused
+    reused += event.reused if isinstance(event, events.StagePlanned) else 0
+    if kind and isinstance(event, getattr(events, kind)):
+        seen += 1
+        if seen == int(k):
+            os.kill(os.getpid(), signal.SIGKILL)
+    finished += isinstance(event, events.TaskFinished)
+
+with Session(options(split_bytes=8192, threads=2, shape="staged", data_root=root)) as sp:
+    sp.listen(count)
+    spread = sp.read_parquet(path).filter("price > 100").repartition(3, hash_by="user_id")
+    summed = sp.partial_sql(
+        "SELECT user_id, count(*) AS n, sum(price)::BIGINT AS s FROM {0} GROUP BY user_id", spread)
+    summed.sort("n desc, user_id").write_parquet(target)
+print(finished, reused)
+"""
+EXPECTED = """
+SELECT user_id, count(*) AS n, sum(price)::BIGINT AS s FROM events WHERE price > 100
+GROUP BY user_id ORDER BY n DESC, user_id
+"""
+
+
+def run(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "k", "found"),
+    [
+        ("TaskStarted", 1, False),
+        ("StageFinished", 1, True),
+        ("StageFinished", 4, True),
+        ("StageFinished", 5, True),
+        ("Published", 1, True),
+    ],
+)
+def test_a_rerun_gives_the_oracles_rows_and_reuses_what_was_done(
+    events_path: str, tmp_path: Path, kind: str, k: int, found: bool
+) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT)
+    arguments = [events_path, tmp_path / "root", tmp_path / "out"]
+
+    killed = run(script, *arguments, kind, k)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    ended = run(script, *arguments, "", 0)
+    assert ended.returncode == 0, ended.stderr
+    finished, reused = map(int, ended.stdout.split())
+    assert (reused > 0 or finished == 0) == found
+    files = sorted((tmp_path / "out").glob("*.parquet"))
+    rows = [row for file in files for row in oracle("FROM f", f=str(file))]
+    assert rows == oracle(EXPECTED, events=events_path)

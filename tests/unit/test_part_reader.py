@@ -1,0 +1,212 @@
+"""A reader gives exactly the rows asked for, or names the parts that are bad."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from part_files import from_disk, numbers_batch, read, wanted, write_part
+
+from millpond.physical.stages import PartRef
+from millpond.shuffle.read import PartsUnreadable, check_part, read_part_rows
+
+SCHEMA = pa.schema({"n": pa.int64()})
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[PartRef]:
+    """Three parts of 3 partitions and 2 runs; part t holds 100 t + 0 … 11, row i in i % 3."""
+    return [
+        write_part(
+            tmp_path / f"{task}.part",
+            [
+                (
+                    numbers_batch(*range(100 * task + first, 100 * task + first + 6)),
+                    np.arange(6) % 3,
+                )
+                for first in (0, 6)
+            ],
+            3,
+            budget_bytes=48,
+            task=task,
+        )
+        for task in range(3)
+    ]
+
+
+def numbers(*refs: PartRef, **narrowing: int) -> list[int]:
+    return read(wanted(*refs, **narrowing), SCHEMA).column("n").to_pylist()
+
+
+def test_rows_come_by_part_then_run(parts: list[PartRef]) -> None:
+    assert [ref.n_runs for ref in parts] == [2, 2, 2]
+    assert numbers(*parts, first_partition=1) == [
+        *(1, 4, 7, 10),
+        *(101, 104, 107, 110),
+        *(201, 204, 207, 210),
+    ]
+
+
+def test_several_partitions_come_by_part_then_run_then_partition(parts: list[PartRef]) -> None:
+    assert numbers(parts[2], n_partitions=2) == [200, 203, 201, 204, 206, 209, 207, 210]
+
+
+def test_partitions_past_the_last_have_no_rows(parts: list[PartRef]) -> None:
+    assert numbers(parts[0], first_partition=2, n_partitions=5) == [2, 5, 8, 11]
+    assert numbers(parts[0], first_partition=3, n_partitions=5) == []
+
+
+def test_a_narrow_read_takes_some_parts(parts: list[PartRef]) -> None:
+    assert numbers(*parts, first_part=1, n_parts=1) == [100, 103, 106, 109]
+    assert numbers(*parts, first_part=2) == [200, 203, 206, 209]
+
+
+@pytest.mark.parametrize("skip", range(13))
+@pytest.mark.parametrize("n", [None, 0, 1, 5, 100])
+def test_a_run_of_rows_is_cut_exactly(parts: list[PartRef], skip: int, n: int | None) -> None:
+    every = numbers(*parts)
+    end = None if n is None else skip + n
+    assert (
+        read(wanted(*parts, skip_rows=skip, n_rows=n), SCHEMA).column(0).to_pylist()
+        == (every[skip:end])
+    )
+
+
+def test_rows_outside_the_run_are_not_read(parts: list[PartRef]) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def watched(ref: PartRef, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        asked.extend((ref.task, *r) for r in ranges if 64 <= r[0] < ref.index_offset)
+        return from_disk(ref, ranges)
+
+    list(read_part_rows(wanted(*parts, skip_rows=4, n_rows=4), SCHEMA, watched))
+    assert {task for task, _, _ in asked} == {1}
+
+
+def test_adjacent_segments_are_one_read(parts: list[PartRef]) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def watched(ref: PartRef, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        asked.extend(r for r in ranges if 64 <= r[0] < ref.index_offset)
+        return from_disk(ref, ranges)
+
+    list(read_part_rows(wanted(parts[0], n_partitions=3), SCHEMA, watched))
+    assert asked == [(64, parts[0].index_offset - 64)]
+
+
+def test_a_small_budget_reads_the_same(parts: list[PartRef]) -> None:
+    one = read(wanted(*parts), SCHEMA, from_disk, ahead_bytes=1, threads=1)
+    assert one.column("n").to_pylist() == numbers(*parts)
+
+
+def test_a_flipped_bit_is_found_at_every_byte(tmp_path: Path) -> None:
+    ref = write_part(tmp_path / "x", [(numbers_batch(1, 2, 3), [0, 2, 2])], 3)
+    whole = (tmp_path / "x").read_bytes()
+    rows = wanted(ref, n_partitions=3)
+
+    for at in range(len(whole)):
+        torn = bytearray(whole)
+        torn[at] ^= 1 << at % 8
+
+        def flipped(
+            ref: PartRef, ranges: Sequence[tuple[int, int]], torn: bytes = bytes(torn)
+        ) -> list[bytes]:
+            return [torn[offset : offset + length] for offset, length in ranges]
+
+        with pytest.raises(PartsUnreadable) as caught:
+            list(read_part_rows(rows, SCHEMA, flipped, threads=1))
+        assert (caught.value.damaged, caught.value.refs) == (True, (ref,)), at
+
+
+def test_a_flipped_bit_is_found_in_an_index_that_is_read_in_part(tmp_path: Path) -> None:
+    n = 4000  # Too many entries to read them all.
+    path = tmp_path / "x"
+    ref = write_part(path, [(numbers_batch(1, 2, 3), [5, 5, 7])], n)
+    whole = path.read_bytes()
+
+    for at in range(ref.index_offset + 5 * 32, ref.index_offset + 8 * 32):
+        torn = bytearray(whole)
+        torn[at] ^= 1 << at % 8
+        path.write_bytes(torn)
+        with pytest.raises(PartsUnreadable) as caught:
+            numbers(ref, first_partition=5, n_partitions=3)
+        assert caught.value.damaged
+    path.write_bytes(whole)
+    assert numbers(ref, first_partition=5, n_partitions=3) == [1, 2, 3]
+
+
+def test_a_damaged_segment_of_another_partition_harms_nobody(parts: list[PartRef]) -> None:
+    path = Path(parts[0].path)
+    whole = bytearray(path.read_bytes())
+    whole[64] ^= 1
+    path.write_bytes(whole)
+
+    assert numbers(parts[0], first_partition=1) == [1, 4, 7, 10]
+    with pytest.raises(PartsUnreadable, match="partition 0, run 0: bad checksum"):
+        numbers(parts[0])
+
+
+def test_all_lost_parts_are_named_at_once(parts: list[PartRef]) -> None:
+    Path(parts[0].path).unlink()
+    Path(parts[2].path).unlink()
+
+    with pytest.raises(PartsUnreadable) as caught:
+        numbers(*parts)
+    assert caught.value.refs == (parts[0], parts[2])
+    assert not caught.value.damaged
+
+
+def test_all_damaged_parts_are_named_at_once(parts: list[PartRef]) -> None:
+    for ref in parts[1:]:
+        path = Path(ref.path)
+        path.write_bytes(path.read_bytes()[:-1])
+
+    with pytest.raises(PartsUnreadable) as caught:
+        numbers(*parts)
+    assert (caught.value.refs, caught.value.damaged) == ((parts[1], parts[2]), True)
+
+
+def test_parts_that_go_while_they_are_read_are_all_named(parts: list[PartRef]) -> None:
+    gone = False
+
+    def failing(ref: PartRef, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        if gone and ref.task != 1:
+            raise ConnectionResetError("the node is gone")
+        return from_disk(ref, ranges)
+
+    batches = read_part_rows(wanted(*parts), SCHEMA, failing, ahead_bytes=1, threads=1)
+    assert next(batches).num_rows == 2
+    gone = True
+    with pytest.raises(PartsUnreadable, match="the node is gone") as caught:
+        list(batches)
+    assert set(caught.value.refs) == {parts[0], parts[2]}
+
+
+def test_a_reader_may_stop_early(parts: list[PartRef]) -> None:
+    batches = read_part_rows(wanted(*parts), SCHEMA, from_disk)
+    assert next(batches).column("n").to_pylist() == [0, 3]
+    batches.close()  # type: ignore[attr-defined]
+
+
+def test_check_part_knows_a_whole_part_from_a_torn_one(parts: list[PartRef]) -> None:
+    path = Path(parts[0].path)
+    whole = path.read_bytes()
+    assert check_part(parts[0], from_disk)
+
+    for torn in (
+        whole[:-1],
+        whole + b"\0",
+        whole[:-40] + b"\1" + whole[-39:],
+        b"",
+        b"X" + whole[1:],
+    ):
+        path.write_bytes(torn)
+        assert not check_part(parts[0], from_disk)
+    path.unlink()
+    assert not check_part(parts[0], from_disk)
+
+
+def test_a_reference_to_another_shape_is_not_the_part(parts: list[PartRef]) -> None:
+    assert not check_part(replace(parts[0], n_partitions=2, n_runs=3), from_disk)

@@ -1,0 +1,394 @@
+"""The schedule: events in, commands out."""
+
+import pytest
+from runtime_values import begun, finish, ids, lost, reader, result, sink, source, submitted
+
+from millpond.errors import GaveUp, OutOfMemory, PartDamaged, TaskError, WorkerLost
+from millpond.events import PartsMissing, StageFinished, StagePlanned, TaskRetried
+from millpond.physical.stages import Determinism, Edge, PartRows, Resources, TaskId, TaskResult
+from millpond.runtime.commands import Cancel, Discard, Finished, GiveUp, Submit
+from millpond.runtime.progress import Reused
+from millpond.runtime.schedule import Schedule
+
+VARIES = Determinism.VARIES
+
+
+def test_a_stage_starts_when_all_it_reads_is_done_and_is_bound_to_the_parts() -> None:
+    schedule = begun(source(0, 3, n=2), reader(1, 0))
+    maps = submitted(schedule.free_slots(10))
+    assert ids(maps) == [TaskId(0, 0), TaskId(0, 1), TaskId(0, 2)]
+
+    finish(schedule, maps[:2])
+    assert schedule.free_slots(10) == []
+    finish(schedule, maps[2:])
+    reduces = submitted(schedule.free_slots(10))
+
+    assert ids(reduces) == [TaskId(1, 0), TaskId(1, 1)]
+    first, second = (task.inputs[0] for task in reduces)
+    assert isinstance(first, PartRows)
+    assert isinstance(second, PartRows)
+    assert [part.task for part in first.parts] == [0, 1, 2]
+    assert first.parts is second.parts
+    assert finish(schedule, reduces) == [Finished()]
+
+
+def test_independent_stages_overlap() -> None:
+    schedule = begun(source(0, 1), source(1, 2), reader(2, 0, 1, edge=Edge.ALL))
+    assert ids(submitted(schedule.free_slots(3))) == [TaskId(0, 0), TaskId(1, 0), TaskId(1, 1)]
+
+
+def test_no_more_is_submitted_than_slots_are_free() -> None:
+    schedule = begun(source(0, 5))
+    assert len(schedule.free_slots(2)) == 2
+    assert schedule.free_slots(0) == []
+    assert len(schedule.free_slots(9)) == 3
+
+
+def test_a_stage_without_tasks_is_done() -> None:
+    schedule = begun(source(0, 0), reader(1, 0))
+    (task,) = submitted(schedule.free_slots(1))
+    assert finish(schedule, [task]) == [Finished()]
+
+
+def test_events_tell_stages_planned_and_finished() -> None:
+    schedule = begun(source(0, 2))
+    assert schedule.take_events() == [StagePlanned(0, "stage 0", 2)]
+    finish(schedule, submitted(schedule.free_slots(2)))
+    assert schedule.take_events()[-1] == StageFinished(0, 0, 20, 160)
+
+
+# ---- failures ------------------------------------------------------------------------
+
+
+def test_a_lost_worker_is_tried_again_with_the_next_attempt() -> None:
+    schedule = begun(source(0, 1))
+    schedule.free_slots(1)
+    assert schedule.failed(TaskId(0, 0), WorkerLost("node n1 is gone")) == []
+    assert ids(submitted(schedule.free_slots(1))) == [TaskId(0, 0, 1)]
+    assert TaskRetried(0, 0, 1, "node n1 is gone") in schedule.take_events()
+
+
+def test_the_fourth_failure_gives_up_with_the_whole_story() -> None:
+    schedule = begun(source(0, 1, title="clean"))
+    for attempt in range(3):
+        schedule.free_slots(1)
+        assert schedule.failed(TaskId(0, 0, attempt), WorkerLost(f"node n{attempt}")) == []
+    schedule.free_slots(1)
+    (command,) = schedule.failed(TaskId(0, 0, 3), WorkerLost("node n3"))
+
+    assert isinstance(command, GiveUp)
+    assert isinstance(command.error, GaveUp)
+    for part in ("clean", "partition 0", "attempt 0: WorkerLost: node n0", "node n3"):
+        assert part in str(command.error)
+    assert schedule.free_slots(1) == []
+
+
+def test_a_users_exception_is_not_tried_again() -> None:
+    schedule = begun(source(0, 1))
+    schedule.free_slots(1)
+    error = TaskError("boom", stage=0, partition=0, inputs="t.parquet")
+    assert schedule.failed(TaskId(0, 0), error) == [GiveUp(error)]
+
+
+def test_out_of_memory_runs_again_alone_on_its_node() -> None:
+    schedule = begun(source(0, 3), slots=2)
+    schedule.free_slots(2)
+    schedule.failed(TaskId(0, 0), OutOfMemory("2 GB were not enough"))
+
+    assert schedule.free_slots(1) == []  # It waits for the other slot, and no task passes it.
+    schedule.succeeded(result_of(schedule, 0, 1))
+    (task,) = submitted(schedule.free_slots(2))
+    assert task.id == TaskId(0, 0, 1)
+    assert task.resources.cpus == 2
+    schedule.succeeded(result(task))
+    assert ids(submitted(schedule.free_slots(2))) == [TaskId(0, 2)]
+
+
+def test_out_of_memory_alone_gives_up_and_says_what_to_set() -> None:
+    schedule = begun(source(0, 1), slots=2)
+    schedule.free_slots(2)
+    schedule.failed(TaskId(0, 0), OutOfMemory("2 GB"))
+    schedule.free_slots(2)
+    (command,) = schedule.failed(TaskId(0, 0, 1), OutOfMemory("2 GB"))
+    assert isinstance(command, GiveUp)
+    assert "memory_limit" in str(command.error)
+
+
+def test_a_task_of_several_cpus_takes_as_many_slots() -> None:
+    schedule = begun(source(0, 3, resources=Resources(cpus=2)), slots=4)
+    assert len(schedule.free_slots(4)) == 2
+
+
+def test_late_success_of_an_attempt_given_up_is_discarded() -> None:
+    schedule = begun(source(0, 1))
+    (first,) = submitted(schedule.free_slots(1))
+    schedule.failed(first.id, WorkerLost("silent for 60 s"))
+    (second,) = submitted(schedule.free_slots(1))
+
+    late = result(first)
+    assert late.part is not None
+    assert schedule.succeeded(late) == [Discard((late.part,))]
+    assert schedule.succeeded(result(second)) == [Finished()]
+
+
+# ---- slow tasks ----------------------------------------------------------------------
+
+
+def test_the_twin_of_a_slow_task_wins_and_the_slow_one_is_cancelled() -> None:
+    schedule = begun(source(0, 8), reader(1, 0))
+    tasks = submitted(schedule.free_slots(9))
+    schedule.tick(now_s=5.0)
+    finish(schedule, tasks[:7])
+
+    assert schedule.tick(now_s=14.0) == []
+    (twin,) = submitted(schedule.tick(now_s=190.0))
+    assert twin.id == TaskId(0, 7, attempt=1)
+    assert schedule.succeeded(result(twin)) == [Cancel(TaskId(0, 7))]
+    late = result(tasks[7])
+    assert late.part is not None
+    assert schedule.succeeded(late) == [Discard((late.part,))]
+
+
+def test_a_slow_task_has_one_twin_and_none_without_a_free_slot() -> None:
+    schedule = begun(source(0, 4))
+    tasks = submitted(schedule.free_slots(4))
+    finish(schedule, tasks[:3])
+    assert schedule.tick(now_s=100.0) == []
+    schedule.free_slots(2)
+    assert len(schedule.tick(now_s=100.0)) == 1
+    assert schedule.tick(now_s=200.0) == []
+
+
+def test_the_failure_of_one_twin_leaves_the_other() -> None:
+    schedule = begun(source(0, 4))
+    tasks = submitted(schedule.free_slots(5))
+    finish(schedule, tasks[:3])
+    (twin,) = submitted(schedule.tick(now_s=100.0))
+    assert schedule.failed(tasks[3].id, WorkerLost("gone")) == []
+    assert schedule.free_slots(2) == []
+    assert schedule.succeeded(result(twin)) == [Finished()]
+
+
+def test_a_clock_that_jumps_back_makes_no_task_younger() -> None:
+    schedule = begun(source(0, 4))
+    schedule.tick(now_s=1_000.0)
+    tasks = submitted(schedule.free_slots(5))
+    schedule.tick(now_s=3.0)
+    finish(schedule, tasks[:3])
+    assert schedule.tick(now_s=4.0) == []
+    assert len(schedule.tick(now_s=1_011.0)) == 1
+
+
+# ---- lost parts ----------------------------------------------------------------------
+
+
+def test_a_lost_part_is_computed_again_and_its_reader_waits() -> None:
+    schedule = begun(source(0, 2, n=2), reader(1, 0))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    one, two = submitted(schedule.free_slots(9))
+    gone = parts(one)[1]
+
+    assert schedule.parts_lost(lost(one, gone)) == [Discard((gone,))]
+    (again,) = submitted(schedule.free_slots(9))
+    assert again.id == TaskId(0, 1, 1)
+    assert PartsMissing(((0, 1),), "node n0 is gone") in schedule.take_events()
+    assert schedule.succeeded(result(two)) == []  # Fixed rows: what it read stays good.
+    schedule.succeeded(result(again))
+    (retried,) = submitted(schedule.free_slots(9))
+    assert retried.id == TaskId(1, 0, 1)
+    assert [(p.task, p.attempt) for p in parts(retried)] == [(0, 0), (1, 1)]
+    assert schedule.succeeded(result(retried)) == [Finished()]
+
+
+def test_two_readers_that_miss_one_part_cause_one_recompute() -> None:
+    schedule = begun(source(0, 1, n=2), reader(1, 0))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    one, two = submitted(schedule.free_slots(9))
+    schedule.parts_lost(lost(one, *parts(one)))
+    assert schedule.parts_lost(lost(two, *parts(two))) == []
+    assert ids(submitted(schedule.free_slots(9))) == [TaskId(0, 0, 1)]
+
+
+def test_recompute_goes_back_through_several_stages() -> None:
+    schedule = begun(source(0, 1), reader(1, 0), reader(2, 1))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    (last,) = submitted(schedule.free_slots(9))
+    schedule.parts_lost(lost(last, *parts(last)))
+    (middle,) = submitted(schedule.free_slots(9))
+    assert middle.id == TaskId(1, 0, 1)
+    schedule.parts_lost(lost(middle, *parts(middle)))
+    for expected in (TaskId(0, 0, 1), TaskId(1, 0, 2), TaskId(2, 0, 1)):
+        (task,) = submitted(schedule.free_slots(9))
+        assert task.id == expected
+        commands = schedule.succeeded(result(task))
+    assert commands == [Finished()]
+
+
+def test_a_part_that_is_damaged_twice_is_an_error_with_names() -> None:
+    schedule = begun(source(0, 1, title="read flights"), reader(1, 0))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    for _ in range(2):
+        (task,) = submitted(schedule.free_slots(9))
+        commands = schedule.parts_lost(lost(task, *parts(task), damaged=True))
+        finish(schedule, submitted(schedule.free_slots(9)))
+    (command,) = commands
+    assert isinstance(command, GiveUp)
+    assert isinstance(command.error, PartDamaged)
+    assert "read flights" in str(command.error)
+    assert "0/00000.a1.part" in str(command.error)
+
+
+def test_a_part_lost_for_ever_gives_up() -> None:
+    schedule = begun(source(0, 1), reader(1, 0))
+    commands: list[object] = []
+    while not any(isinstance(command, GiveUp) for command in commands):
+        finish(schedule, submitted(schedule.free_slots(9)))
+        (task,) = submitted(schedule.free_slots(9))
+        commands = [*schedule.parts_lost(lost(task, *parts(task)))]
+    assert task.id.attempt == 4
+
+
+def test_losing_a_part_that_varies_undoes_every_reader_finished_or_running() -> None:
+    schedule = begun(source(0, 2, n=3, determinism=VARIES), reader(1, 0, n=2), sink(2, 1))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    finished, running, failing = submitted(schedule.free_slots(9))
+    kept = result(finished)
+    schedule.succeeded(kept)
+
+    commands = schedule.parts_lost(lost(failing, parts(failing)[0]))
+    assert Discard((kept.part,)) in commands
+    assert Cancel(running.id) in commands
+    assert ids(submitted(schedule.free_slots(9))) == [TaskId(0, 0, 1)]
+
+
+def test_rows_that_vary_are_never_read_from_two_attempts() -> None:
+    """Two readers of one random sample: the one that had finished runs again too."""
+    schedule = begun(source(0, 1, determinism=VARIES), reader(1, 0), reader(2, 0), reader(3, 1, 2))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    left, right = submitted(schedule.free_slots(9))
+    schedule.succeeded(result(left))
+    schedule.parts_lost(lost(right, *parts(right)))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    again = submitted(schedule.free_slots(9))
+    assert [task.id[:2] for task in again] == [(1, 0), (2, 0)]
+    assert {part.attempt for task in again for part in parts(task)} == {1}
+    assert again[0].id.attempt == 1
+
+
+def test_undoing_goes_on_through_the_readers_of_readers() -> None:
+    stages = (source(0, 1, determinism=VARIES), reader(1, 0), reader(2, 1), reader(3, 0, 2))
+    schedule = begun(*stages)
+    for _ in range(3):
+        finish(schedule, submitted(schedule.free_slots(9)))
+    (last,) = submitted(schedule.free_slots(9))
+    assert last.id == TaskId(3, 0)
+    (sample,) = (part for part in parts(last) if part.stage == 0)
+    discarded = [
+        c.parts[0].stage for c in schedule.parts_lost(lost(last, sample)) if isinstance(c, Discard)
+    ]
+    assert sorted(discarded) == [0, 1, 2]
+
+
+def test_forward_readers_of_other_parts_that_vary_are_left_alone() -> None:
+    schedule = begun(source(0, 2, determinism=VARIES), reader(1, 0, edge=Edge.FORWARD))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    one, two = submitted(schedule.free_slots(9))
+    schedule.succeeded(result(one))
+    schedule.parts_lost(lost(two, parts(two)[1]))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    (again,) = submitted(schedule.free_slots(9))
+    assert again.id == TaskId(1, 1, 1)
+    assert schedule.succeeded(result(again)) == [Finished()]
+
+
+def test_a_fixed_stage_that_gave_other_rows_is_treated_as_varying() -> None:
+    schedule = begun(source(0, 1, n=2), reader(1, 0))
+    (first,) = submitted(schedule.free_slots(9))
+    schedule.succeeded(result(first))
+    one, two = submitted(schedule.free_slots(9))
+    kept = result(one)
+    schedule.succeeded(kept)
+    schedule.parts_lost(lost(two, *parts(two)))
+    (again,) = submitted(schedule.free_slots(9))
+    assert schedule.succeeded(result(again, rows=11)) == [Discard((kept.part,))]
+    assert ids(submitted(schedule.free_slots(9))) == [TaskId(1, 0, 1), TaskId(1, 1, 1)]
+
+
+# ---- conservation --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows_in", [19, 21, 0])
+def test_a_task_that_read_other_rows_than_were_written_is_tried_again(rows_in: int) -> None:
+    schedule = begun(source(0, 2), reader(1, 0))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    (task,) = submitted(schedule.free_slots(9))
+    wrong = result(task, rows_in=rows_in)
+    assert schedule.succeeded(wrong) == [Discard((wrong.part,))]
+    (again,) = submitted(schedule.free_slots(9))
+    assert schedule.succeeded(result(again)) == [Finished()]
+
+
+def test_a_worker_that_stopped_early_on_purpose_is_believed() -> None:
+    schedule = begun(source(0, 2), reader(1, 0))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    (task,) = submitted(schedule.free_slots(9))
+    assert schedule.succeeded(result(task, rows_in=-1)) == [Finished()]
+
+
+# ---- reuse ---------------------------------------------------------------------------
+
+
+def earlier(stage: object, *partitions: int) -> Reused:
+    tasks = submitted(begun(stage).free_slots(99))  # type: ignore[arg-type]
+    return Reused(len(tasks), {p: result(tasks[p]) for p in partitions})
+
+
+def test_what_is_there_from_an_earlier_run_is_not_run_again() -> None:
+    scan = source(0, 3)
+    schedule = begun(scan, reader(1, 0), reused={0: earlier(scan, 0, 2)})
+    (task,) = submitted(schedule.free_slots(9))
+    assert task.id == TaskId(0, 1)
+    assert StagePlanned(0, "stage 0", 3, reused=2) in schedule.take_events()
+
+
+def test_a_complete_run_runs_nothing() -> None:
+    scan = source(0, 3)
+    schedule = Schedule([scan], reused={0: earlier(scan, 0, 1, 2)})
+    assert schedule.start() == [Finished()]
+
+
+def test_what_only_reused_stages_need_is_not_run() -> None:
+    middle = source(1, 1)  # Its content does not matter: one task, whole.
+    schedule = begun(source(0, 3), reader(1, 0), reader(2, 1), reused={1: earlier(middle, 0)})
+    (task,) = submitted(schedule.free_slots(9))
+    assert task.id == TaskId(2, 0)
+    assert schedule.succeeded(result(task)) == [Finished()]
+
+
+def test_a_lost_part_of_a_reused_stage_runs_what_it_needs() -> None:
+    middle = source(1, 1)
+    schedule = begun(source(0, 2), reader(1, 0), reader(2, 1), reused={1: earlier(middle, 0)})
+    (task,) = submitted(schedule.free_slots(9))
+    schedule.parts_lost(lost(task, *parts(task)))
+    maps = submitted(schedule.free_slots(9))
+    assert ids(maps) == [TaskId(0, 0), TaskId(0, 1)]
+    finish(schedule, maps)
+    (again,) = submitted(schedule.free_slots(9))
+    assert again.id == TaskId(1, 0, 1)
+
+
+# ---- helpers -------------------------------------------------------------------------
+
+
+def parts(task: object) -> list:  # type: ignore[type-arg]
+    return [part for item in task.inputs for part in item.parts]  # type: ignore[attr-defined]
+
+
+def result_of(schedule: Schedule, stage: int, partition: int) -> TaskResult:
+    return result(schedule.progress[stage].tasks[partition])
+
+
+def test_submit_of_a_stage_that_reads_nothing_is_the_task_itself() -> None:
+    schedule = begun(source(0, 1))
+    assert schedule.free_slots(1) == [Submit(schedule.progress[0].tasks[0])]
