@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ids, rows, select
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from millpond.loader.loader import Loader
 from millpond.loader.mixture import mix
 from millpond.loader.reader import Dataset, open_dataset
 from millpond.loader.write import write_dataset
+from tests.support.loader_sets import ids, rows, select
 
 N = 203
 

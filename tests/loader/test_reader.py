@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Make, ids, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +29,7 @@ from millpond.loader.gather import ShardRows
 from millpond.loader.reader import Dataset, open_dataset
 from millpond.loader.write import write_dataset
 from millpond.storage import LocalStorage
+from tests.support.loader_sets import Make, ids, rows
 
 N = 100
 
