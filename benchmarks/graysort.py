@@ -1,6 +1,7 @@
-"""The sort benchmark's records: generate them, and validate what was sorted.
+"""The sort benchmark's records: generate them, sort them, validate what was sorted.
 
     python benchmarks/graysort.py generate DIR --size 2GB [--files 8] [--skew heavy|prefix]
+    python benchmarks/graysort.py sort --size 2GB [--skew heavy|prefix] [--memory-limit 1GB]
     python benchmarks/graysort.py validate FILES... [--unsorted] [--checksum HEX]
 
 Records have 100 bytes, the first 10 are the key. Record i is a function of i alone, so
@@ -8,12 +9,20 @@ ranges are made and checked in parallel. The standard set is bit for bit that of
 sort benchmark (sortbenchmark.org); the skewed ones replace keys: "heavy" gives 30 % of
 all records one key, "prefix" gives half of them the same first 6 bytes. Keys of a skewed
 set are still functions of i.
+
+`sort` generates a set in a folder that is removed at the end, sorts it file to file in a
+process of its own, validates the result (not timed), and appends a line to RESULTS if
+that is given. Peak memory is the resident set of that process, imports included.
 """
 
 import argparse
 import json
 import os
+import resource
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -271,32 +280,94 @@ def arguments(words: Iterable[str] | None = None) -> argparse.Namespace:
     check.add_argument("files", nargs="+")
     check.add_argument("--unsorted", action="store_true", help="the order is not looked at")
     check.add_argument("--checksum", help="what it must be, in hex")
-    for command in (make, check):
+    sort = commands.add_parser("sort", help="generate, sort, validate")
+    sort.add_argument("--size", type=size_bytes, default="1GB")
+    sort.add_argument("--skew", choices=["heavy", "prefix"], default="")
+    sort.add_argument("--memory-limit", type=size_bytes, default="100GB")
+    sort.add_argument("--folder", type=Path, help="where the data may lie: 3 times its size")
+    sort.add_argument("--results", type=Path, help="a file to append a JSON line to")
+    timed = commands.add_parser("timed", help=argparse.SUPPRESS)
+    timed.add_argument("folder", type=Path)
+    timed.add_argument("--memory-limit", type=size_bytes)
+    for command in (make, check, sort, timed):
         command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     return parser.parse_args(None if words is None else list(words))
 
 
 def main(words: Iterable[str] | None = None) -> int:
     args = arguments(words)
+    run = {"generate": _generate, "validate": _validate, "sort": _sort, "timed": _timed}
     start = time.perf_counter()
-    told: dict[str, Any] = {"command": args.command}
-    if args.command == "generate":
+    told = run[args.command](args)
+    seconds = told.setdefault("seconds", round(time.perf_counter() - start, 3))
+    told["mb_per_s_per_core"] = round(told["records"] * RECORD / seconds / args.processes / 1e6, 1)
+    line = json.dumps({"command": args.command} | told)
+    print(line)
+    if args.command == "sort" and args.results:
+        with args.results.open("a") as file:
+            file.write(line + "\n")
+    return 0 if told.get("good", True) else 1
+
+
+def _generate(args: argparse.Namespace) -> dict[str, Any]:
+    n = args.size // RECORD
+    total = write_set(args.directory, n, args.files, args.skew, args.processes)
+    return {"records": n, "checksum": f"{total:x}", "skew": args.skew}
+
+
+def _validate(args: argparse.Namespace) -> dict[str, Any]:
+    found = validate(args.files, args.processes)
+    expected = found.checksum if args.checksum is None else int(args.checksum, 16)
+    good = (args.unsorted or found.unordered is None) and expected == found.checksum
+    return asdict(found) | {
+        "checksum": f"{found.checksum:x}",
+        "first_key": found.first_key.hex(),
+        "last_key": found.last_key.hex(),
+        "good": good,
+    }
+
+
+def _sort(args: argparse.Namespace) -> dict[str, Any]:
+    folder = Path(tempfile.mkdtemp(prefix="millpond-graysort-", dir=args.folder))
+    try:
         n = args.size // RECORD
-        total = write_set(args.directory, n, args.files, args.skew, args.processes)
-        told |= {"records": n, "checksum": f"{total:x}", "skew": args.skew}
-        good = True
-    else:
-        found = validate(args.files, args.processes)
-        n, total = found.records, found.checksum
-        told |= asdict(found) | {"checksum": f"{total:x}"}
-        told["first_key"], told["last_key"] = found.first_key.hex(), found.last_key.hex()
-        expected = total if args.checksum is None else int(args.checksum, 16)
-        told["good"] = good = (args.unsorted or found.unordered is None) and expected == total
-    seconds = time.perf_counter() - start
-    told["seconds"] = round(seconds, 3)
-    told["mb_per_s_per_core"] = round(n * RECORD / seconds / args.processes / 1e6, 1)
-    print(json.dumps(told))
-    return 0 if good else 1
+        total = write_set(folder / "in", n, 4, args.skew, args.processes)
+        command = [sys.executable, __file__, "timed", str(folder)]
+        command += ["--memory-limit", str(args.memory_limit), "--processes", str(args.processes)]
+        out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        told: dict[str, Any] = json.loads(out)
+        found = validate(told.pop("paths"), args.processes)
+    finally:
+        shutil.rmtree(folder)
+    good = found.unordered is None and (found.records, found.checksum) == (n, total)
+    limit = {"skew": args.skew, "memory_limit": args.memory_limit}
+    return told | limit | {"duplicates": found.duplicates, "good": good}
+
+
+def _timed(args: argparse.Namespace) -> dict[str, Any]:
+    start, cpu = time.perf_counter(), time.process_time()
+    from millpond.formats.fixed import Layout
+    from millpond.shuffle.records import RecordSort, sort_files
+    from millpond.storage import LocalStorage
+
+    out, scratch = args.folder / "out", args.folder / "scratch"
+    out.mkdir()
+    scratch.mkdir()
+    layout = Layout.of({"key": KEY, "value": RECORD - KEY}, "graysort")
+    how = RecordSort(layout, layout.places["key"], args.memory_limit, args.processes)
+    files = list(LocalStorage().list(str(args.folder / "in")))
+    done = sort_files(files, lambda i: str(out / f"{i:05d}.dat"), str(scratch), how)
+    size = done.rows * RECORD
+    return {
+        "seconds": round(time.perf_counter() - start, 3),
+        "cpu_s": round(time.process_time() - cpu, 3),
+        "records": done.rows,
+        "read_per_byte": round(done.read_bytes / size, 3),
+        "written_per_byte": round(done.written_bytes / size, 3),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,
+        "files": len(done.paths),
+        "paths": done.paths,
+    }
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ class Session:
         return self.options.seed
 
     def arrow_schema(self, schema: Schema) -> pa.Schema:
-        return self._worker.engine.plain_schema(plain(schema))
+        return self._worker.engine.arrow_schema(plain(schema))
 
     def table(self, plan: n.Node) -> pa.Table:
         """All rows in memory."""
@@ -266,17 +266,9 @@ class Session:
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
         """Rows in partition order, in the types that users see."""
-        from millpond.engine.arrow_types import plain as seen
-
-        schema = self.arrow_schema(plan.schema)
-        for batch in self._raw(plan):
-            yield seen(batch, schema)
-
-    def _raw(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
-        """Rows in partition order, as the engine gives them."""
         physical = self._stages(plan)
         result = self._run(physical).only
-        wanted = self._worker.engine.arrow_schema(plain(plan.schema))
+        wanted = self.arrow_schema(plan.schema)
         try:
             for batch in self._result_batches(physical, result):
                 yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
@@ -309,6 +301,8 @@ class Session:
         before = [file.path for file in storage.list(plan.path)]
         if before and plan.mode == "error":
             raise TargetNotEmpty(plan.path, f"write_{plan.format}({plan.path!r})")
+        if (folder := storage.local_path(plan.path)) is not None:
+            self._place().check_shared(folder, f"the target {plan.path!r}")
         result = self._run(physical).only
         staged = [file.staged for file in result.files]
         old = before if plan.mode == "overwrite" else []
@@ -381,7 +375,7 @@ class Session:
         return Settings(
             split_bytes=self.options.split_bytes,
             footer=self._footer,
-            describe=self._worker.engine.describe,
+            sort_key=self._worker.engine.sort_key,
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
             versions=f"millpond {VERSION}, duckdb {DUCKDB}",
@@ -390,13 +384,28 @@ class Session:
 
     def _place(self) -> Runtime:
         if self._runtime is None:
-            from millpond.runtime.local import LocalRuntime
-
-            mine = self._worker_options
-            # A process runs one task of Python at a time, beside the engine of this process.
-            each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine))
-            self._runtime = LocalRuntime(self._worker, each, slots=mine.threads)
+            self._runtime = self._open_runtime()
         return self._runtime
+
+    def _open_runtime(self) -> Runtime:
+        mine, given = self._worker_options, self.options
+        # A process runs one task of Python at a time, beside the engine of this process.
+        each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine))
+        if given.runtime == "ray":
+            from millpond.runtime.ray import RayRuntime
+
+            on_ray = RayRuntime(
+                each,
+                address=given.address,
+                cpus=mine.threads,
+                shared_parts=given.data_root is not None and "://" not in given.data_root,
+                allow_insecure=given.allow_insecure,
+            )
+            self._worker.fetch = on_ray.fetch
+            return on_ray
+        from millpond.runtime.local import LocalRuntime
+
+        return LocalRuntime(self._worker, each, slots=mine.threads)
 
     def _receipts(self) -> Receipts | None:
         root = self.options.data_root
@@ -433,9 +442,8 @@ class Session:
 
     def _forget(self, physical: Physical) -> None:
         """Parts of a finished run that nothing reuses."""
-        if self.options.data_root is None:
-            folder = os.path.join(self._worker_options.parts, physical.stages[0].run)
-            shutil.rmtree(folder, ignore_errors=True)
+        if self.options.data_root is None and self._runtime is not None:
+            self._runtime.forget(physical.stages[0].run)
 
     def _stages(self, plan: n.Node) -> Physical:
         return plan_stages(self._optimized(plan), self._settings())

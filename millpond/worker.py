@@ -185,18 +185,8 @@ class _Run:
             return cursor.reader(self._bound(step, rows, cursor))
         if rows is None:
             rows = cursor.reader(self._bound(SqlStep("FROM __s0", step.input), None, cursor))
-        return self._called(step, rows)
-
-    def _called(self, step: PythonStep, rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The function's rows; it sees plain Arrow types."""
-        from millpond.engine.arrow_types import given, plain
-
-        engine = self.worker.engine
-        seen, wanted = engine.plain_schema(step.input), engine.plain_schema(step.schema)
-        batches = (plain(batch, seen) for batch in rows)
-        schema = engine.arrow_schema(step.schema)
-        for batch in functions.apply(step.call, batches, seen, wanted):
-            yield given(batch, schema)
+        arrow = self.worker.engine.arrow_schema
+        return functions.apply(step.call, rows, arrow(step.input), arrow(step.schema))
 
     def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
         """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from millpond.errors import (
     OutOfMemory,
     SqlError,
 )
-from millpond.expr import Dialect, quote
+from millpond.expr import Dialect, SortKey, quote
 from millpond.schema import Schema
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class Engine:
                 "memory_limit": f"{memory_limit_bytes}B",
                 "temp_directory": os.path.join(scratch, "spill"),
                 "preserve_insertion_order": True,
-                "arrow_lossless_conversion": True,
                 "python_enable_replacements": False,
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
@@ -139,19 +138,28 @@ class Engine:
             rows = cursor.rows(f"DESCRIBE {sql}")
         return Schema.of((row[0], row[1]) for row in rows)
 
+    def sort_key(self, keys: Sequence[SortKey], schema: Schema) -> str:
+        """SQL over rows of `schema` for a BLOB whose byte order is the order of the keys."""
+        if VERSION.startswith("1."):
+            return " || ".join(self._sort_key_of_one(key, schema) for key in keys)
+        key = _sort_key(keys)
+        found = self.describe(f"SELECT {key} FROM __in0", {"__in0": schema})
+        # Short keys make a BIGINT, but not with text beside them.
+        return key if found.types == ("BLOB",) else _sort_key((*keys, SortKey("''")))
+
+    def _sort_key_of_one(self, key: SortKey, schema: Schema) -> str:
+        """DuckDB 1.4 ends the key of a NULL in bytes by chance; so NULLs get a key from us."""
+        found = self.describe(f"SELECT {_sort_key([key])} FROM __in0", {"__in0": schema})
+        blob = _sort_key([key] if found.types == ("BLOB",) else [key, SortKey("''")])
+        null = "\\x01" if key.nulls_first else "\\x02"  # As DuckDB has it.
+        return f"CASE WHEN ({key.sql}) IS NULL THEN '{null}'::BLOB ELSE {blob} END"
+
     @functools.lru_cache(maxsize=512)  # noqa: B019 (one engine per process)
     def arrow_schema(self, schema: Schema) -> pa.Schema:
         """How the engine gives rows of `schema` in Arrow."""
         items = ", ".join(f"NULL::{f.type} AS {quote.name(f.name)}" for f in schema)
         with self.cursor() as cursor:
             return cursor.table(f"SELECT {items} WHERE false").schema
-
-    @functools.lru_cache(maxsize=512)  # noqa: B019 (one engine per process)
-    def plain_schema(self, schema: Schema) -> pa.Schema:
-        """How users see rows of `schema` in Arrow."""
-        from millpond.engine.arrow_types import plain_schema
-
-        return plain_schema(self.arrow_schema(schema))
 
     def schema_of(self, table: pa.Table | pa.RecordBatchReader) -> Schema:
         """How DuckDB reads an Arrow table."""
@@ -229,6 +237,11 @@ class Cursor:
         except OSError as error:
             # pyarrow wraps what a DuckDB stream raises while it is read.
             raise SqlError(_first_paragraph(str(error))) from error
+
+
+def _sort_key(keys: Sequence[SortKey]) -> str:
+    items = ", ".join(f"{key.sql}, '{key.direction}'" for key in keys)
+    return f"create_sort_key({items})"
 
 
 def translated(error: duckdb.Error, scratch: str) -> MillpondError:

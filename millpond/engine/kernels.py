@@ -21,6 +21,7 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 # Rows that share 128 bytes with a bound are compared whole: a key of 1 MB must not cost
 # a round of numpy calls per word.
 _MOST_WORDS = 16
+_CELL_BITS = 12
 _GOES_ON = 9  # More bytes of a key than one word holds.
 _MASKS = np.array([((1 << 8 * n) - 1) << (64 - 8 * n) for n in range(9)], np.uint64)
 
@@ -67,14 +68,38 @@ def range_partition(
     if not len(bounds):
         return np.zeros(len(keys), np.int64)
     first, edge_first = rows.first(), edges.first()
-    numbers = np.searchsorted(edge_first, first, "right").astype(np.int64, copy=False)
-    close = np.flatnonzero((numbers > 0) & (edge_first[numbers - 1] == first))
+    numbers, near = _by_table(first, edge_first)
+    some = first[near]
+    found = np.searchsorted(edge_first, some, "right")
+    numbers[near] = found
+    close = near[(found > 0) & (edge_first[found - 1] == some)]
     if len(close):
         below, upto = _equal_range(rows, edges, close)
         if ordinals is not None and bound_ordinals is not None:
             upto = _by_ordinal(below, upto, ordinals[close], bound_ordinals)
         numbers[close] = upto
     return numbers
+
+
+def _by_table(words: U64, edges: U64) -> tuple[Ints, Ints]:
+    """For each word the number of edges not above it, and the rows where that is not sure.
+
+    The range of the edges is cut into equal cells, few enough to stay in the cache; a
+    cell without an edge decides its words four times faster than a binary search.
+    """
+    low, high = int(edges[0]), int(edges[-1])
+    shift = max(0, (high - low).bit_length() - _CELL_BITS)
+    # One cell more on each side, for the words outside.
+    low, high = max(0, low - (1 << shift)), min((1 << 64) - 1, high + (1 << shift))
+    cells = np.clip(words, np.uint64(low), np.uint64(high))
+    cells -= np.uint64(low)
+    cells >>= np.uint64(shift)
+    edge_cells = (edges - np.uint64(low)) >> np.uint64(shift)
+    every = np.arange(((high - low) >> shift) + 1, dtype=np.uint64)
+    before = np.searchsorted(edge_cells, every, "left")
+    unsure = before != np.searchsorted(edge_cells, every, "right")
+    places = cells.view(np.int64)
+    return before.take(places), np.flatnonzero(unsure.take(places))
 
 
 class _Words:
@@ -101,10 +126,16 @@ class _Words:
         raw = b"" if data is None else data
         if len(raw) < 8:
             raw = bytes(raw).ljust(8, b"\0")
+        self._raw = raw
         # Every 8 bytes, whatever they begin at.
         self._words = np.ndarray((len(raw) - 7,), ">u8", raw, 0, (1,))
 
     def first(self) -> U64:
+        width = int(self.lengths[0]) if len(self.lengths) else 0
+        fixed = pa.types.is_fixed_size_binary(self.keys.type)
+        if fixed and width >= 8:  # Evenly spaced: no places to look up.
+            start, n = int(self.starts[0]), len(self.keys)
+            return np.ndarray((n,), ">u8", self._raw, start, (width,)).astype(np.uint64)
         return self._at(self.starts, self.lengths)
 
     def word(self, level: int, rows: Ints) -> tuple[U64, Ints]:

@@ -184,11 +184,12 @@ def to_rows(batch: pa.RecordBatch, layout: Layout) -> Rows:
     """Columns side by side; `MillpondError` names a value that is not as wide as its field."""
     rows = np.empty((batch.num_rows, layout.record_bytes), np.uint8)
     for (name, place), column in zip(layout.places.items(), batch.columns, strict=True):
-        rows[:, place] = _values(column, name, place.stop - place.start)
+        rows[:, place] = values(column, name, place.stop - place.start)
     return rows
 
 
-def _values(column: pa.Array, name: str, width: int) -> Rows:
+def values(column: pa.Array, name: str, width: int) -> Rows:
+    """The bytes of a binary column, one row per value. A view."""
     if column.null_count:
         raise MillpondError(
             f"write_fixed: field {name!r} has {column.null_count} NULL values; a record has no "

@@ -21,7 +21,7 @@ import pyarrow as pa
 from xxhash import xxh3_64_hexdigest, xxh3_128
 
 from millpond.errors import FileUnreadable, SchemaMismatch
-from millpond.formats.shard_types import user_columns
+from millpond.formats.shard_types import storage_schema, user_columns
 from millpond.formats.shards import ShardInfo
 
 INDEX_NAME = "dataset.json"
@@ -68,7 +68,7 @@ def index_bytes(shards: Sequence[ShardInfo], schema: pa.Schema, align: int | Non
     Shards without rows are left out. 25 bytes or less a buffer of each record batch.
     """
     kept = [shard for shard in shards if shard.rows]
-    stored = kept[0].schema if kept else schema.serialize().to_pybytes()
+    stored = kept[0].schema if kept else storage_schema(schema).serialize().to_pybytes()
     for shard in kept:
         if shard.schema != stored:
             raise SchemaMismatch(
@@ -105,7 +105,7 @@ def read_index(data: bytes, path: str) -> Index:
         )
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(body["schema"])))
         words = np.frombuffer(zlib.decompress(base64.b64decode(body["layout"])), "<u8")
-        layout = words.reshape(sum(s.batches for s in shards), -1) if shards else _no_layout()
+        layout = words.reshape(sum(s.batches for s in shards), -1) if shards else _no_layout(schema)
         index = Index(schema, shards, layout, str(body["fingerprint"]), body["align"])
         _check(index, path)
     except (KeyError, TypeError, ValueError, zlib.error, binascii.Error, pa.ArrowInvalid) as error:
@@ -195,5 +195,5 @@ def _checksum(body: dict[str, Any]) -> str:
     return xxh3_64_hexdigest(canonical.encode())
 
 
-def _no_layout() -> npt.NDArray[np.uint64]:
-    return np.empty((0, 1), np.uint64)
+def _no_layout(schema: pa.Schema) -> npt.NDArray[np.uint64]:
+    return np.empty((0, words_per_batch(schema)), np.uint64)

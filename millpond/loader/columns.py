@@ -119,7 +119,11 @@ def from_arrow(array: pa.Array) -> Column:
     if array.offset or array.null_count or not n:
         return Column(kind, n, array=array)
     if is_fixed(kind):
-        return Column(kind, n, _bytes_of(buffers[1])[: n * kind.bit_width // 8].reshape(n, -1))
+        return Column(
+            kind,
+            n,
+            _bytes_of(buffers[1])[: n * kind.bit_width // 8].reshape(n, kind.bit_width // 8),
+        )
     if is_list(kind) and is_fixed(kind.value_type):
         child = array.values
         if child.null_count or child.offset:

@@ -80,18 +80,23 @@ class Loader:
         units: Sequence[Units],
         identity: Identity,
         settings: Settings,
+        remake: tuple[Any, Any],
         sources: Sequence[str] = (),
         about: str = "",
         dress: Dress | None = None,
     ) -> None:
         self._name, self._sequence, self._units = name, sequence, tuple(units)
         self._identity, self._settings, self._dress = identity, settings, dress
-        self._sources, self._about = tuple(sources), about
+        self._sources, self._about, self._remake = tuple(sources), about, remake
         self._cursor = Cursor()
         self._receipt, self._skipped, self._padded = Receipt(), 0, 0
         self._runs: tuple[Run, ...] = (self._run(),)
         self._generation = self._version = 0
         self._check_size()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What travels to a worker: how to open the same, and the state. No map, no thread."""
+        return _remade, (*self._remake, self._settings, self.state_dict())
 
     @property
     def geometry(self) -> Geometry:
@@ -334,3 +339,9 @@ class Loader:
                 f"{self._name}: {n} samples are less than one step of {g.world} × "
                 f"{g.batch_size}, and drop_last=True drops it. Use a smaller batch."
             )
+
+
+def _remade(owner: Any, choice: Any, settings: Settings, state: dict[str, Any]) -> Loader:
+    loader: Loader = owner.open_loader(choice, settings)
+    loader.load_state_dict(state)
+    return loader

@@ -88,15 +88,18 @@ class Mixture:
         """
         seed = self._seed if seed is None else seed
         shared = tuple(columns) if columns is not None else self._shared_columns(tokens)
+        self._check_columns(shared)
         choice = Choice(shuffle, seed, shared, filter, pack, tokens, block_rows, window_blocks)
+        geometry = Geometry(batch_size, rank, world, drop_last, pad)
+        return self.open_loader(choice, Settings(geometry, epochs, format, prefetch, on_error))
+
+    def open_loader(self, choice: Choice, settings: Settings) -> Loader:
+        """The loader that these values describe; what `loader` does with its arguments."""
         units = [units_of(ds.rows, ds.storage, ds.select, choice) for ds in self.datasets.values()]
-        self._check(shared, units)
+        self._check_units(units)
         order = order_of(choice, units[0].n, max(unit.unit_bytes for unit in units))
         sizes = tuple(unit.n for unit in units)
         sequence = Mixed(sizes, order, Schedule(((0, self.weights),)), self._exhausted)
-        settings = Settings(
-            Geometry(batch_size, rank, world, drop_last, pad), epochs, format, prefetch, on_error
-        )
         prints = [f"{name} {ds.fingerprint}" for name, ds in self.datasets.items()]
         data = xxh3_128_hexdigest("\n".join([self._exhausted, *prints]).encode())
         return Loader(
@@ -105,9 +108,10 @@ class Mixture:
             units,
             identity_of(data, choice, order),
             settings,
+            remake=(self, choice),
             sources=tuple(self.datasets),
             about=self._about(choice, order, sizes, sequence),
-            dress=dress_of(format),
+            dress=dress_of(settings.format),
         )
 
     def _about(self, choice: Choice, order: Order, sizes: Sequence[int], sequence: Mixed) -> str:
@@ -121,25 +125,30 @@ class Mixture:
         first, *others = [ds.schema for ds in self.datasets.values()]
         return tuple(name for name in first.names if all(name in schema.names for schema in others))
 
-    def _check(self, columns: Sequence[str], units: Sequence[Units]) -> None:
+    def _check_columns(self, columns: Sequence[str]) -> None:
         if not columns:
             raise SchemaMismatch(
                 f"mix: {', '.join(self.datasets)} have no column in common. "
                 "Give their columns the same names."
             )
-        names = list(self.datasets)
-        first = self.datasets[names[0]].schema
-        for name, unit, weight in zip(names, units, self.weights, strict=True):
-            if weight and not unit.n:
-                raise OptionError(
-                    f"mix: source {name!r} has nothing to read: it is empty, or the filter selects "
-                    "no row. Leave it out, or give it the weight 0."
-                )
+        start, *others = self.datasets
+        schema = self.datasets[start].schema
+        for name in others:
+            other = self.datasets[name].schema
             for column in columns:
-                mine = self.datasets[name].schema.field(column).type
-                if mine != first.field(column).type:
+                if column not in schema.names or column not in other.names:
+                    continue  # Named by the check of each source.
+                if other.field(column).type != schema.field(column).type:
                     raise SchemaMismatch(
-                        f"mix: column {column!r} is {mine} in {name!r} and "
-                        f"{first.field(column).type} in {names[0]!r}. Write both with one type, "
+                        f"mix: column {column!r} is {other.field(column).type} in {name!r} and "
+                        f"{schema.field(column).type} in {start!r}. Write both with one type, "
                         "or choose columns= without it."
                     )
+
+    def _check_units(self, units: Sequence[Units]) -> None:
+        for name, unit in zip(self.datasets, units, strict=True):
+            if not unit.n:
+                raise OptionError(
+                    f"mix: source {name!r} has nothing to read: it is empty, or the filter selects "
+                    "no row. Leave it out."
+                )

@@ -123,6 +123,10 @@ class Dataset:
             on_error,
             advise=getattr(self.rows, "advises", False),
         )
+        return self.open_loader(choice, settings)
+
+    def open_loader(self, choice: Choice, settings: Settings) -> Loader:
+        """The loader that these values describe; what `loader` does with its arguments."""
         units = units_of(self.rows, self.storage, self.select, choice)
         order = order_of(choice, units.n, units.unit_bytes)
         return Loader(
@@ -131,8 +135,9 @@ class Dataset:
             [units],
             identity_of(self.fingerprint, choice, order),
             settings,
+            remake=(self, choice),
             about=sequence_about(choice, order, self.rows.cost(), units),
-            dress=dress_of(format),
+            dress=dress_of(settings.format),
         )
 
     def _rows_of(self, asked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -157,10 +157,10 @@ class State:
 
 
 def _cursor(found: Any) -> Cursor:
-    cursor = Cursor(*(int(x) for x in found))
-    if min(cursor) < 0:
+    epoch, position, step = (int(x) for x in found)
+    if min(epoch, position, step) < 0:
         raise ValueError(f"a negative position in {found}")
-    return cursor
+    return Cursor(epoch, position, step)
 
 
 def _log(found: Any) -> tuple[tuple[int, Weights], ...]:

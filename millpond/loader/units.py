@@ -258,4 +258,4 @@ def _integer(kind: pa.DataType) -> np.dtype[Any]:
 
 def _rows_of(flat: npt.NDArray[Any], n: int, pack: int) -> Column:
     kind = pa.list_(pa.from_numpy_dtype(flat.dtype), pack)
-    return Column(kind, n, flat.view(np.uint8).reshape(n, -1))
+    return Column(kind, n, flat.view(np.uint8).reshape(n, pack * flat.itemsize))

@@ -5,7 +5,7 @@ groups exchange by their keys. What needs all rows at once runs whole, on one ta
 until it has a better way; `explain()` says which.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from millpond.expr import Expression, SortKey, quote
@@ -51,7 +51,7 @@ class Settings:
 
     split_bytes: int
     footer: Callable[[str], RowGroups]
-    describe: Callable[[str, Mapping[str, Schema]], Schema]
+    sort_key: Callable[[Sequence[SortKey], Schema], str]
     shape: str = "auto"
     staged_only: bool = False  # The runtime is a cluster: nothing can be fused there.
     versions: str = ""
@@ -323,7 +323,7 @@ class _Planner:
         count = node.n or partitioning(node.input).n or pipe.n
         if pipe.n == 1 and count == 1:
             return pipe.then(f.render(node, (pipe.sql,)), node.schema, "sort")
-        key = self._sort_key(node)
+        key = self.settings.sort_key(node.keys, node.schema)
         bounds = self._bounds(pipe, key, count)
         keyed = f.with_column(pipe.sql, key, KEY)
         before = replace(
@@ -335,12 +335,6 @@ class _Planner:
         stage = self._close(before, ToPart(count, "range"), f"range by {_keys(node)}")
         after = self._read(stage, Edge.ONE_TO_ONE, before, count)
         return after.then(f.render(node, (after.sql,)), node.schema, "sort")
-
-    def _sort_key(self, node: n.Sort) -> str:
-        """The keys as one BLOB. DuckDB gives a BIGINT for short ones, but not for text."""
-        key = f.sort_key(node.keys)
-        found = self.settings.describe(f"SELECT {key} FROM __in0", {"__in0": node.schema})
-        return key if found.types == ("BLOB",) else f.sort_key((*node.keys, SortKey("''")))
 
     def _bounds(self, pipe: Pipe, key: str, count: int) -> int:
         """The stage that gives `count - 1` keys which cut the rows evenly, from a sample."""

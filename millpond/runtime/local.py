@@ -5,6 +5,7 @@ in this process. Python functions hold it, and may crash: they run in processes,
 are started when first needed and replaced when they die.
 """
 
+import os
 import shutil
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -55,6 +56,14 @@ class LocalRuntime:
         self._stop(task)
         if not future.done():
             threading.Thread(target=self._keep_stopping, args=(task, future), daemon=True).start()
+
+    def check_shared(self, folder: str, what: str) -> None:
+        """All tasks run on this machine."""
+
+    def forget(self, run: str) -> None:
+        if run:
+            parts = os.path.join(self._worker.options.parts, run)
+            shutil.rmtree(parts, ignore_errors=True)
 
     def close(self) -> None:
         """End all tasks and processes, and remove what the processes spilled."""

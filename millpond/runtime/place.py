@@ -29,5 +29,11 @@ class Runtime(Protocol):
     def cancel(self, task: TaskId) -> None:
         """End a task soon, if it runs. Its future ends, in whatever way, when it has ended."""
 
+    def check_shared(self, folder: str, what: str) -> None:
+        """Raise unless every place where tasks run has this `folder`, named `what` to the user."""
+
+    def forget(self, run: str) -> None:
+        """Remove the parts of a run: nothing reads them any more."""
+
     def close(self) -> None:
         """End all tasks and processes; nothing is left behind."""

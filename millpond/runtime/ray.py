@@ -61,6 +61,8 @@ class RayRuntime:
             _check_security(allow_insecure)
             self._refresh()
             self._check_versions()
+            if shared_parts:
+                self.check_shared(options.parts, "data_root")
         except BaseException:
             self.close()
             raise
@@ -112,14 +114,27 @@ class RayRuntime:
         return _fetch(self._session, ref, ranges)
 
     def forget(self, run: str) -> None:
-        """Remove the parts of a run from all nodes, soon."""
+        """Soon: nobody waits for it."""
         for service in self._services.values():
             service.forget.remote(run)
 
-    def nodes_blind_to(self, path: str) -> list[str]:
-        """The nodes that do not see the file `path`, which this process has written."""
-        asked = {node: service.sees.remote(path) for node, service in self._services.items()}
-        return [node for node, reply in asked.items() if not ray.get(reply, timeout=_START_S)]
+    def check_shared(self, folder: str, what: str) -> None:
+        """By a file that all nodes must see; it is removed again."""
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        probe = os.path.join(folder, f".millpond-probe-{secrets.token_hex(8)}")
+        with open(probe, "x"):
+            asked = {node: s.sees.remote(probe) for node, s in self._services.items()}
+            try:
+                blind = [node for node, reply in asked.items() if not ray.get(reply)]
+            finally:
+                os.unlink(probe)
+        if blind:
+            raise OptionError(
+                f"{what} is below {folder!r} on this machine, and {len(blind)} of "
+                f"{len(asked)} nodes have another folder there or none ({', '.join(blind[:3])}). "
+                "Use a path on storage that all nodes mount, or an object store."
+            )
 
     # ---- nodes -----------------------------------------------------------------------
 
@@ -212,6 +227,7 @@ def _connect(address: str | None, cpus: int | None) -> bool:
         if address is not None:
             ray.init(address=address, **quiet)
         else:
+            _report_nothing()
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise OptionError(
@@ -219,6 +235,14 @@ def _connect(address: str | None, cpus: int | None) -> bool:
             "Check that it runs (`ray status`), and that Ray and Python have its versions."
         ) from error
     return True
+
+
+def _report_nothing() -> None:
+    """A cluster that we start tells nobody about itself; Ray's would report its use."""
+    with suppress(ImportError):
+        from ray._common.usage.usage_lib import set_usage_stats_enabled_via_env_var
+
+        set_usage_stats_enabled_via_env_var(False)
 
 
 def _check_security(allow_insecure: bool) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from millpond.errors import MillpondError
@@ -24,7 +25,7 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 
 BLOCK_BYTES = 4 << 20  # Direct writes stop gaining here; a multiple of every block size.
 SMALL_BYTES = 256 << 10
-_GRID = 4096
+GRID = 4096  # Pages, and the blocks of any disk.
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -39,7 +40,7 @@ class BlockFile:
     def __init__(
         self, path: str, *, direct_after: int | None = 0, block_bytes: int = BLOCK_BYTES
     ) -> None:
-        assert block_bytes % _GRID == 0
+        assert block_bytes % GRID == 0
         self.path, self.position = path, 0
         self._direct_after, self._is_direct = direct_after, False
         with explained(path, "write"):
@@ -140,25 +141,40 @@ def read_direct(path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview
 
 
 def _read(fd: int, offset: int, length: int) -> memoryview:
-    # Below this the cache's own read-ahead does better than single small direct reads.
-    direct = length >= SMALL_BYTES and _O_DIRECT and _flag(fd, _O_DIRECT)
-    start = offset - offset % _GRID
-    end = -(-(offset + length) // _GRID) * _GRID
-    memory, done = page_aligned(end - start), 0
-    while done < end - start:
+    start = offset - offset % GRID
+    memory = page_aligned(-(-(offset + length) // GRID) * GRID - start)
+    done = read_into(fd, start, memory)
+    return memory[offset - start : min(offset - start + length, max(done, offset - start))]
+
+
+def read_into(fd: int, offset: int, memory: memoryview, *, direct: bool = True) -> int:
+    """Fill `memory`, fewer bytes only at the end of the file; how many.
+
+    Past the page cache if `direct`, if it is enough to be worth it, and if memory, offset
+    and length are whole pages (see `page_aligned`). One thread at a time per descriptor.
+    """
+    # Below some size the cache's own read-ahead does better than single direct reads.
+    large = len(memory) >= SMALL_BYTES and _on_grid(offset, memory)
+    direct, done = direct and large and _flag(fd, _O_DIRECT), 0
+    while done < len(memory):
         try:
-            count = os.preadv(fd, [memory[done:]], start + done)
+            count = os.preadv(fd, [memory[done:]], offset + done)
         except OSError as error:
             if error.errno != errno.EINVAL or not direct:
                 raise
             direct = _flag(fd, 0)
             continue
-        if not count:
-            break
         done += count
-        if count % _GRID:  # The end of the file; direct reads stay on the grid.
+        if not count or (direct and count % GRID):  # The end; direct reads stay on the grid.
             break
-    return memory[offset - start : min(offset - start + length, max(done, offset - start))]
+    if direct:
+        _flag(fd, 0)
+    return done
+
+
+def _on_grid(offset: int, memory: memoryview) -> bool:
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    return not (offset % GRID or len(memory) % GRID or address % GRID)
 
 
 def page_aligned(size_bytes: int) -> memoryview:
@@ -167,8 +183,8 @@ def page_aligned(size_bytes: int) -> memoryview:
     From Arrow's pool, which gives out again what was freed: memory fresh from the system
     costs a page fault per 4 KiB, 1.2 CPU seconds per GB and ten times the read itself.
     """
-    buffer = pa.allocate_buffer(size_bytes + _GRID)
-    first = -buffer.address % _GRID
+    buffer = pa.allocate_buffer(size_bytes + GRID)
+    first = -buffer.address % GRID
     return memoryview(buffer).cast("B")[first : first + size_bytes]
 
 

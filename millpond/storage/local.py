@@ -64,7 +64,7 @@ class LocalStorage:
 
     def read_many(self, ranges: Sequence[Range]) -> Buffers:
         """The bytes of each range, in the order asked; short only at the end of a file."""
-        wanted = [Range(plain(path), at, length) for path, at, length in ranges]
+        wanted = plain_ranges(ranges)
         reads = merge(wanted, size_of)
         return split(wanted, reads, read_files(reads))
 
@@ -162,6 +162,12 @@ def _info(path: str) -> FileInfo | None:
     # replaced by a rename.
     version = f"{found.st_mtime_ns}.{found.st_ino}"
     return FileInfo(path, found.st_size, version, int(found.st_mtime))
+
+
+def plain_ranges(ranges: Sequence[Range]) -> list[Range]:
+    """The ranges with absolute paths. There are many ranges of few files, as a rule."""
+    names = {path: plain(path) for path in {r.path for r in ranges}}
+    return [r if names[r.path] == r.path else r._replace(path=names[r.path]) for r in ranges]
 
 
 def size_of(path: str) -> int:

@@ -1,7 +1,7 @@
 """Reads of objects: cut to pieces that stream well, in parallel, and never of two versions."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,10 @@ class Fetched(NamedTuple):
     version: str
 
 
+# Gets `length` bytes of a path from an offset; into the memory, if that is given.
+Fetch = Callable[[str, int, int, memoryview | None], Fetched]
+
+
 class _Job(NamedTuple):
     """One request: a whole read, or a piece of one that is gathered in `memory`."""
 
@@ -33,8 +37,8 @@ class _Job(NamedTuple):
     memory: memoryview | None
 
 
-def read_objects(reads: Sequence[Read], fetch: Callable[[str, int, int], Fetched]) -> Buffers:
-    """The bytes of each read, by parallel calls of `fetch` (path, offset, length)."""
+def read_objects(reads: Sequence[Read], fetch: Fetch) -> Buffers:
+    """The bytes of each read, by parallel calls of `fetch`."""
     buffers = [memoryview(b"")] * len(reads)
     jobs: list[_Job] = []
     for i, read in enumerate(reads):
@@ -52,27 +56,32 @@ def read_objects(reads: Sequence[Read], fetch: Callable[[str, int, int], Fetched
     for job, answer in zip(jobs, answers, strict=True):
         if job.memory is None:
             buffers[job.owner] = answer.data
-        ends[job.owner] = max(
-            min(answer.size_bytes - reads[job.owner].offset, len(buffers[job.owner])), 0
-        )
+        rest = max(answer.size_bytes - reads[job.owner].offset, 0)
+        ends[job.owner] = min(rest, len(buffers[job.owner]))
     return [buffer[:end] for buffer, end in zip(buffers, ends, strict=True)]
 
 
-def _fetched(job: _Job, fetch: Callable[[str, int, int], Fetched]) -> Fetched:
-    answer = fetch(job.path, job.offset, job.length)
+def gather(chunks: Iterable[Any], memory: memoryview) -> memoryview:
+    """Copy the chunks of a body into `memory`, as they come; the part that they fill."""
+    target, at = np.frombuffer(memory, np.uint8), 0
+    for chunk in chunks:
+        source = np.frombuffer(chunk, np.uint8)
+        if at + len(source) > len(target):
+            raise StorageError("more bytes came than the range has; check what lies between.")
+        np.copyto(target[at : at + len(source)], source)
+        at += len(source)
+    return memory[:at]
+
+
+def _fetched(job: _Job, fetch: Fetch) -> Fetched:
+    answer = fetch(job.path, job.offset, job.length, job.memory)
     wanted = max(min(job.length, answer.size_bytes - job.offset), 0)
     if len(answer.data) != wanted:
         raise StorageError(
             f"read {job.path}: {len(answer.data)} bytes came from offset {job.offset}, but "
-            f"{wanted} are there. The server or a proxy cut the answer short; check what lies "
+            f"{wanted} were to come. The server or a proxy changed the answer; check what lies "
             "between."
         )
-    if job.memory is not None:
-        # numpy copies without holding back the other threads.
-        np.copyto(
-            np.frombuffer(job.memory, np.uint8)[:wanted], np.frombuffer(answer.data, np.uint8)
-        )
-        return answer._replace(data=memoryview(b""))
     return answer
 
 

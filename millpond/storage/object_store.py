@@ -22,7 +22,7 @@ from millpond.lazy import extra
 from millpond.storage.clients import client_options
 from millpond.storage.object_errors import Secrets, environment, explain_answer, status_of
 from millpond.storage.object_keys import STORES, Key, locate
-from millpond.storage.object_reads import Fetched, read_objects
+from millpond.storage.object_reads import Fetched, gather, read_objects
 from millpond.storage.oserrors import explained
 from millpond.storage.paths import (
     STAGING,
@@ -42,6 +42,7 @@ T = TypeVar("T")
 
 # Neighbours are merged up to this size and read by one request; longer ranges are cut.
 MERGED = 8 << 20
+CHUNK = 64 << 10  # As they come from the network; larger ones would be copied once more.
 UPLOAD_PIECE, UPLOAD_PIECES = 8 << 20, 9_000  # S3 ends an upload at 10,000 pieces.
 # S3 copies at most this much in one request; what is larger passes through this machine.
 COPY_LIMIT = 5 << 30
@@ -262,7 +263,7 @@ class ObjectStorage:
             found = {key: meta for key, meta in found.items() if meta["size"] or key in real}
         return [(key, _info(at._replace(key=key), found[key])) for key in sorted(found)]
 
-    def _fetch(self, path: str, offset: int, length: int) -> Fetched:
+    def _fetch(self, path: str, offset: int, length: int, memory: memoryview | None) -> Fetched:
         at = locate(path, self._kind)
         span = (offset, offset + length)
 
@@ -276,7 +277,11 @@ class ObjectStorage:
                 if meta is None or offset < meta["size"]:
                     raise
                 return Fetched(memoryview(b""), meta["size"], _version(meta))
-            return Fetched(memoryview(got.bytes()), got.meta["size"], _version(got.meta))
+            if memory is None:
+                data = memoryview(got.bytes())
+            else:
+                data = gather(got.stream(min_chunk_size=CHUNK), memory)
+            return Fetched(data, got.meta["size"], _version(got.meta))
 
         return self._ask(at, "read", get)
 

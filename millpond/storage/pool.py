@@ -10,7 +10,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # They wait more than they compute, so they are more than there are cores.
-THREADS = max(16, min(32, 4 * (os.cpu_count() or 1)))
+THREADS = max(8, min(32, 4 * (os.cpu_count() or 1)))
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None

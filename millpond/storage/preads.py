@@ -49,6 +49,8 @@ def assemble(
     buffers: Buffers, pieces: Sequence[Piece], owners: Sequence[int], counts: Sequence[int]
 ) -> Buffers:
     """The buffers, each ended at its first piece that the file did not fill."""
+    if all(map(int.__eq__, counts, [len(piece.memory) for piece in pieces])):
+        return buffers
     filled = [0] * len(buffers)
     ended = [False] * len(buffers)
     for piece, owner, count in zip(pieces, owners, counts, strict=True):
@@ -111,10 +113,9 @@ def _read(path: str, job: list[Piece]) -> list[int]:
 
 def pread_full(fd: int, memory: memoryview, offset: int) -> int:
     """Fill `memory` from `offset`; fewer bytes than its length only at the end of the file."""
-    done = 0
-    while done < len(memory):
+    done = os.preadv(fd, [memory], offset)
+    count = done  # Most reads end here; a signal or a server may cut one short.
+    while count and done < len(memory):
         count = os.preadv(fd, [memory[done:]], offset + done)
-        if count == 0:
-            break
         done += count
     return done

@@ -28,38 +28,40 @@ def merge(
     ranges: Sequence[Range], size: Callable[[str], int], *, gap: int = GAP, limit: int = MERGED
 ) -> list[Read]:
     """The reads that give all `ranges`; `size` is asked where one is open or very long."""
-    for wanted in ranges:
-        if wanted.offset < 0 or wanted.length < -1:
-            raise ValueError(f"{wanted} is no range: offset ≥ 0 and length ≥ -1 are needed")
-    closed = [_close(r, size) for r in ranges]
+    closed = [_close(r, size) if not 0 <= r.length <= MERGED else r for r in ranges]
     order = sorted(range(len(closed)), key=closed.__getitem__)
     reads: list[Read] = []
     members: list[int] = []
     path, start, end = "", 0, 0
     for i in order:
-        wanted = closed[i]
-        stop = wanted.offset + wanted.length
-        near = wanted.offset <= end + gap and stop - start <= limit
+        name, offset, length = closed[i]
+        if offset < 0:
+            raise _no_range(closed[i])
         # What overlaps is one read whatever its size: its bytes move once.
-        if members and path == wanted.path and (near or wanted.offset < end):
-            end = max(end, stop)
-        else:
-            if members:
-                reads.append(Read(path, start, end - start, tuple(members)))
-            members, path, start, end = [], wanted.path, wanted.offset, stop
-        members.append(i)
+        near = offset < end or (offset <= end + gap and end - start < limit)
+        if members and near and name == path:
+            end = max(end, offset + length)
+            members.append(i)
+            continue
+        if members:
+            reads.append(Read(path, start, end - start, tuple(members)))
+        members, path, start, end = [i], name, offset, offset + length
     if members:
         reads.append(Read(path, start, end - start, tuple(members)))
     return reads
 
 
 def _close(wanted: Range, size: Callable[[str], int]) -> Range:
-    if 0 <= wanted.length <= MERGED:
-        return wanted
-    # A very long range is ended with its file: memory for all of it may not be there.
+    """An open range ended with its file. A very long one too: memory for it may not be there."""
+    if wanted.length < -1:
+        raise _no_range(wanted)
     rest = max(size(wanted.path) - wanted.offset, 0)
     length = rest if wanted.length < 0 else min(wanted.length, rest)
     return Range(wanted.path, wanted.offset, length)
+
+
+def _no_range(wanted: Range) -> ValueError:
+    return ValueError(f"{wanted} is no range: offset ≥ 0 and length ≥ -1 are needed")
 
 
 def split(ranges: Sequence[Range], reads: Sequence[Read], buffers: Sequence[memoryview]) -> Buffers:
@@ -77,6 +79,8 @@ def split(ranges: Sequence[Range], reads: Sequence[Read], buffers: Sequence[memo
 
 def cut(length: int, piece: int) -> list[tuple[int, int]]:
     """`length` as consecutive (offset, length) of at most `piece` each, about equal."""
-    n = max(-(-length // piece), 1)
+    if length <= piece:
+        return [(0, length)]
+    n = -(-length // piece)
     edges = [length * i // n for i in range(n + 1)]
     return [(a, b - a) for a, b in pairwise(edges)]

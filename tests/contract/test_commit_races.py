@@ -38,12 +38,16 @@ for i in range(times):
 """
 
 
-def race(root: Path, modes: tuple[str, ...], times: int) -> list[list[str]]:
-    """Run one writer for each mode, all from the same moment on; what each of them says."""
+def race(root: Path | list[Path], modes: tuple[str, ...], times: int) -> list[list[str]]:
+    """Run one writer for each mode, all from the same moment on; what each of them says.
+
+    `root` is one path for all, or one for each: where its node has the same folder.
+    """
+    roots = root if isinstance(root, list) else [root] * len(modes)
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(root), f"w{i}-", str(times), mode],
+            [sys.executable, "-c", WRITER, str(roots[i]), f"w{i}-", str(times), mode],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fake_runtime import FakeRuntime
-from pipelines import (
+from small_pipelines import (
     ALL,
     SqlStep,
     X,

@@ -34,7 +34,7 @@ class FaultyS3(ThreadingHTTPServer):
         self.faults: list[str] = []
         self.asked: list[str] = []
         self.replace_after: dict[str, bytes] = {}  # Key to what it becomes after one GET.
-        self.released = threading.Event()
+        self.released, self.lock = threading.Event(), threading.Lock()
 
     def options(self, **more: object) -> dict[str, object]:
         return {
@@ -84,7 +84,10 @@ class _Handler(BaseHTTPRequestHandler):
             missing = b"<Error><Code>NoSuchKey</Code></Error>"
             self._answer(404 if key else 200, missing if key else listing)
             return
-        data, meta = self.server.objects[key]
+        with self.server.lock:
+            data, meta = self.server.objects[key]
+            if key in self.server.replace_after and self.command == "GET":
+                self.server.objects[key] = (self.server.replace_after.pop(key), {})
         headers = {f"x-amz-meta-{name}": value for name, value in meta.items()}
         headers |= {"ETag": f'"{hash(data)}"', "Last-Modified": "Sat, 21 Nov 2026 10:00:00 GMT"}
         body, status = data, 200
@@ -95,8 +98,6 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "cut":
             body = body[: len(body) // 2]
         self._answer(status, body, headers, dropped=fault == "drop")
-        if key in self.server.replace_after:
-            self.server.objects[key] = (self.server.replace_after.pop(key), {})
 
     def do_PUT(self) -> None:
         fault = self._fault()

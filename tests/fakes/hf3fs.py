@@ -224,13 +224,15 @@ class Ring:
         if self.io_depth > 0:
             ready -= ready % self.io_depth
         batch, self.prepared = self.prepared[:ready], self.prepared[ready:]
+        registered = {link for link in {iov.link for iov, *_ in batch} if os.path.lexists(link)}
         overlapping = _overlap([iov for iov, *_ in batch])
         # Another order than the one of asking, and the same each time.
         for iov, fd, off, fault in batch[1::2][::-1] + batch[0::2]:
             if fault == "hang":
                 self.hanging += 1
                 continue
-            iov.result = -errno.EINVAL if overlapping else self._run(iov, fd, off, fault)
+            gone = iov.link not in registered
+            iov.result = -errno.EINVAL if overlapping or gone else self._run(iov, fd, off, fault)
             self.done.append(iov)
         return self
 
@@ -253,7 +255,7 @@ class Ring:
             return -fault
         block = iov.block
         crosses = block and iov.start // block != (iov.start + iov.size - 1) // block
-        if crosses or not os.path.lexists(iov.link):
+        if crosses:
             return -errno.EINVAL
         size = iov.size if fault != "short" else max(iov.size // 2, 1)
         kept = self.cluster.registered.get(fd)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from tests.oracle.harness import Frames, Shape, open_session
-from tests.oracle.tables import make_tables
 
 from millpond.session import Session
+from tests.oracle.harness import Frames, Shape, open_session
+from tests.oracle.tables import make_tables
 
 
 @pytest.fixture(scope="session")

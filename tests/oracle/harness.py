@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import duckdb
 
@@ -99,7 +100,18 @@ def described(sql: str, oracle: duckdb.DuckDBPyConnection) -> list[tuple[str, st
 
 
 def oracle_rows(sql: str, names: Sequence[str], oracle: Any) -> list[dict[str, Any]]:
-    return [dict(zip(names, row, strict=True)) for row in oracle.execute(sql).fetchall()]
+    cursor = oracle.execute(sql)
+    return [dict(zip(names, map(_seen, row), strict=True)) for row in cursor.fetchall()]
+
+
+def _seen(item: Any) -> Any:
+    """A value of DuckDB's Python interface, as Arrow gives it."""
+    match item:
+        case UUID():
+            return str(item)
+        case dict():
+            return {name: _seen(part) for name, part in item.items()}
+    return item
 
 
 def assert_same(
@@ -134,6 +146,8 @@ def _close(mine: Any, other: Any) -> bool:
         return math.isclose(mine, other, rel_tol=1e-9)
     if isinstance(mine, list) and isinstance(other, list | tuple):
         return len(mine) == len(other) and all(map(_close, mine, other))
+    if isinstance(mine, list) and isinstance(other, dict):  # A map.
+        return bool(dict(mine) == other)
     if isinstance(mine, dict) and isinstance(other, dict):
         return list(mine) == list(other) and all(map(_close, mine.values(), other.values()))
     return bool(mine == other)

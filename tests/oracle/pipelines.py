@@ -4,6 +4,13 @@ from tests.oracle.harness import Case
 
 K = "k, count(*) AS n, sum(price) AS p, min(id) AS first, max(x) AS most"
 
+EVERY = (
+    "id, big * 7 AS h, [big, NULL] AS hs, id::UHUGEINT AS u, md5(s)::UUID AS uid, flag, [flag] AS fs, "
+    "('{\"a\":' || id || '}')::JSON AS js, id::INTEGER::BIT::VARCHAR AS bits, ts::TIMESTAMPTZ::VARCHAR AS tz, "
+    "ts::TIMESTAMP_NS AS ns, ts::TIME AS tm, to_months(id::INTEGER)::VARCHAR AS iv, encode(s) AS bl, "
+    "MAP {id: flag} AS m, {'h': big, 'u HUGEINT': md5(s)::UUID} AS st, x::FLOAT AS f4"
+)
+
 CASES = (
     # ---- row by row ----
     Case("read", lambda sp, f: f["t"], "FROM t", ordered=True),
@@ -55,8 +62,10 @@ CASES = (
          "ORDER BY e, id", ordered=True),
     Case("enum group", lambda sp, f: f["t"].map("id, mood::ENUM('a \"b\" c', 'plain', 'it''s') AS e")
          .group_by("e").agg("max(id) AS m", "max(e) AS me"),
-         "SELECT mood::ENUM('a \"b\" c', 'plain', 'it''s') AS e, max(id) AS m, max(e) AS me FROM t "
-         "GROUP BY e"),
+         "SELECT e, max(id) AS m, max(e) AS me FROM "
+         "(SELECT *, mood::ENUM('a \"b\" c', 'plain', 'it''s') AS e FROM t) GROUP BY e"),
+    Case("every type", lambda sp, f: f["t"].map(EVERY).repartition(3, hash_by="id").sort("id"),
+         f"SELECT {EVERY} FROM t ORDER BY id", ordered=True),
     Case("sort then filter", lambda sp, f: f["t"].sort("price, id").filter("flag").map("id, price"),
          "SELECT id, price FROM t WHERE flag ORDER BY price, id", ordered=True),
     Case("sort then limit", lambda sp, f: f["t"].sort("price desc, id").limit(9),

@@ -17,7 +17,7 @@ SELECT i AS id,
        i % 3 = 0 AS flag,
        DATE '2024-02-27' + (i % 9)::INTEGER AS day,
        CASE WHEN i % 17 = 0 THEN NULL
-            ELSE TIMESTAMP '2024-01-01 00:00:00' + INTERVAL (i * 977) MINUTE END AS at,
+            ELSE TIMESTAMP '2024-01-01 00:00:00' + INTERVAL (i * 977) MINUTE END AS ts,
        CASE WHEN i % 6 = 0 THEN NULL ELSE [i % 4, NULL, i] END AS tags,
        {'a': i % 3, 'b': tricky[1 + i % 4]} AS pair,
        tricky[1 + i % 3]::ENUM('plain', 'it''s', 'a "b" c') AS mood,

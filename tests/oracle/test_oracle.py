@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import duckdb
 import pytest
-from tests.oracle.harness import FEW, SHAPES, Case, Frames, Shape, check
-from tests.oracle.pipelines import CASES
 
 from millpond.session import Session
+from tests.oracle.harness import FEW, SHAPES, Case, Frames, Shape, check
+from tests.oracle.pipelines import CASES
 
 pytestmark = pytest.mark.slow
 

@@ -34,6 +34,12 @@ class FakeRuntime:
     def cancel(self, task: TaskId) -> None:
         self.cancelled.append(task)
 
+    def check_shared(self, folder: str, what: str) -> None:
+        pass
+
+    def forget(self, run: str) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 
@@ -89,6 +95,12 @@ class Faulty:
         else:
             hung.cancel()
             hung.set_running_or_notify_cancel()
+
+    def check_shared(self, folder: str, what: str) -> None:
+        self._runtime.check_shared(folder, what)
+
+    def forget(self, run: str) -> None:
+        self._runtime.forget(run)
 
     def close(self) -> None:
         self._runtime.close()

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines import options
+from small_pipelines import options
 
 from millpond.runtime.ray import RayRuntime
 
@@ -16,10 +16,13 @@ def cluster(n_nodes: int = 2) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    # A dead node is noticed within three seconds, not fifteen.
+    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": soon})
     try:
         for _ in range(n_nodes):
-            found.add_node(num_cpus=1)
+            found.add_node(num_cpus=1, wait=False)
+        found.wait_for_nodes()
         yield found
     finally:
         ray.shutdown()

@@ -38,6 +38,20 @@ def test_a_row_goes_past_the_bounds_that_are_not_above_it(
     assert numbers.tolist() == by_bisect(rows, bounds)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.one_of(keys, st.binary(min_size=10, max_size=10)), max_size=30),
+    bounds=st.lists(st.binary(min_size=10, max_size=10), min_size=1, max_size=12).map(sorted),
+)
+def test_bounds_far_apart(rows: list[bytes], bounds: list[bytes]) -> None:
+    numbers = range_partition(pa.array(rows, pa.binary()), pa.array(bounds, pa.binary()))
+    assert numbers.tolist() == by_bisect(rows, bounds)
+    wide = [row.ljust(10, b"\0")[:10] for row in rows + bounds]
+    column, edges = pa.array(wide, pa.binary(10)), pa.array(bounds, pa.binary(10))
+    assert range_partition(column, edges).tolist() == by_bisect(wide, bounds)
+    assert range_partition(column[1:], edges).tolist() == by_bisect(wide[1:], bounds)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     rows=st.lists(st.binary(min_size=3, max_size=3), min_size=1, max_size=20),

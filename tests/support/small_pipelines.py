@@ -54,9 +54,9 @@ def python(function: Callable[..., Any], kind: str = "row") -> PythonStep:
     return PythonStep(call, X, X)
 
 
-def spread(n: int, *before: Step, sql: str = "x", **fields: Any) -> Stage:
+def spread(n: int, *before: Step, by: str = "x", **fields: Any) -> Stage:
     """Stage 0: the numbers, through the steps `before`, spread over `n` partitions."""
-    step = SqlStep(f"SELECT {sql} AS x, ({sql} % {n})::UINTEGER AS p FROM __s0", XP)
+    step = SqlStep(f"SELECT x, ({by} % {n})::UINTEGER AS p FROM __s0", XP)
     return Stage(
         0,
         "spread",
@@ -66,6 +66,11 @@ def spread(n: int, *before: Step, sql: str = "x", **fields: Any) -> Stage:
         X,
         **{"determinism": Determinism.FIXED} | fields,
     )
+
+
+def spread_at_random(n: int) -> Stage:
+    """Stage 0: each attempt puts the numbers into other partitions."""
+    return spread(n, by="floor(random() * 1000)::BIGINT", determinism=Determinism.VARIES)
 
 
 def forward(id: int, before: int, *steps: Step) -> Stage:

@@ -1,0 +1,270 @@
+"""Files of fixed-width records to sorted files, in bounded memory and without SQL.
+
+What fits in memory is read once, sorted and written. What does not takes the way of
+every exchange: a sample gives bounds, each split becomes a part with a segment per
+range, and each range is then read, sorted and written: two reads and two writes per
+byte. Rows with equal keys keep their input order, and a key that fills more than a
+range is cut by row number, so skew costs neither time nor memory.
+"""
+
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millpond.engine.kernels import range_partition
+from millpond.engine.record_sort import Ints, Rows, gather, sort_order
+from millpond.formats.fixed import FixedWriter, Layout, as_rows, count, values, whole
+from millpond.physical.stages import PartRef, PartRows
+from millpond.schema import Schema
+from millpond.shuffle.bounds import Bound, choose_bounds
+from millpond.shuffle.read import read_part_rows
+from millpond.shuffle.write import PartWriter, Written
+from millpond.storage import FileInfo
+from millpond.storage.direct import page_aligned, read_direct, read_into
+
+_READ_BYTES = 8 << 20
+_RUN_BYTES = 48 << 20
+_SPLIT_BYTES = 512 << 20
+_LEAST_RANGE_BYTES = 1 << 20
+# Reads of a sample, and rows of each: enough to fill ranges within 10 %, for 100 of them.
+_SAMPLES, _SAMPLE_ROWS = 1024, 32
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSort:
+    """How to sort: by the bytes of one field, within so much memory, with so many threads."""
+
+    layout: Layout
+    key: slice
+    memory_bytes: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class SortedFiles:
+    """The files in order, and how many bytes were moved for them."""
+
+    paths: tuple[str, ...]
+    rows: int
+    read_bytes: int
+    written_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Records of a file; `ordinal` numbers the first of them among all."""
+
+    path: str
+    first: int
+    n: int
+    ordinal: int
+
+
+def sort_files(
+    files: Sequence[FileInfo], name: Callable[[int], str], scratch: str, how: RecordSort
+) -> SortedFiles:
+    """Sort local files into `name(0)`, `name(1)`, …; temporary parts lie in `scratch`.
+
+    Memory goes by the number of threads: about 200 MB each is the least.
+    """
+    counts = [count(file, how.layout) for file in files]
+    starts = accumulate(counts, initial=0)
+    spans = [
+        _Span(file.path, 0, n, start) for file, n, start in zip(files, counts, starts, strict=False)
+    ]
+    with ThreadPoolExecutor(how.threads, thread_name_prefix="record-sort") as pool:
+        # Besides the records: 8 bytes to sort and 16 for the order while ties are sought.
+        needed = sum(counts) * (how.layout.record_bytes + 24) + how.threads * _READ_BYTES * 4
+        if needed <= how.memory_bytes:
+            return _sort_in_memory(spans, name, how, pool)
+        return _sort_by_parts(spans, name, scratch, how, pool)
+
+
+# ---- in memory -----------------------------------------------------------------------
+
+
+def _sort_in_memory(
+    spans: Sequence[_Span], name: Callable[[int], str], how: RecordSort, pool: ThreadPoolExecutor
+) -> SortedFiles:
+    n, width = sum(span.n for span in spans), how.layout.record_bytes
+    # Private memory without advice: huge pages, numpy's choice for large arrays, cost up to
+    # ten times as much where the page cache has filled and fragmented the machine.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    held = mmap.mmap(-1, max(n * width, 1), flags=flags)
+    rows = np.frombuffer(held, np.uint8, n * width).reshape(n, width)
+    pieces = [piece for span in spans for piece in _cut(span, max(1, _READ_BYTES // width))]
+    list(pool.map(lambda p: _read_rows(p, width, rows[p.ordinal : p.ordinal + p.n]), pieces))
+    order = sort_order(rows, how.key, pool.map)
+    outputs = np.array_split(order, max(1, min(2 * how.threads, n)))
+
+    def write(number: int) -> str:
+        _write(rows, outputs[number], name(number), how.layout)
+        return name(number)
+
+    paths = tuple(pool.map(write, range(len(outputs))))
+    return SortedFiles(paths, n, n * width, n * width)
+
+
+def _read_rows(piece: _Span, width: int, rows: Rows) -> None:
+    """Fill `rows` with the records of `piece`."""
+    memory = rows.reshape(-1).data
+    fd = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if read_into(fd, piece.first * width, memory, direct=False) < len(memory):
+            raise OSError(f"{piece.path}: became shorter while it was read")
+    finally:
+        os.close(fd)
+
+
+def _write(rows: Rows, order: Ints, path: str, layout: Layout) -> None:
+    writer = FixedWriter(path, layout, direct_after=0)
+    try:
+        for piece in gather(rows, order, _memory(_READ_BYTES, layout.record_bytes)):
+            writer.add_bytes(piece)
+        writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _memory(size_bytes: int, width: int) -> Rows:
+    n = max(1, size_bytes // width)
+    return np.frombuffer(page_aligned(n * width), np.uint8).reshape(n, width)
+
+
+# ---- by parts ------------------------------------------------------------------------
+
+
+def _sort_by_parts(
+    spans: Sequence[_Span],
+    name: Callable[[int], str],
+    scratch: str,
+    how: RecordSort,
+    pool: ThreadPoolExecutor,
+) -> SortedFiles:
+    n, width = sum(span.n for span in spans), how.layout.record_bytes
+    # A thread holds a range, its order, and some reads and writes under way.
+    range_bytes = max(how.memory_bytes // how.threads // 5, _LEAST_RANGE_BYTES)
+    bounds = _bounds(_sample(spans, how), -(-n * width // range_bytes))
+    step = max(1, min(_SPLIT_BYTES, n * width // (2 * how.threads)) // width)
+    splits = [piece for span in spans for piece in _cut(span, step)]
+    tasks = [_PartTask(i, split, f"{scratch}/{i:05d}.part") for i, split in enumerate(splits)]
+    try:
+        written = list(pool.map(lambda task: _write_part(task, bounds, how), tasks))
+        rows = np.sum([np.frombuffer(each.partition_rows, "<i8") for each in written], axis=0)
+        parts = tuple(map(_ref, tasks, written))
+        paths = tuple(
+            pool.map(lambda i: _sort_range(parts, i, int(rows[i]), name(i), how), range(len(rows)))
+        )
+    finally:
+        for task in tasks:
+            with suppress(FileNotFoundError):
+                os.unlink(task.path)
+    moved = sum(part.size_bytes for part in parts) + n * width
+    return SortedFiles(paths, n, moved, moved)
+
+
+class _Bounds(NamedTuple):
+    keys: pa.Array
+    ordinals: npt.NDArray[np.uint64]
+
+
+class _PartTask(NamedTuple):
+    number: int
+    split: _Span
+    path: str
+
+
+def _sample(spans: Sequence[_Span], how: RecordSort) -> list[Bound]:
+    """Some (key, ordinal) from all over the input."""
+    total, width = sum(span.n for span in spans), how.layout.record_bytes
+    found: list[Bound] = []
+    for span in spans:
+        n_reads = max(1, _SAMPLES * span.n // max(total, 1)) if span.n else 0
+        with open(span.path, "rb", buffering=0) as file:
+            for i in range(n_reads):
+                first = span.n * i // n_reads
+                file.seek(first * width)
+                rows = as_rows(file.read(min(_SAMPLE_ROWS, span.n - first) * width), how.layout)
+                found += (
+                    Bound(row[how.key].tobytes(), span.ordinal + first + j)
+                    for j, row in enumerate(rows)
+                )
+    return found
+
+
+def _bounds(sample: Sequence[Bound], n_ranges: int) -> _Bounds:
+    chosen = choose_bounds([b.key for b in sample], n_ranges, [b.ordinal for b in sample])
+    return _Bounds(
+        pa.array([b.key for b in chosen], pa.binary()),
+        np.array([b.ordinal for b in chosen], np.uint64),
+    )
+
+
+def _write_part(task: _PartTask, bounds: _Bounds, how: RecordSort) -> Written:
+    """The records of a split, by range."""
+    split, width = task.split, how.layout.record_bytes
+    schema = pa.schema({"record": pa.binary(width)})
+    writer = PartWriter(task.path, len(bounds.keys) + 1, schema, budget_bytes=_RUN_BYTES)
+    try:
+        for piece in _cut(split, max(1, _READ_BYTES // width)):
+            # Memory of its own for each piece, for the writer may keep what it is given.
+            rows = _memory(piece.n * width, width)
+            _read_rows(piece, width, rows)
+            batch = pa.record_batch([whole(rows.reshape(-1).data, how.layout)], schema)
+            writer.add(batch, _numbers(rows, piece, bounds, how))
+        return writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _numbers(rows: Rows, piece: _Span, bounds: _Bounds, how: RecordSort) -> npt.NDArray[np.int64]:
+    keys = np.ascontiguousarray(rows[:, how.key])
+    n, width = keys.shape
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), n, [None, pa.py_buffer(keys)])
+    ordinals = np.arange(piece.ordinal, piece.ordinal + n, dtype=np.uint64)
+    return range_partition(column, bounds.keys, ordinals, bounds.ordinals)
+
+
+def _ref(task: _PartTask, written: Written) -> PartRef:
+    return PartRef(
+        stage=0, task=task.number, attempt=0, node="", path=task.path,
+        size_bytes=written.size_bytes, n_partitions=len(written.partition_rows) // 8,
+        n_runs=written.n_runs, index_offset=written.index_offset,
+        index_checksum=written.index_checksum, rows=written.rows,
+    )  # fmt: skip
+
+
+def _sort_range(parts: tuple[PartRef, ...], number: int, n: int, path: str, how: RecordSort) -> str:
+    """Read one range of all parts, sort it and write it."""
+    width = how.layout.record_bytes
+    rows, at = _memory(n * width, width)[:n], 0
+    wanted = PartRows(0, Schema(()), first_partition=number, parts=parts)
+    schema = pa.schema({"record": pa.binary(width)})
+    for batch in read_part_rows(wanted, schema, _ranges, ahead_bytes=2 * _READ_BYTES, threads=1):
+        rows[at : at + batch.num_rows] = values(batch.column(0), "record", width)
+        at += batch.num_rows
+    assert at == n, f"{at} of {n} records of range {number} were read"
+    _write(rows, sort_order(rows, how.key), path, how.layout)
+    return path
+
+
+def _ranges(ref: PartRef, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+    return read_direct(ref.path, ranges)
+
+
+def _cut(span: _Span, step: int) -> list[_Span]:
+    return [
+        _Span(span.path, span.first + at, min(step, span.n - at), span.ordinal + at)
+        for at in range(0, span.n, step)
+    ]

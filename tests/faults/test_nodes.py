@@ -1,0 +1,125 @@
+"""A node goes, and its parts with it: the rows that come out are those of the oracle."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_pipelines import ALL, gather, rows_of, spread, spread_at_random
+from ray_cluster import cluster, connected
+
+from millpond.events import Event, PartsMissing, TaskFinished
+from millpond.physical.stages import Edge, PartRef, Stage, Task, TaskId, TaskResult
+from millpond.runtime import Capacity, Ended, Runtime, run
+
+pytestmark = pytest.mark.slow
+N = 6
+
+
+class Watched:
+    """A runtime that remembers the parts its tasks wrote."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.parts: dict[TaskId, PartRef] = {}
+
+    def capacity(self) -> Capacity:
+        return self._runtime.capacity()
+
+    def submit(self, task: Task) -> Future[Ended]:
+        future = self._runtime.submit(task)
+        future.add_done_callback(self._note)
+        return future
+
+    def _note(self, future: Future[Ended]) -> None:
+        if future.exception() is None and isinstance(future.result(), TaskResult):
+            result = future.result()
+            assert isinstance(result, TaskResult)
+            if result.part is not None:
+                self.parts[result.task] = result.part
+
+    def cancel(self, task: TaskId) -> None:
+        self._runtime.cancel(task)
+
+    def check_shared(self, folder: str, what: str) -> None:
+        self._runtime.check_shared(folder, what)
+
+    def forget(self, run: str) -> None:
+        self._runtime.forget(run)
+
+    def close(self) -> None:
+        self._runtime.close()
+
+
+@pytest.fixture(scope="module")
+def all_nodes() -> Iterator[Any]:
+    pytest.importorskip("ray")
+    with cluster(3) as found:
+        yield found
+
+
+@pytest.fixture
+def nodes(all_nodes: Any) -> Any:
+    """A cluster of three nodes: what the test before lost is replaced."""
+    while len(all_nodes.worker_nodes) < 3:
+        all_nodes.add_node(num_cpus=1)
+    return all_nodes
+
+
+def run_and_lose(
+    nodes: Any, folder: Path, stages: list[Stage], when: Callable[[list[Event]], bool]
+) -> tuple[list[list[int]], list[Event]]:
+    """Run; once `when` holds, the node goes that has the part of stage 0, task 0."""
+    events: list[Event] = []
+    with connected(nodes, folder) as runtime:
+        watched = Watched(runtime)
+        gone = []
+
+        def emit(event: Event) -> None:
+            events.append(event)
+            if not gone and when(events):
+                home = watched.parts[TaskId(0, 0)].node
+                (node,) = (n for n in nodes.worker_nodes if n.node_id == home)
+                gone.append(node)
+                nodes.remove_node(node, allow_graceful=False)
+
+        outcome = run(stages, watched, emit).only
+        assert gone
+        return rows_of(outcome.parts, runtime.fetch), events
+
+
+def finished(events: list[Event], stage: int) -> int:
+    return sum(isinstance(event, TaskFinished) and event.stage == stage for event in events)
+
+
+def half_was_read(events: list[Event]) -> bool:
+    return finished(events, 1) == N // 2
+
+
+def nothing_was_read(events: list[Event]) -> bool:
+    return finished(events, 0) == 4
+
+
+def test_a_node_is_lost_after_half_of_its_fixed_parts_were_read(nodes: Any, tmp_path: Path) -> None:
+    stages = [spread(N), gather(1, 0), gather(2, 1, edge=Edge.FORWARD)]
+    rows, events = run_and_lose(nodes, tmp_path, stages, half_was_read)
+    assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]
+    assert any(isinstance(event, PartsMissing) for event in events)
+
+
+def test_a_node_is_lost_after_half_of_its_varying_parts_were_read(
+    nodes: Any, tmp_path: Path
+) -> None:
+    """Each attempt puts the rows elsewhere: mixing two would lose some and double others."""
+    stages = [spread_at_random(N), gather(1, 0), gather(2, 1, edge=Edge.FORWARD)]
+    rows, events = run_and_lose(nodes, tmp_path, stages, half_was_read)
+    assert sorted(chain(*rows)) == list(ALL)
+    again = [e for e in events if isinstance(e, TaskFinished) and e.stage == 1]
+    assert len(again) >= N + N // 2
+
+
+def test_a_node_is_lost_before_its_parts_are_read(nodes: Any, tmp_path: Path) -> None:
+    rows, _ = run_and_lose(nodes, tmp_path, [spread(N), gather(1, 0)], nothing_was_read)
+    assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]

@@ -1,0 +1,114 @@
+"""Batches in torch: workers in any number give the order of one process."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Make, ids
+
+torch = pytest.importorskip("torch")
+
+from torch.utils.data import DataLoader  # noqa: E402
+
+from millpond.errors import OptionError  # noqa: E402
+from millpond.loader.reader import Dataset, open_dataset  # noqa: E402
+from millpond.loader.torch import TorchDataset, batches  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+def opened(make: Make, n: int = 100) -> Dataset:
+    """Without the tests' filter function, which a spawned worker cannot import."""
+    return open_dataset(make(n).path)
+
+
+def test_tensors_share_the_memory_of_the_batch(make: Make) -> None:
+    batch = next(iter(make(20).loader(8, format="torch", prefetch=0)))
+    assert batch["id"].dtype == torch.int64
+    assert batch["vector"].shape == (8, 80)
+    assert batch["name"][:2] == ["row 0", "row 1"]
+    assert batch["tokens"][3].tolist() == [3] * 21
+    assert batch["vector"].untyped_storage().nbytes() >= batch["vector"].numel() * 4
+
+
+def test_nulls_are_refused_by_name(make: Make, tmp_path: Any) -> None:
+    import pyarrow as pa
+
+    from millpond.loader.write import write_dataset
+
+    write_dataset(pa.table({"x": pa.array([1, None])}), str(tmp_path / "n"))
+    with pytest.raises(OptionError, match="column 'x' has nulls"):
+        next(iter(open_dataset(str(tmp_path / "n")).loader(2, format="torch", prefetch=0)))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("format", ["numpy", "torch"])
+def test_any_number_of_workers_gives_one_order(make: Make, workers: int, format: Any) -> None:
+    ds = opened(make)
+    data = DataLoader(
+        TorchDataset(ds.loader(7, shuffle="global", epochs=2, format=format)),
+        batch_size=None,
+        num_workers=workers,
+    )
+    assert ids(data) == ids(ds.loader(7, shuffle="global", epochs=2))
+
+
+def test_workers_may_be_spawned(make: Make) -> None:
+    ds = opened(make)
+    loader = ds.loader(9, shuffle="global", format="torch")
+    found = ids(batches(loader, num_workers=2, multiprocessing_context="spawn"))
+    assert found == ids(ds.loader(9, shuffle="global"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_workers_made_ahead_is_not_lost_at_a_checkpoint(make: Make, workers: int) -> None:
+    ds = opened(make)
+    loader = ds.loader(7, shuffle="global", format="torch")
+    running = batches(loader, num_workers=workers)
+    seen = ids([next(running) for _ in range(4)])
+    state = json.loads(json.dumps(loader.state_dict()))
+    again = ds.loader(5, shuffle="global", format="torch")
+    again.load_state_dict(state)
+    seen += ids(batches(again, num_workers=2))
+    assert seen == ids(ds.loader(7, shuffle="global"))
+    assert again.receipt().samples == 100
+
+
+def test_a_loop_with_workers_goes_on_with_the_next_epoch(make: Make) -> None:
+    ds = opened(make)
+    loader = ds.loader(7, shuffle="global", format="torch")
+    seen = ids(batches(loader, num_workers=2)) + ids(batches(loader, num_workers=2))
+    assert seen == ids(ds.loader(7, shuffle="global", epochs=2))
+
+
+def test_each_worker_resumes_by_its_own_state(make: Make) -> None:
+    """What StatefulDataLoader does: one state a worker, taken after so many batches of its own."""
+    ds = opened(make)
+    whole = ids(ds.loader(7, shuffle="global"))
+    states, seen = [], []
+    for number in range(2):
+        loader = ds.loader(7, shuffle="global", prefetch=0)
+        worker = TorchDataset(loader)
+        steps = worker._steps(number, 2)
+        for _ in range(2):
+            batch, what = next(steps)
+            loader.delivered(what)
+            worker._turn, worker._of = 1, 2
+            seen.append((batch.step, ids([batch])))
+        states.append(json.loads(json.dumps(worker.state_dict())))
+    for number, state in enumerate(states):
+        worker = TorchDataset(ds.loader(7, shuffle="global", prefetch=0))
+        worker.load_state_dict(state)
+        seen += [(batch.step, ids([batch])) for batch, _ in worker._steps(number, 2)]
+    assert [i for _, part in sorted(seen) for i in part] == whole
+
+
+def test_packs_come_as_tensors_of_one_shape(make: Make) -> None:
+    batch = next(iter(make(60).loader(4, pack=32, tokens="tokens", format="torch")))
+    assert {name: tuple(t.shape) for name, t in batch.items()} == {
+        "tokens": (4, 32),
+        "positions": (4, 32),
+        "segment_ids": (4, 32),
+    }
+    assert np.asarray(batch["tokens"]).dtype == np.int32
