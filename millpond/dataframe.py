@@ -7,14 +7,16 @@ names and types are checked at the call, rows are read by `count`, `take`, `to_â
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from millpond.errors import OptionError
-from millpond.expr import Dialect, quote
+from millpond.expr import Dialect
 from millpond.lazy import extra
-from millpond.plan import build
+from millpond.plan import build, sinks
 from millpond.plan import nodes as n
 from millpond.plan.functions import python_call
 from millpond.plan.partitioning import partitioning
@@ -375,43 +377,56 @@ class DataFrame:
     # ---- files -----------------------------------------------------------------------
 
     def write_parquet(
-        self, path: str, *, mode: str = "error", **parquet_options: Any
+        self, path: str | os.PathLike[str], *, mode: str = "error", **parquet_options: Any
     ) -> WriteResult:
-        """Write one Parquet file per partition into the folder `path`, all or nothing.
+        """Write Parquet, all or nothing: the folder `path` with one file per partition.
 
+        A path that ends in `.parquet` is one file, unless a partition count was given.
         `mode`: "error" refuses a target that holds files, "overwrite" replaces them, "append"
-        adds. Other options are those of DuckDB's COPY, such as `compression="zstd"`.
+        adds to them. Other options are those of DuckDB's COPY, such as `compression="zstd"`.
         """
         return self._write("parquet", path, mode, parquet_options)
 
-    def write_csv(self, path: str, *, mode: str = "error", **csv_options: Any) -> WriteResult:
-        """Write one CSV file per partition into the folder `path`; as `write_parquet`."""
+    def write_csv(
+        self, path: str | os.PathLike[str], *, mode: str = "error", **csv_options: Any
+    ) -> WriteResult:
+        """Write CSV with a header, as `write_parquet`; also `.csv.gz` and `.csv.zst`."""
         return self._write("csv", path, mode, {"header": True, **csv_options})
 
-    def write_json(self, path: str, *, mode: str = "error", **json_options: Any) -> WriteResult:
-        """Write one file of JSON lines per partition into the folder `path`."""
+    def write_json(
+        self, path: str | os.PathLike[str], *, mode: str = "error", **json_options: Any
+    ) -> WriteResult:
+        """Write one JSON object a line, as `write_parquet`; `array=True` for an array."""
         return self._write("json", path, mode, json_options)
 
+    def write_arrow(
+        self, path: str | os.PathLike[str], *, mode: str = "error", **arrow_options: Any
+    ) -> WriteResult:
+        """Write Arrow IPC files, as `write_parquet`; `compression="lz4"` or `"zstd"`."""
+        return self._write("arrow", path, mode, arrow_options)
+
+    def write_fixed(
+        self, path: str | os.PathLike[str], fields: Mapping[str, int] | None = None, *,
+        mode: str = "error",
+    ) -> WriteResult:  # fmt: skip
+        """Write binary records of fixed width, as `write_parquet`; `fields` as in `read_fixed`.
+
+        Without `fields`, the widths are those that a `read_fixed` below has.
+        """
+        where = f"write_fixed({str(path)!r})"
+        widths = fields or sinks.widths(self.plan, where)
+        return self._write("fixed", path, mode, {"fields": json.dumps(dict(widths))})
+
     def write_parquet_lazy(
-        self, path: str, *, mode: str = "error", **parquet_options: Any
+        self, path: str | os.PathLike[str], *, mode: str = "error", **parquet_options: Any
     ) -> DataFrame:
         """A frame that writes when it is computed (`sp.wait(a, b)`)."""
-        return self._new(self._sink("parquet", path, mode, parquet_options))
+        return self._new(sinks.sink(self.plan, "parquet", path, mode, parquet_options))
 
-    def _write(self, format: str, path: str, mode: str, options: Mapping[str, Any]) -> WriteResult:
-        return self._runner.write(self._sink(format, path, mode, options))
-
-    def _sink(self, format: str, path: str, mode: str, options: Mapping[str, Any]) -> n.DataSink:
-        if mode not in ("error", "overwrite", "append"):
-            raise OptionError(
-                f"write_{format}({path!r}): mode={mode!r} is none of "
-                "'error', 'overwrite', 'append'."
-            )
-        literals = tuple(
-            (_option_name(name, f"write_{format}"), quote.value(item))
-            for name, item in sorted(options.items())
-        )
-        return n.DataSink(self.plan, format, str(path), mode, literals)
+    def _write(
+        self, format: str, path: str | os.PathLike[str], mode: str, options: Mapping[str, Any]
+    ) -> WriteResult:
+        return self._runner.write(sinks.sink(self.plan, format, path, mode, options))
 
     # ---- looking ---------------------------------------------------------------------
 
@@ -484,9 +499,3 @@ def _format(format: str, where: str) -> str:
     if format == "pandas":
         extra("pandas", extra="pandas", what=f"{where} with format='pandas'")
     return format
-
-
-def _option_name(name: str, where: str) -> str:
-    if not name.isidentifier():
-        raise OptionError(f"{where}: {name!r} is no option's name.")
-    return name

@@ -22,11 +22,10 @@ from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, TargetNotEmpty, TaskError
 from millpond.events import Event, Published, RunFinished, RunStarted
-from millpond.expr import Dialect, parse, quote
-from millpond.formats.find import find_files
+from millpond.expr import Dialect, parse
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
-from millpond.formats.scan import Scan, reader
+from millpond.formats.scan import Scan
 from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
@@ -43,6 +42,7 @@ from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts, publish, rolled_forward
 from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows
+from millpond.sources import Paths, Sources
 from millpond.storage import Staged, Storage
 from millpond.version import VERSION
 from millpond.worker import Worker, WorkerOptions, build_worker
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from millpond.runtime import Runtime
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def init(
@@ -97,6 +95,7 @@ class Session:
             storage_options=options.storage_options,
         )
         self._worker: Worker = build_worker(self._worker_options)
+        self._sources = Sources(self._worker.engine, self._worker.storage)
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
         self._footers: dict[tuple[str, str], RowGroups] = {}
@@ -141,43 +140,48 @@ class Session:
         self, paths: Paths, *, columns: Sequence[str] | None = None, recursive: bool = False,
         union_by_name: bool = False,
     ) -> DataFrame:  # fmt: skip
-        """Parquet files: a path, a folder, a glob, a URI, or a list of them."""
+        """Parquet files: a path, a folder, a glob, a URI, or a list of them.
+
+        Folders named `key=value` give columns. Other folders are entered if `recursive`.
+        All files must have the same columns, unless `union_by_name`, which fills what
+        one of them lacks with NULL.
+        """
         where = f"read_parquet({paths!r})"
-        extra = (("union_by_name", "true"),) if union_by_name else ()
-        return self._files("parquet", paths, where, extra, columns, recursive)
+        return self._frame(
+            self._sources.parquet(
+                paths, where, columns=columns, recursive=recursive, union_by_name=union_by_name
+            )
+        )
 
     def read_csv(
         self, paths: Paths, schema: Mapping[str, str] | None = None, delim: str = ",", *,
         header: bool | None = None,
     ) -> DataFrame:  # fmt: skip
-        """CSV files, also gzip or zstd; types are found out unless `schema` says them."""
-        extra: list[tuple[str, str]] = [("delim", quote.value(delim))]
-        if header is not None:
-            extra.append(("header", quote.value(header)))
-        if schema is not None:
-            extra.append(("columns", _struct(schema)))
-        return self._files("csv", paths, f"read_csv({paths!r})", tuple(extra))
+        """CSV files, also gzip or zstd. Types are found out once, unless `schema` says them."""
+        where = f"read_csv({paths!r})"
+        return self._frame(
+            self._sources.csv(paths, where, schema=schema, delim=delim, header=header)
+        )
 
     def read_json(self, paths: Paths, schema: Mapping[str, str] | None = None) -> DataFrame:
-        """JSON files: one value a line, or an array per file."""
-        extra = (("columns", _struct(schema)),) if schema is not None else ()
-        return self._files("json", paths, f"read_json({paths!r})", extra)
+        """JSON files: one object a line, or an array per file; also gzip or zstd."""
+        return self._frame(self._sources.json(paths, f"read_json({paths!r})", schema=schema))
 
-    def _files(
-        self, format: str, paths: Paths, where: str, extra: tuple[tuple[str, str], ...],
-        columns: Sequence[str] | None = None, recursive: bool = True,
-    ) -> DataFrame:  # fmt: skip
-        given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        files = find_files([os.fspath(p) for p in given], self._storage, where)
-        every = extra and extra[0][0] == "union_by_name"
-        first = [file.path for file in (files if every else files[:1])]
-        try:
-            schema = self._worker.engine.describe(f"FROM {reader(format, first, extra)}", {})
-        except MillpondError as error:
-            raise error.located(where) from error.__cause__
-        if columns is not None:
-            schema = Schema(tuple(schema.field(name, where) for name in columns))
-        return DataFrame(self, n.DataSource(Scan(format, schema, extra), files))
+    def read_arrow(self, paths: Paths) -> DataFrame:
+        """Arrow IPC files or streams (Feather); local ones are mapped, not copied."""
+        return self._frame(self._sources.arrow(paths, f"read_arrow({paths!r})"))
+
+    def read_text(self, paths: Paths, *, whole: bool = False) -> DataFrame:
+        """Text in UTF-8, also gzip or zstd: a row per line (`path`, `line`), or with `whole`
+        one per file (`path`, `text`)."""
+        return self._frame(self._sources.text(paths, f"read_text({paths!r})", whole=whole))
+
+    def read_fixed(self, paths: Paths, fields: Mapping[str, int]) -> DataFrame:
+        """Binary records of fixed width: `fields` gives the bytes of each, all BLOBs."""
+        return self._frame(self._sources.fixed(paths, fields, f"read_fixed({paths!r})"))
+
+    def _frame(self, source: n.DataSource) -> DataFrame:
+        return DataFrame(self, source)
 
     def from_items(self, items: Iterable[Any]) -> DataFrame:
         """Python values: dicts become columns, anything else a column `item`.
@@ -248,6 +252,7 @@ class Session:
 
     @property
     def dialect(self) -> Dialect:
+        self._check_open()
         return self._worker.engine.dialect
 
     @property
@@ -371,6 +376,7 @@ class Session:
             self._storage(file.staged.path).discard([file.staged])
 
     def _settings(self) -> Settings:
+        self._check_open()
         self._runs += 1
         return Settings(
             split_bytes=self.options.split_bytes,
@@ -488,7 +494,3 @@ def _write_result(files: Sequence[Staged], rows: int) -> WriteResult:
 
 def _process_share(options: WorkerOptions) -> int:
     return max(int(options.memory_limit_bytes * 0.3 / options.threads), 128 * 2**20)
-
-
-def _struct(schema: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"{quote.name(k)}: {quote.value(v)}" for k, v in schema.items()) + "}"

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
+from millpond.engine.write import write_rows
 from millpond.errors import MillpondError, TaskError, WorkerLost
-from millpond.formats.scan import scan_sql
+from millpond.formats.rows import FORMATS, read_rows
+from millpond.formats.scan import Scan, Split, scan_sql
 from millpond.physical.stages import (
     OutputFile,
     PartRef,
@@ -204,7 +206,12 @@ class _Run:
                     if held:
                         table = f"__rows{i}"
                         cursor.register(table, held[0])
-                    views.append(f"{name} AS NOT MATERIALIZED ({scan_sql(scan, splits, table)})")
+                    how = "NOT MATERIALIZED"
+                    if scan.format in FORMATS and not table:
+                        # A stream is read once, whatever the query names how often.
+                        table, how = f"__rows{i}", "MATERIALIZED"
+                        cursor.register(table, self._stream(scan, splits))
+                    views.append(f"{name} AS {how} ({scan_sql(scan, splits, table)})")
                 case PartRows():
                     table_ = self._part_rows(item)
                     if self._is_bounds(i):
@@ -212,6 +219,24 @@ class _Run:
                     else:
                         cursor.register(name, table_)
         return f"WITH {', '.join(views)}\n{_nested(step.sql)}" if views else step.sql
+
+    def _stream(self, scan: Scan, splits: Sequence[Split]) -> pa.RecordBatchReader:
+        """Rows of a format that DuckDB does not read by itself."""
+        import pyarrow as pa
+
+        slices = [piece for split in splits for piece in split.slices]
+        schema = self.worker.engine.arrow_schema(scan.schema)
+
+        def kept() -> Iterator[pa.RecordBatch]:
+            try:
+                for piece in slices:
+                    for batch in read_rows(scan, [piece], self.worker.storage(piece.path)):
+                        yield batch if batch.schema == schema else batch.cast(schema)
+            except MillpondError as error:
+                self.failure = self.failure or error
+                raise
+
+        return pa.RecordBatchReader.from_batches(schema, kept())
 
     def _is_bounds(self, i: int) -> bool:
         output = self.task.output
@@ -299,11 +324,9 @@ class _Run:
         name = output.name.replace("{partition}", f"{self.task.id.partition:05d}")
         target = f"{output.directory.rstrip('/')}/{name}"
         storage = self.worker.storage(target)
-        # The run and the attempt are in the name: no two writers share a file.
-        stage, _, attempt = self.task.id
-        staged = storage.stage(target, f"{self.task.run}-{stage}-a{attempt}")
+        staged = storage.stage(target, f"s{self.task.id.stage}a{self.task.id.attempt}")
         try:
-            rows = cursor.copy(sql, staged.local, output.format, output.options)
+            rows = write_rows(cursor, sql, staged.local, output, self.worker.engine)
             staged = storage.seal(staged)
         except BaseException:
             storage.discard([staged])

@@ -22,7 +22,7 @@ LEVELS = {
             ["worker"],
             ["runtime", "loader"],
             ["report"],
-            ["dataframe"],
+            ["dataframe", "sources"],
             ["session"],
             ["cli"],
             ["__init__", "__main__"],

@@ -7,6 +7,7 @@ variable, install or load no extension, and change no setting.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 VERSION: str = duckdb.__version__
 BATCH_ROWS = 122_880  # DuckDB's row group; see benchmarks/exchange.py.
 _LOW_DISK_BYTES = 16 * 2**20
+_NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 class Engine:
@@ -118,6 +120,8 @@ class Engine:
             rows = cursor.rows(f"SELECT json_serialize_sql({quote.value(sql)}::VARCHAR)")
         tree: dict[str, Any] = json.loads(rows[0][0])
         if tree["error"]:
+            if tree["error_type"] == "not implemented":
+                raise SqlError("only queries are taken here: SELECT …, FROM … or WITH … SELECT.")
             place = tree.get("position")
             at = f", at character {int(place) + 1}." if place is not None else "."
             raise SqlError(str(tree["error_message"]).rstrip(".") + at)
@@ -196,6 +200,13 @@ class Cursor:
             found: list[tuple[Any, ...]] = self._raw.execute(sql).fetchall()
         return found
 
+    def record(self, sql: str) -> dict[str, Any]:
+        """The only row, by column."""
+        with self._errors():
+            result = self._raw.execute(sql)
+            names = [column[0] for column in result.description]
+            return dict(zip(names, result.fetchone(), strict=True))
+
     def reader(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """The result as a stream of record batches; the cursor is busy until it ends."""
         with self._errors():
@@ -210,6 +221,10 @@ class Cursor:
                 except StopIteration:
                     return
             yield batch
+
+    def schema(self, sql: str) -> pa.Schema:
+        """The columns of the result, in Arrow."""
+        return self.table(f"SELECT * FROM (\n{sql}\n) LIMIT 0").schema
 
     def table(self, sql: str) -> pa.Table:
         """The whole result in memory."""
@@ -253,8 +268,10 @@ def translated(error: duckdb.Error, scratch: str) -> MillpondError:
                 return DiskFull(f"no space left in {scratch}: {text}")
             return OutOfMemory(text)
         case duckdb.IOException():
-            if _is_full(scratch):
-                return DiskFull(f"no space left in {scratch}: {text}")
+            # DuckDB gives no error number of its own, but the system's words for it; and what
+            # it wrote is removed by now, so the disk itself may not be full any more.
+            if _NO_SPACE in text or _is_full(scratch):
+                return DiskFull(f"no space left on the disk: {text}")
             return FileUnreadable(text)
         case duckdb.InvalidInputException() | duckdb.HTTPException():
             return SqlError(text)

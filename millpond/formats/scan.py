@@ -53,11 +53,25 @@ def scan_sql(scan: Scan, splits: tuple[Split, ...], table: str = "") -> str:
     if table or not slices:
         base = _select(scan, table or _no_rows(scan), "")
         return _narrowed(base, scan)
+    if dict(scan.options).get("union_by_name"):
+        return _narrowed(_by_name(scan, slices), scan)
     whole = all(s.n_rows is None for s in slices)
     if whole:
         return _narrowed(_select(scan, _reader(scan, [s.path for s in slices]), ""), scan)
     each = [_slice_sql(scan, s) for s in slices]
     return _narrowed(" UNION ALL ".join(f"({sql})" for sql in each), scan)
+
+
+def _by_name(scan: Scan, slices: list[FileSlice]) -> str:
+    """Columns that no file of these splits has are NULL; the types are those of all files."""
+    parts = [f"SELECT * FROM {_no_rows(scan)}"]
+    for piece in slices:
+        base = f"SELECT * FROM {_reader(scan, [piece.path])}"
+        parts.append(f"({base}{_rows_of(piece)})")
+    items = ", ".join(
+        f"{quote.name(f.name)}::{f.type} AS {quote.name(f.name)}" for f in scan.schema
+    )
+    return f"SELECT {items} FROM ({' UNION ALL BY NAME '.join(parts)})"
 
 
 def reader(format: str, paths: list[str], options: tuple[tuple[str, str], ...]) -> str:
@@ -72,20 +86,29 @@ def _reader(scan: Scan, paths: list[str]) -> str:
 
 
 def _slice_sql(scan: Scan, part: FileSlice) -> str:
-    where = ""
-    if part.n_rows is not None:
-        # Parquet only: DuckDB skips the row groups that this range does not touch.
-        last = part.first_row + part.n_rows - 1
-        where = f"file_row_number BETWEEN {part.first_row} AND {last}"
-    return _select(scan, _reader(scan, [part.path]), where)
+    return _select(scan, _reader(scan, [part.path]), _rows_of(part))
 
 
-def _select(scan: Scan, source: str, where: str) -> str:
+def _rows_of(part: FileSlice) -> str:
+    if part.n_rows is None:
+        return ""
+    # Parquet only: DuckDB skips the row groups that this range does not touch.
+    last = part.first_row + part.n_rows - 1
+    return f" WHERE file_row_number BETWEEN {part.first_row} AND {last}"
+
+
+def _select(scan: Scan, source: str, tail: str) -> str:
     columns = quote.names(scan.schema.names)
+    if scan.format == "memory":  # Rows that were kept may have come back in plainer types.
+        columns = _typed(scan)
     if scan.identity:
         columns += f", file_index AS {quote.name(FILE)}, file_row_number AS {quote.name(ROW)}"
-    tail = f" WHERE {where}" if where else ""
     return f"SELECT {columns or 'NULL'} FROM {source}{tail}"
+
+
+def _typed(scan: Scan) -> str:
+    names = ((quote.name(f.name), f.type) for f in scan.schema)
+    return ", ".join(f"{name}::{kind} AS {name}" for name, kind in names)
 
 
 def _narrowed(sql: str, scan: Scan) -> str:

@@ -14,7 +14,7 @@ from millpond.formats.scan import FileSlice, Split
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
 from millpond.physical.identity import stage_fingerprint
-from millpond.physical.splits import even_splits, source_splits
+from millpond.physical.splits import can_cut, even_splits, source_splits
 from millpond.physical.stages import (
     ConcatInput,
     Determinism,
@@ -145,8 +145,10 @@ def _whole_files(source: n.DataSource) -> list[FileSlice]:
 
 
 def _to_file(node: n.DataSink) -> ToFile:
-    ending = {"arrow": "arrow", "fixed": "bin"}.get(node.format, node.format)
-    return ToFile(node.format, node.path, f"part-{{partition}}.{ending}", node.options)
+    if node.name:
+        return ToFile(node.format, node.path, node.name, node.options)
+    folder, _, name = node.path.rpartition("/")
+    return ToFile(node.format, folder or ".", name, node.options)
 
 
 class _Planner:
@@ -358,7 +360,8 @@ class _Planner:
 
     def _even(self, node: n.EvenPartition) -> Pipe:
         source = _row_wise_source(node.input)
-        if source is not None and not node.by_rows and self._readers[id(source)] == 1:
+        cut = source is not None and can_cut(source, node.n, self.settings.footer)
+        if source is not None and cut and not node.by_rows and self._readers[id(source)] == 1:
             return self._replanned(node.input, source, node.n)
         pipe = _ordered(self._lower(node.input))
         stage = self._close(pipe, ToPart(), "hand over")

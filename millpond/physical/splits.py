@@ -1,11 +1,19 @@
 """A source → the splits that its tasks read."""
 
+from __future__ import annotations
+
+import json
 from collections.abc import Callable
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from millpond.formats.parquet import RowGroups, splits
 from millpond.formats.scan import FileSlice, Split
 from millpond.plan.nodes import DataSource
+from millpond.storage import FileInfo
+
+if TYPE_CHECKING:
+    from millpond.formats.fixed import Layout
 
 Footer = Callable[[str], RowGroups]
 
@@ -17,18 +25,38 @@ def source_splits(source: DataSource, target_bytes: int, footer: Footer) -> tupl
         return _row_runs(source, max(1, -(-size // target_bytes)))
     if source.scan.format == "parquet":
         return splits(source.files, target_bytes, footer) or (Split(),)
+    if source.scan.format == "fixed":
+        return fixed_splits(source, target_bytes) or (Split(),)
     return tuple(Split((FileSlice(file.path),)) for file in source.files) or (Split(),)
 
 
 def even_splits(source: DataSource, count: int, footer: Footer) -> tuple[Split, ...]:
     """Exactly `count` splits in order, of even bytes; files are cut at row groups.
 
-    There are empty ones where the source has fewer pieces than `count`.
+    There are empty ones where a source of files that cannot be cut has fewer than `count`.
     """
     if source.rows is not None:
         return _row_runs(source, count)
+    pieces = _pieces(source, footer)
+    if len(pieces) < count and all(piece.n_rows is not None for piece, _ in pieces):
+        return _row_cuts(pieces, count)
+    return tuple(Split(_joined(run)) for run in _runs(pieces, count))
+
+
+def can_cut(source: DataSource, count: int, footer: Footer) -> bool:
+    """Whether `even_splits` gives each of `count` splits some rows, if there are enough."""
+    if source.rows is not None or len(source.files) >= count:
+        return True
+    return source.scan.format in ("parquet", "fixed")
+
+
+def _pieces(source: DataSource, footer: Footer) -> list[tuple[FileSlice, int]]:
     pieces: list[tuple[FileSlice, int]] = []
     for file in source.files:
+        if source.scan.format == "fixed":
+            n_rows = count_fixed(file, _layout(source))
+            pieces.append((FileSlice(file.path, 0, n_rows), file.size_bytes))
+            continue
         if source.scan.format != "parquet":
             pieces.append((FileSlice(file.path), file.size_bytes))
             continue
@@ -36,7 +64,42 @@ def even_splits(source: DataSource, count: int, footer: Footer) -> tuple[Split, 
         for rows, size in zip(groups.rows, groups.size_bytes, strict=True):
             pieces.append((FileSlice(file.path, first, rows), size))
             first += rows
-    return tuple(Split(_joined(run)) for run in _runs(pieces, count))
+    return pieces
+
+
+def _row_cuts(pieces: list[tuple[FileSlice, int]], count: int) -> tuple[Split, ...]:
+    """Few row groups, many splits: cut inside row groups, at even numbers of rows."""
+    total = sum(piece.n_rows or 0 for piece, _ in pieces)
+    runs: list[list[FileSlice]] = [[] for _ in range(count)]
+    before = 0
+    for piece, _ in pieces:
+        n_rows = piece.n_rows or 0
+        for place in range(count):
+            first = max(total * place // count, before)
+            end = min(total * (place + 1) // count, before + n_rows)
+            if first < end:
+                at = piece.first_row + first - before
+                runs[place].append(FileSlice(piece.path, at, end - first))
+        before += n_rows
+    return tuple(Split(_joined(run)) for run in runs)
+
+
+def fixed_splits(source: DataSource, target_bytes: int) -> tuple[Split, ...]:
+    from millpond.formats.fixed import splits as cut
+
+    return cut(source.files, _layout(source), target_bytes)
+
+
+def count_fixed(file: FileInfo, layout: Layout) -> int:
+    from millpond.formats.fixed import count
+
+    return count(file, layout)
+
+
+def _layout(source: DataSource) -> Layout:
+    from millpond.formats.fixed import Layout
+
+    return Layout.of(json.loads(dict(source.scan.options)["fields"]), "read_fixed()")
 
 
 def _runs(pieces: list[tuple[FileSlice, int]], count: int) -> list[list[FileSlice]]:

@@ -237,13 +237,17 @@ class GlobalSql:
 
 @dataclass(frozen=True, slots=True)
 class DataSink:
-    """Write one file per partition below `path`. Its rows are those that it wrote."""
+    """Write one file per partition below `path`. Its rows are those that it wrote.
+
+    `name` is a file's name with one `{partition}`; without a name, `path` is the one file.
+    """
 
     input: "Node"
     format: str
     path: str
     mode: str = "error"
     options: tuple[tuple[str, str], ...] = ()
+    name: str = ""
 
     @property
     def schema(self) -> Schema:

@@ -28,7 +28,8 @@ class Shape:
         return f"{self.shape}-{'optimised' if self.optimize else 'written'}-{self.n}"
 
 
-SHAPES = tuple(Shape("staged", o, n) for o in (True, False) for n in (0, 1, 2, 7)) + (
+SHAPES = (
+    *(Shape("staged", optimize, n) for optimize in (True, False) for n in (0, 1, 2, 7)),
     Shape("fused", True, 0),
     Shape("fused", False, 0),
     Shape("auto", True, 7),

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a pipeline and its SQL side by side)
 """Pipelines as data: in Millpond's words, and in plain SQL."""
 
 from tests.oracle.harness import Case

@@ -1,0 +1,51 @@
+"""The rows of a query → one file, in the format of a sink."""
+
+from __future__ import annotations
+
+import json
+
+from millpond.engine.duckdb import Cursor, Engine
+from millpond.errors import OptionError
+from millpond.physical.stages import ToFile
+
+
+def write_rows(cursor: Cursor, sql: str, path: str, output: ToFile, engine: Engine) -> int:
+    """Write the file, and give the number of its rows."""
+    match output.format:
+        case "arrow":
+            return _arrow(cursor, sql, path, dict(output.options))
+        case "fixed":
+            return _fixed(cursor, sql, path, dict(output.options))
+    return cursor.copy(sql, path, output.format, output.options)
+
+
+def _arrow(cursor: Cursor, sql: str, path: str, options: dict[str, str]) -> int:
+    import pyarrow as pa
+
+    codec = options.pop("compression", "NULL").strip("'")
+    if options or codec not in ("NULL", "lz4", "zstd"):
+        said = ", ".join(f"{name}={item}" for name, item in options.items()) or f"{codec!r}"
+        raise OptionError(f"write_arrow: {said} is none of compression='lz4', compression='zstd'.")
+    rows = 0
+    schema = cursor.schema(sql)
+    settings = pa.ipc.IpcWriteOptions(compression=None if codec == "NULL" else codec)
+    with pa.ipc.new_file(path, schema, options=settings) as writer:
+        for batch in cursor.reader(sql):
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def _fixed(cursor: Cursor, sql: str, path: str, options: dict[str, str]) -> int:
+    from millpond.formats.fixed import FixedWriter, Layout
+
+    layout = Layout.of(json.loads(options["fields"]), "write_fixed()")
+    writer = FixedWriter(path, layout)
+    try:
+        for batch in cursor.reader(sql):
+            writer.add(batch)
+        writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    return writer.rows

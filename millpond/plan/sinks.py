@@ -1,0 +1,96 @@
+"""The checked way to make a `DataSink`: mode, options, and the names of its files."""
+
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from millpond.errors import OptionError, SchemaMismatch
+from millpond.expr import quote
+from millpond.plan import nodes as n
+from millpond.plan.partitioning import partitioning
+
+MODES = ("error", "overwrite", "append")
+ENDINGS = {
+    "parquet": (".parquet", ".parq", ".pq"),
+    "csv": (".csv", ".tsv", ".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst"),
+    "json": (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst"),
+    "arrow": (".arrow", ".feather", ".ipc"),
+    "fixed": (".bin", ".dat", ".fixed"),
+}
+
+
+def sink(
+    node: n.Node, format: str, path: str | os.PathLike[str], mode: str, options: Mapping[str, Any]
+) -> n.DataSink:
+    """Write `node` to a folder, or to one file where the path and the partitions say so."""
+    target = os.fspath(path)
+    where = f"write_{format}({target!r})"
+    if mode not in MODES:
+        raise OptionError(f"{where}: mode={mode!r} is none of {', '.join(map(repr, MODES))}.")
+    if not target:
+        raise OptionError(f"{where}: the path is empty.")
+    _check_schema(node, format, where)
+    literals = tuple(
+        (_option_name(name, where), quote.value(item)) for name, item in sorted(options.items())
+    )
+    if format == "fixed":
+        literals = tuple((name, str(item)) for name, item in sorted(options.items()))
+    literals += _compression(format, target, options)
+    count = partitioning(node).n
+    if target.lower().endswith(ENDINGS[format]) and count in (None, 1) and mode != "append":
+        whole = node if count == 1 else n.EvenPartition(node, 1, by_rows=True)
+        return n.DataSink(whole, format, target, mode, literals)
+    return n.DataSink(node, format, target.rstrip("/"), mode, literals, _name(format, mode))
+
+
+def _name(format: str, mode: str) -> str:
+    ending = ENDINGS[format][0]
+    if mode != "append":
+        return f"part-{{partition}}{ending}"
+    # Later than what is there, and never the name that another append chose.
+    return f"part-{time.time_ns():016x}-{secrets.token_hex(3)}-{{partition}}{ending}"
+
+
+def _compression(format: str, path: str, options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Of the ending: DuckDB writes to a staged file, whose name says nothing."""
+    codec = {"gz": "gzip", "zst": "zstd"}.get(path.lower().rpartition(".")[2])
+    if format in ("csv", "json") and codec and "compression" not in options:
+        return (("compression", quote.value(codec)),)
+    return ()
+
+
+def _check_schema(node: n.Node, format: str, where: str) -> None:
+    if not len(node.schema):
+        raise SchemaMismatch(f"{where}: the frame has no columns; a file needs at least one.")
+    if format == "fixed":
+        for field in node.schema:
+            if field.type not in ("BLOB", "VARCHAR"):
+                raise SchemaMismatch(
+                    f"{where}: the column {field.name!r} is {field.type}; a field of a record "
+                    "holds a BLOB or a VARCHAR of its width."
+                )
+
+
+def widths(node: n.Node, where: str) -> dict[str, int]:
+    """The widths of the columns of `node` that come from `read_fixed`, by name."""
+    import json
+
+    known: dict[str, int] = {}
+    stack = [node]
+    while stack:
+        at = stack.pop()
+        stack += n.inputs_of(at)
+        if isinstance(at, n.DataSource) and at.scan.format == "fixed":
+            known |= json.loads(dict(at.scan.options)["fields"])
+    unknown = [name for name in node.schema.names if name not in known]
+    if unknown:
+        raise OptionError(f"{where}: how wide is {unknown[0]!r}? Pass fields={{name: bytes, …}}.")
+    return {name: known[name] for name in node.schema.names}
+
+
+def _option_name(name: str, where: str) -> str:
+    if not name.isidentifier():
+        raise OptionError(f"{where}: {name!r} is no option's name.")
+    return name

@@ -1,0 +1,323 @@
+"""From paths that a user gives to a `DataSource`: files found, names and types fixed once.
+
+What DuckDB would find out anew in each task (types, delimiters, headers, the types of
+hive folders) is found out here, at the call, and written into the scan; so no task
+can come to another conclusion than its neighbour.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from millpond.engine.duckdb import Engine
+from millpond.errors import FileUnreadable, MillpondError, SchemaMismatch, SqlError
+from millpond.expr import quote
+from millpond.formats import rows
+from millpond.formats.find import NO_VALUE, Found, find_files
+from millpond.formats.scan import Scan, reader
+from millpond.plan.nodes import DataSource
+from millpond.schema import Field, Schema
+from millpond.storage import FileInfo, Storage
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Options = tuple[tuple[str, str], ...]
+
+CHECKED_FILES = 1_000  # Above that many, schemas are not compared at the call.
+SNIFFED_FILES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Makes data sources, with the engine and the storages of a session."""
+
+    engine: Engine
+    storage: Callable[[str], Storage]
+
+    def find(self, paths: Paths, where: str, *, recursive: bool = True) -> Found:
+        given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        return find_files([os.fspath(p) for p in given], self.storage, where, recursive=recursive)
+
+    # ---- Parquet ---------------------------------------------------------------------
+
+    def parquet(
+        self, paths: Paths, where: str, *, columns: Sequence[str] | None, recursive: bool,
+        union_by_name: bool,
+    ) -> DataSource:  # fmt: skip
+        found = self.find(paths, where, recursive=recursive)
+        options = self._hive(found, where)
+        files = [file.path for file in found.files]
+        if union_by_name:
+            options = (("union_by_name", "true"), *options)
+            schema = self._described("parquet", files, options, where)
+        else:
+            if 1 < len(files) <= CHECKED_FILES:
+                self._check_footers(files, where)
+            schema = self._described("parquet", files[:1], options, where)
+        if columns is not None:
+            schema = Schema(tuple(schema.field(name, where) for name in columns))
+        return DataSource(Scan("parquet", schema, options), found.files)
+
+    def _check_footers(self, files: list[str], where: str) -> None:
+        """All files have the columns of the first; DuckDB would drop or cast what differs."""
+        columns: dict[str, list[tuple[Any, ...]]] = {}
+        what = "file_name, name, type, num_children, converted_type, scale, precision, logical_type"
+        with _unreadable(where), self.engine.cursor() as cursor:
+            for path, *column in cursor.rows(
+                f"SELECT {what} FROM parquet_schema({quote.value(files)})"
+            ):
+                columns.setdefault(path, []).append(tuple(column))
+        first, *others = files
+        for path in others:
+            # The first entry is the root, whose name is the writer's own choice.
+            if columns[path][1:] != columns[first][1:]:
+                one, two = (self._described("parquet", [p], (), where) for p in (first, path))
+                if set(one.fields) != set(two.fields):
+                    raise _differ(where, first, one, path, two)
+
+    def _hive(self, found: Found, where: str) -> Options:
+        """Types of the `key=value` folders, from all of their values."""
+        keys = [name for name, _ in found.hive[0]]
+        if not keys:
+            return (("hive_partitioning", "false"),)
+        items = []
+        for place, key in enumerate(keys):
+            values = sorted({pairs[place][1] for pairs in found.hive} - {NO_VALUE})
+            items.append(f"{quote.name(key)}: {self._type_of(values)}")
+        types = "{" + ", ".join(items) + "}"
+        return (("hive_partitioning", "true"), ("hive_types", types))
+
+    def _type_of(self, values: list[str]) -> str:
+        for kind in ("BIGINT", "DATE", "TIMESTAMP"):
+            with self.engine.cursor() as cursor:
+                ((fits,),) = cursor.rows(
+                    f"SELECT bool_and(TRY_CAST(v AS {kind}) IS NOT NULL) "
+                    f"FROM (SELECT unnest({quote.value(values)}::VARCHAR[]) AS v)"
+                )
+            if fits:
+                return kind
+        return "VARCHAR"
+
+    # ---- CSV and JSON ----------------------------------------------------------------
+
+    def csv(
+        self, paths: Paths, where: str, *, schema: Mapping[str, str] | None, delim: str,
+        header: bool | None,
+    ) -> DataSource:  # fmt: skip
+        found = self.find(paths, where)
+        filled = [file for file in found.files if file.size_bytes]
+        told = self._told(schema)
+        given: list[tuple[str, str]] = [("delim", quote.value(delim))]
+        if header is not None:
+            given.append(("header", quote.value(header)))
+        if filled:
+            first = self._sniff(filled[0], given, where)
+            header = _has_header(first, told, filled[0], where) if header is None else header
+            fixed = _dialect(delim, header, first)
+            columns = told or self._csv_columns(filled, fixed, first, where)
+            if header:
+                self._check_headers(filled, int(first["SkipRows"]), where)
+        elif told is None:
+            raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
+        else:
+            fixed, columns = tuple(given), told
+        options = (("auto_detect", "false"), *fixed, *_columns(columns), *self._hive(found, where))
+        everything = self._with_hive("csv", found, columns, options, where)
+        return DataSource(Scan("csv", everything, options), found.files)
+
+    def _told(self, schema: Mapping[str, str] | None) -> Schema | None:
+        if schema is None:
+            return None
+        return self.engine.describe("SELECT * FROM __in0", {"__in0": Schema.of(schema.items())})
+
+    def _sniff(self, file: FileInfo, given: Iterable[tuple[str, str]], where: str) -> Any:
+        options = "".join(f", {name} = {literal}" for name, literal in given)
+        with _unreadable(where), self.engine.cursor() as cursor:
+            return cursor.record(f"FROM sniff_csv({quote.value(file.path)}{options})")
+
+    def _csv_columns(self, files: list[FileInfo], fixed: Options, first: Any, where: str) -> Schema:
+        """Names of the first file; types in which the values of several files fit."""
+        one = _sniffed(first)
+        schemas = [one] if self._has_rows(files[0], fixed, one) else []
+        for file in files[1 :: -(-len(files) // SNIFFED_FILES)]:
+            other = _sniffed(self._sniff(file, fixed, where))
+            if other.names != one.names:
+                raise _differ(where, files[0].path, one, file.path, other)
+            if self._has_rows(file, fixed, other):
+                schemas.append(other)
+        tables = {f"__in{i}": schema for i, schema in enumerate(schemas or [one])}
+        sql = " UNION ALL ".join(f"SELECT * FROM {name}" for name in tables)
+        return self.engine.describe(sql, tables)
+
+    def _has_rows(self, file: FileInfo, fixed: Options, found: Schema) -> bool:
+        """A file of a header alone says nothing about types; DuckDB takes it for text."""
+        if any(kind != "VARCHAR" for kind in found.types):
+            return True
+        options = (("auto_detect", "false"), *fixed, *_columns(found))
+        with self.engine.cursor() as cursor:
+            return bool(cursor.rows(f"FROM {reader('csv', [file.path], options)} LIMIT 1"))
+
+    def _check_headers(self, files: list[FileInfo], skip: int, where: str) -> None:
+        """The same first line in all files; else a column would be read as another."""
+        first = self._line(files[0], skip)
+        for file in files[1:CHECKED_FILES]:
+            line = self._line(file, skip)
+            if line is not None and first is not None and line != first:
+                raise SchemaMismatch(
+                    f"{where}: {files[0].path} begins with the header {first!r}, and "
+                    f"{file.path} with {line!r}. Read them apart and union() the frames."
+                )
+
+    def _line(self, file: FileInfo, skip: int) -> str | None:
+        """A line near the top of a local file; None where it cannot be looked at cheaply."""
+        local = self.storage(file.path).local_path(file.path)
+        if local is None or local.endswith((".zst", ".bz2")):
+            return None
+        with gzip.open(local) if local.endswith(".gz") else open(local, "rb") as stream:
+            for _ in range(skip):
+                stream.readline()
+            return stream.readline().decode("utf-8-sig", "replace").strip()
+
+    def json(self, paths: Paths, where: str, *, schema: Mapping[str, str] | None) -> DataSource:
+        found = self.find(paths, where)
+        # Other forms of dates would be guessed from a sample and not be known to a task.
+        options: Options = (("dateformat", "'iso'"), ("timestampformat", "'iso'"))
+        if schema is not None:
+            columns = self.engine.describe(
+                "SELECT * FROM __in0", {"__in0": Schema.of(schema.items())}
+            )
+        else:
+            filled = [file.path for file in found.files if file.size_bytes][:SNIFFED_FILES]
+            if not filled:
+                raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
+            off = (("hive_partitioning", "false"), ("union_by_name", "true"))
+            columns = self._described("json", filled, (*options, *off), where)
+        options = (*_columns(columns), *self._hive(found, where))
+        everything = self._with_hive("json", found, columns, options, where)
+        return DataSource(Scan("json", everything, options), found.files)
+
+    def _with_hive(
+        self, format: str, found: Found, columns: Schema, options: Options, where: str
+    ) -> Schema:
+        if not found.hive[0]:
+            return columns
+        return self._described(format, [found.files[0].path], options, where)
+
+    def _described(self, format: str, files: list[str], options: Options, where: str) -> Schema:
+        with _unreadable(where):
+            return self.engine.describe(f"FROM {reader(format, files, options)}", {})
+
+    # ---- other formats ---------------------------------------------------------------
+
+    def arrow(self, paths: Paths, where: str) -> DataSource:
+        found = self.find(paths, where)
+        first, *others = found.files[:CHECKED_FILES]
+        schema = self._arrow_schema(first)
+        for file in others:
+            other = self._arrow_schema(file)
+            if other != schema:
+                raise _differ(where, first.path, schema, file.path, other)
+        return DataSource(Scan("arrow", schema), found.files)
+
+    def _arrow_schema(self, file: FileInfo) -> Schema:
+        with rows.opened(self.storage(file.path), file.path) as opened:
+            return self.engine.schema_of(opened.schema.empty_table())
+
+    def text(self, paths: Paths, where: str, *, whole: bool) -> DataSource:
+        found = self.find(paths, where)
+        schema = Schema.of([("path", "VARCHAR"), ("text" if whole else "line", "VARCHAR")])
+        options = (("whole", "true"),) if whole else ()
+        return DataSource(Scan("text", schema, options), found.files)
+
+    def fixed(self, paths: Paths, fields: Mapping[str, int], where: str) -> DataSource:
+        from millpond.formats.fixed import Layout, count
+
+        layout = Layout.of(fields, where)
+        found = self.find(paths, where)
+        for file in found.files:
+            count(file, layout)
+        options = (("fields", json.dumps(dict(fields))),)
+        return DataSource(Scan("fixed", layout.schema, options), found.files)
+
+
+class _unreadable:
+    """Errors of DuckDB while it looks into a file: the call, and the file as DuckDB says it."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, SqlError):
+            raise FileUnreadable(f"{self._where}: {error}") from error.__cause__
+        if isinstance(error, MillpondError):
+            raise error.located(self._where) from error.__cause__
+
+
+def _has_header(sniffed: Any, told: Schema | None, file: FileInfo, where: str) -> bool:
+    found = _sniffed(sniffed)
+    if told is None:
+        return bool(sniffed["HasHeader"])
+    if len(found) != len(told):
+        raise SchemaMismatch(
+            f"{where}: {file.path} has {len(found)} columns, and schema= has {len(told)}."
+        )
+    names = [name.casefold() for name in found.names]
+    if all(kind == "VARCHAR" for kind in found.types):
+        # Nothing tells a header from text but the names that the user expects.
+        return names == [name.casefold() for name in told.names]
+    return bool(sniffed["HasHeader"])
+
+
+def _dialect(delim: str, header: bool, sniffed: Any) -> Options:
+    """What was sniffed, as options that leave nothing to sniff."""
+    text = {
+        name: "" if sniffed[column] in (None, "(empty)") else sniffed[column]
+        for name, column in (("quote", "Quote"), ("escape", "Escape"), ("comment", "Comment"))
+    }
+    options = [
+        ("delim", quote.value(delim)),
+        ("header", quote.value(header)),
+        ("skip", quote.value(int(sniffed["SkipRows"]))),
+        *((name, quote.value(item)) for name, item in text.items()),
+    ]
+    for name, column in (("dateformat", "DateFormat"), ("timestampformat", "TimestampFormat")):
+        if sniffed[column]:
+            options.append((name, quote.value(sniffed[column])))
+    return tuple(options)
+
+
+def _sniffed(found: Any) -> Schema:
+    return Schema.of((column["name"], column["type"]) for column in found["Columns"])
+
+
+def _columns(schema: Schema | None) -> Options:
+    if schema is None:
+        return ()
+    items = ", ".join(f"{quote.name(f.name)}: {quote.value(f.type)}" for f in schema)
+    return (("columns", "{" + items + "}"),)
+
+
+def _differ(where: str, one: str, first: Schema, two: str, second: Schema) -> SchemaMismatch:
+    def said(fields: Iterable[Field]) -> str:
+        return ", ".join(f"{field.name} {field.type}" for field in fields)
+
+    missing = [f for f in first if second.find(f.name) is None]
+    more = [f for f in second if first.find(f.name) is None]
+    other = [f for f in second if (was := first.find(f.name)) is not None and was.type != f.type]
+    told = [
+        *([f"lacks {said(missing)}"] if missing else []),
+        *([f"has also {said(more)}"] if more else []),
+        *([f"has other types: {said(other)}"] if other else []),
+    ] or [f"has another order: {said(second)}"]
+    return SchemaMismatch(
+        f"{where}: {two} {' and '.join(told)}, compared with {one} ({said(first)}). "
+        "read_parquet(…, union_by_name=True) fills what is missing with NULL; else read them "
+        "apart and union() the frames."
+    )

@@ -1,0 +1,172 @@
+"""Sinks: one file or a folder, every format read back, and a target that stays as it was."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from millpond.errors import MillpondError, OptionError, SchemaMismatch, TargetNotEmpty, TaskError
+from millpond.options import options
+from millpond.session import Session
+
+
+@pytest.fixture(params=["auto", "staged"])
+def sp(request: pytest.FixtureRequest) -> Iterator[Session]:
+    with Session(options(shape=request.param, split_bytes=1_000, threads=2)) as session:
+        yield session
+
+
+def names(folder: Path) -> list[str]:
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return sorted(str(p) for p in found if not any(part.startswith(".") for part in p.parts))
+
+
+def numbers(sp: Session, n: int = 1_000) -> Any:
+    return sp.from_arrow(pa.table({"x": list(range(n)), "s": [f"é{i}" for i in range(n)]}))
+
+
+def test_a_path_with_the_ending_of_the_format_is_one_file(sp: Session, tmp_path: Path) -> None:
+    for ending in (".parquet", ".csv", ".csv.gz", ".json", ".jsonl.zst", ".arrow"):
+        target = tmp_path / f"out{ending}"
+        write = getattr(
+            numbers(sp), f"write_{'json' if 'json' in ending else ending.split('.')[1]}"
+        )
+
+        written = write(target)
+
+        assert written.files == (str(target),)
+        assert written.rows == 1_000
+    assert len(names(tmp_path)) == 6
+    assert sp.read_csv(tmp_path / "out.csv.gz").take(2) == [
+        {"x": 0, "s": "é0"},
+        {"x": 1, "s": "é1"},
+    ]
+    assert sp.read_json(tmp_path / "out.jsonl.zst").count() == 1_000
+    assert sp.read_arrow(tmp_path / "out.arrow").sort("x desc").take(1) == [{"x": 999, "s": "é999"}]
+    assert duckdb.sql(f"SELECT x FROM '{tmp_path}/out.parquet'").fetchall()[-1] == (999,)
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "json", "arrow"])
+def test_partitions_that_were_asked_for_are_files(sp: Session, tmp_path: Path, format: str) -> None:
+    frame = numbers(sp).repartition(3)
+    target = tmp_path / f"out.{format}"
+
+    written = getattr(frame, f"write_{format}")(target)
+
+    assert names(target) == [f"part-0000{i}.{format}" for i in range(3)]
+    assert written.rows == 1_000
+    assert getattr(sp, f"read_{format}")(target).take_all() == frame.take_all()
+
+
+def test_error_overwrite_and_append(sp: Session, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    numbers(sp, 10).repartition(3).write_parquet(target)
+
+    with pytest.raises(TargetNotEmpty, match="mode='overwrite'"):
+        numbers(sp).write_parquet(target)
+    for n in (2, 3):
+        numbers(sp, n).repartition(2).write_parquet(target, mode="append")
+    assert [row["x"] for row in sp.read_parquet(target).take_all()] == [*range(10), 0, 1, 0, 1, 2]
+
+    numbers(sp, 4).repartition(2).write_parquet(target, mode="overwrite")
+    assert names(target) == ["part-00000.parquet", "part-00001.parquet"]
+    assert sp.read_parquet(target).count() == 4
+
+
+def test_overwriting_what_the_frame_reads(sp: Session, tmp_path: Path) -> None:
+    target = tmp_path / "out.parquet"
+    numbers(sp, 10).write_parquet(target)
+
+    sp.read_parquet(target).filter("x > 6").write_parquet(target, mode="overwrite")
+
+    assert [row["x"] for row in sp.read_parquet(target).take_all()] == [7, 8, 9]
+
+
+def test_a_failing_write_leaves_the_target_as_it_was(sp: Session, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    numbers(sp, 10).repartition(2).write_parquet(target)
+    before = names(tmp_path)
+
+    def broken(row: dict[str, Any]) -> dict[str, Any]:
+        if row["x"] == 900:
+            raise ValueError("no nine hundred")
+        return {"x": row["x"]}
+
+    frame = numbers(sp).repartition(4).map(broken, schema={"x": "BIGINT"})
+    for mode in ("overwrite", "append"):
+        with pytest.raises(TaskError, match="no nine hundred"):
+            frame.write_parquet(target, mode=mode)
+    assert names(tmp_path) == before
+    assert sp.read_parquet(target).count() == 10
+
+
+def test_no_rows_are_a_file_with_columns(sp: Session, tmp_path: Path) -> None:
+    none = numbers(sp).filter("x < 0")
+
+    assert none.write_parquet(tmp_path / "none.parquet").rows == 0
+    assert none.write_csv(tmp_path / "none.csv").rows == 0
+    assert sp.read_parquet(tmp_path / "none.parquet").columns == ["x", "s"]
+    assert (tmp_path / "none.csv").read_text() == "x,s\n"
+
+
+def test_fixed_records_there_and_back(sp: Session, tmp_path: Path) -> None:
+    frame = numbers(sp).map("format('{:05d}', x) AS key, repeat('v', 3) AS value")
+
+    frame.write_fixed(tmp_path / "out.bin", {"key": 5, "value": 3})
+
+    back = sp.read_fixed(tmp_path / "out.bin", {"key": 5, "value": 3})
+    assert back.take(1) == [{"key": b"00000", "value": b"vvv"}]
+    back.sort("key desc").write_fixed(tmp_path / "sorted.bin")
+    assert (tmp_path / "sorted.bin").read_bytes()[:16] == b"00999vvv00998vvv"
+    with pytest.raises(MillpondError, match="has 5 bytes"):
+        frame.write_fixed(tmp_path / "bad.bin", {"key": 4, "value": 3})
+    with pytest.raises(SchemaMismatch, match="'x' is BIGINT"):
+        numbers(sp).write_fixed(tmp_path / "bad.bin", {"x": 8, "s": 3})
+
+
+def test_options_of_the_formats(sp: Session, tmp_path: Path) -> None:
+    numbers(sp, 3).write_parquet(tmp_path / "a.parquet", compression="zstd")
+    numbers(sp, 3).write_csv(tmp_path / "a.csv", delim="|", header=False)
+    numbers(sp, 3).write_json(tmp_path / "a.json", array=True)
+
+    codec = f"SELECT DISTINCT compression FROM parquet_metadata('{tmp_path}/a.parquet')"
+    assert duckdb.sql(codec).fetchall() == [("ZSTD",)]
+    assert (tmp_path / "a.csv").read_text().startswith("0|é0\n")
+    assert sp.read_json(tmp_path / "a.json").count() == 3
+    with pytest.raises(MillpondError, match="colour"):
+        numbers(sp).write_parquet(tmp_path / "b.parquet", colour="red")
+    with pytest.raises(OptionError, match="colour"):
+        numbers(sp).write_arrow(tmp_path / "b.arrow", colour="red")
+    with pytest.raises(OptionError, match="'sometimes'"):
+        numbers(sp).write_parquet(tmp_path / "b.parquet", mode="sometimes")
+    assert len(names(tmp_path)) == 3
+
+
+def test_lazy_writes_happen_together(sp: Session, tmp_path: Path) -> None:
+    lazy = [numbers(sp, i).write_parquet_lazy(tmp_path / f"{i}.parquet") for i in (1, 2)]
+    assert names(tmp_path) == []
+
+    sp.wait(*lazy)
+
+    assert names(tmp_path) == ["1.parquet", "2.parquet"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_target_is_one_clear_error(sp: Session, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+
+    with pytest.raises(MillpondError, match="closed"):
+        numbers(sp).write_parquet(tmp_path / "closed" / "a.parquet")
+
+
+def test_a_target_below_a_file_is_one_clear_error(sp: Session, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+
+    with pytest.raises(MillpondError, match="file"):
+        numbers(sp).write_parquet(tmp_path / "file" / "a.parquet")
+    with pytest.raises(MillpondError, match="file"):
+        numbers(sp).write_parquet(tmp_path / "file", mode="append")
