@@ -148,6 +148,13 @@ def query(text: str, where: str, dialect: Dialect) -> Query:
     return Query(sql, _varies([node]))
 
 
+def may_name(sql: str, table: str) -> bool:
+    """Could `sql` read the table of this name? False is certain: nothing is opened for it."""
+    text, name = sql.casefold(), table.casefold()
+    # A name may be made at run time, or spelt with escapes.
+    return name in text or '"' in name or any(sign in text for sign in ("query", 'u&"'))
+
+
 def _bare_select(text: str, where: str, dialect: Dialect) -> tuple[Tree, str]:
     node, sql = _statement(text, "SELECT ", where, dialect)
     extra = [
