@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from part_files import numbers_batch, write_part
+from tests.unit.part_files import numbers_batch, write_part
 from runtime_values import sink, source
 
 from millpond.errors import StorageError

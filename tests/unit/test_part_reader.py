@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from part_files import from_disk, numbers_batch, read, wanted, write_part
+from tests.unit.part_files import from_disk, numbers_batch, read, wanted, write_part
 
 from millpond.physical.stages import PartRef
 from millpond.shuffle.read import PartsUnreadable, check_part, read_part_rows
