@@ -5,7 +5,7 @@ bare DuckDB takes is taken, and nothing else. A text is kept as the user wrote i
 only sort keys are split and written anew.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +51,13 @@ class Dialect:
 
     `parse` gives DuckDB's JSON tree of a text of SELECT statements, or raises `SqlError`
     with the position; `unparse` turns one back to text; `describe` names and types the
-    result of a query over typed empty inputs, or raises `SqlError`.
+    result of a query over typed empty inputs, or raises `SqlError`; a third argument is SQL
+    that makes macros which the query may call.
     """
 
     parse: Callable[[str], Tree]
     unparse: Callable[[Tree], str]
-    describe: Callable[[str, Mapping[str, Schema]], Schema]
+    describe: Callable[..., Schema]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,13 @@ def query(text: str, where: str, dialect: Dialect) -> Query:
     """`text` as exactly one query."""
     node, sql = _statement(text, "", where, dialect)
     return Query(sql, _varies([node]))
+
+
+def may_name(sql: str, table: str) -> bool:
+    """Could `sql` read the table of this name? False is certain: nothing is opened for it."""
+    text, name = sql.casefold(), table.casefold()
+    # A name may be made at run time, or spelt with escapes.
+    return name in text or '"' in name or any(sign in text for sign in ("query", 'u&"'))
 
 
 def _bare_select(text: str, where: str, dialect: Dialect) -> tuple[Tree, str]:
