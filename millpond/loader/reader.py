@@ -20,6 +20,8 @@ from millpond.loader.columns import to_arrow
 from millpond.loader.flat import LocalShards, RemoteShards
 from millpond.loader.gather import ShardRows, Verify
 from millpond.loader.loader import Loader, OnError, Settings
+from millpond.loader.mds import INDEX as MDS_INDEX
+from millpond.loader.mds import MdsRows
 from millpond.loader.order import Shuffle
 from millpond.loader.parquet import ParquetRows
 from millpond.loader.plan import Choice, identity_of, order_of, sequence_about, units_of
@@ -160,7 +162,7 @@ def open_dataset(
     verify: Verify = "first",
     select: Select | None = None,
 ) -> Dataset:
-    """Open a training set: a local path, a URI, a mount; also a folder of Parquet.
+    """Open a training set: a local path, a URI, a mount; also Parquet, or MDS shards.
 
     `verify` is `"first"` (each value is checked when this process first reads it),
     `"always"` or `"off"`. `select` evaluates filters. Reads the index, or the footers.
@@ -185,14 +187,16 @@ def _rows(root: str, storage: Storage, verify: Verify) -> RowSource:
         data = storage.read_many([Range(file, 0, -1)])[0]
         index = read_index(bytes(data), file)
         return ShardRows(root, index, _shards(root, index, storage), verify)
+    if storage.stat(f"{root}/{MDS_INDEX}") is not None:
+        return MdsRows(root, storage)
     found = [info for info in storage.list(root) if info.path.endswith(".parquet")]
     if found:
         return ParquetRows(root, storage, found)
     if next(iter(storage.list(root)), None) is None:
         raise PathNotFound(root, "open_dataset")
     raise FileUnreadable(
-        f"open_dataset({root!r}): neither an index ({INDEX_NAME}) nor Parquet files lie here. "
-        "Write a training set with write_dataset, or pass the folder of one."
+        f"open_dataset({root!r}): neither an index ({INDEX_NAME}) nor MDS shards or Parquet lie "
+        "here. Write a training set with write_dataset, or pass the folder of one."
     )
 
 
