@@ -107,13 +107,13 @@ def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> 
     import pyarrow as pa
 
     names = wanted.names
-    width = len(names)
+    known = set(names)
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
             what = f"{name} gave {type(row).__name__} for row {first + i}, not a dict"
             raise FunctionError(f"{what}.", None, "")
-        if len(row) > width or (len(row) < width and not row.keys() <= set(names)):
-            extra = sorted(map(str, set(row) - set(names)))
+        if not row.keys() <= known:
+            extra = sorted(map(str, set(row) - known))
             raise FunctionError(
                 f"{name} gave the field {extra[0]!r} for row {first + i}, which its schema "
                 f"({', '.join(names)}) does not have. Pass schema= with all of its columns.",
