@@ -30,7 +30,8 @@ from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
 from millpond.physical.fragment import plain
-from millpond.physical.planner import Physical, Settings, plan_stages, why_staged
+from millpond.physical.planner import plan_stages
+from millpond.physical.shape import Physical, Settings, why_staged
 from millpond.physical.stages import OutputFile, PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n

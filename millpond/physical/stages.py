@@ -56,7 +56,16 @@ class PythonStep:
     schema: Schema
 
 
-Step = SqlStep | PythonStep
+@dataclass(frozen=True, slots=True)
+class RecordSortStep:
+    """Files of fixed-width records, sorted by one field, file to file and without SQL."""
+
+    fields: tuple[tuple[str, int], ...]
+    key: str
+    schema: Schema
+
+
+Step = SqlStep | PythonStep | RecordSortStep
 
 
 @dataclass(frozen=True, slots=True)
