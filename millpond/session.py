@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
-from millpond.errors import MillpondError, TargetNotEmpty, TaskError
+from millpond.errors import MillpondError, OptionError, TargetNotEmpty, TaskError
 from millpond.events import Event, Published, RunFinished, RunStarted
 from millpond.expr import Dialect, parse
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
 from millpond.formats.scan import Scan
+from millpond.keep import Keeper
 from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
@@ -36,6 +37,7 @@ from millpond.physical.stages import OutputFile, PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
+from millpond.plan.partitioning import partitioning
 from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
 from millpond.runtime import Journal, Outcome, StageOutcome, run
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from millpond.runtime import Runtime
+
+KEPT_IN_MEMORY_BYTES = 64 * 2**20  # Of one computed frame; beyond, its rows go to files.
 
 
 def init(
@@ -317,6 +321,48 @@ class Session:
         self._emit(Published(len(staged), result.rows, result.size_bytes))
         self._forget(physical)
         return _write_result(staged, result.rows)
+
+    def keep(self, plan: n.Node) -> n.Node:
+        """Compute, and keep the rows of each partition: in memory while they are small."""
+        settings = self._settings()
+        if partitioning(plan).n not in (None, 1):  # Its partitions may be observed later.
+            settings = replace(settings, shape="staged")
+        physical = plan_stages(self._optimized(plan), settings)
+        result = self._run(physical).only
+        kept = Keeper(self.arrow_schema(plan.schema), self._kept_folder(), KEPT_IN_MEMORY_BYTES)
+        try:
+            if result.parts and result.parts[0].path.startswith("memory:"):
+                kept.add(self._worker.memory.pop(result.parts[0].path).to_batches())
+            else:
+                stage = physical.stages[-1]
+                schema = self._worker.engine.arrow_schema(stage.schema)
+                for i in range(len(result.parts)):
+                    rows = PartRows(stage.id, stage.schema, first_part=i, n_parts=1,
+                                    parts=result.parts)  # fmt: skip
+                    kept.add(read_part_rows(rows, schema, self._worker.ranges))
+        finally:
+            self._forget(physical)
+        splits, files = kept.splits()
+        scan = Scan("memory" if not files else "arrow", plan.schema)
+        rows_ = ArrowRows(kept.table()) if not files else None
+        return n.Kept(plan, n.DataSource(scan, files, rows_), splits)
+
+    def _kept_folder(self) -> str:
+        return os.path.join(
+            os.path.dirname(self._worker_options.parts), "kept", secrets.token_hex(8)
+        )
+
+    def check_resources(self, cpus: float, gpus: float, where: str) -> None:
+        """More than this machine has would wait for ever. A cluster may grow: it is asked later."""
+        if self.options.runtime != "local":
+            return
+        if cpus > self.options.threads:
+            raise OptionError(
+                f"{where}: cpus={cpus:g}, and this session has {self.options.threads} threads. "
+                "Ask for less, or open it with init(threads=…)."
+            )
+        if gpus > 0 and not any(name.startswith("nvidia") for name in os.listdir("/dev")):
+            raise OptionError(f"{where}: gpus={gpus:g}, and this machine has no GPU.")
 
     def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str:
         """The plan as text; with `physical` its stages as well."""

@@ -19,7 +19,7 @@ from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
 from millpond.engine.write import write_rows
 from millpond.errors import MillpondError, TaskError, WorkerLost
-from millpond.formats.rows import FORMATS, read_rows
+from millpond.formats.rows import FORMATS, read_rows, schema_of
 from millpond.formats.scan import Scan, Split, scan_sql
 from millpond.physical.stages import (
     OutputFile,
@@ -147,6 +147,7 @@ class _Run:
         # What a stream raised while DuckDB read it: DuckDB only tells that something did.
         self.failure: MillpondError | None = None
         self._bounds: pa.Array | None = None
+        self._called: set[str] = set()
         self._cursors: list[Cursor] = []
         self._interrupted = False
 
@@ -203,6 +204,12 @@ class _Run:
 
     def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
         """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""
+        for udf in step.udfs:
+            if udf.name in self._called:  # All cursors of a process share their functions.
+                continue
+            self._called.add(udf.name)
+            kinds = [field.type for field in udf.parameters]
+            cursor.function(udf.name, functions.vectorised(udf, self._fail), kinds, udf.returns)
         if rows is not None:
             place = self.task.fragment.steps.index(step)
             cursor.register("__s0", self._reader(rows, self.task.fragment.steps[place - 1]))
@@ -218,7 +225,7 @@ class _Run:
                     held = [s.rows.table for s in splits if s.rows is not None]
                     if held:
                         table = f"__rows{i}"
-                        cursor.register(table, held[0])
+                        cursor.register(table, held[0] if len(held) == 1 else _together(held))
                     how = "NOT MATERIALIZED"
                     if scan.format in FORMATS and not table:
                         # A stream is read once, whatever the query names how often.
@@ -233,12 +240,18 @@ class _Run:
                         cursor.register(name, table_)
         return f"WITH {', '.join(views)}\n{_nested(step.sql)}" if views else step.sql
 
+    def _fail(self, error: MillpondError) -> None:
+        self.failure = self.failure or error
+
     def _stream(self, scan: Scan, splits: Sequence[Split]) -> pa.RecordBatchReader:
         """Rows of a format that DuckDB does not read by itself."""
         import pyarrow as pa
 
         slices = [piece for split in splits for piece in split.slices]
         schema = self.worker.engine.arrow_schema(scan.schema)
+        if scan.format == "arrow" and slices:  # Its own types; the query casts.
+            own = schema_of(self.worker.storage(slices[0].path), slices[0].path)
+            schema = pa.schema([own.field(name) for name in scan.schema.names])
 
         def kept() -> Iterator[pa.RecordBatch]:
             try:
@@ -397,6 +410,12 @@ class _Run:
         ref = PartRef(stage, partition, attempt, "memory", path, table.nbytes, 1, 0, 0, 0,
                       table.num_rows)  # fmt: skip
         return {"part": ref, "rows": table.num_rows, "size_bytes": table.nbytes}
+
+
+def _together(tables: Sequence[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables)
 
 
 def _nested(sql: str) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ class Engine:
         try:
             yield cursor
         finally:
-            raw.close()
+            cursor.close()
 
     @contextmanager
     def watched_cursor(self) -> Iterator[Cursor]:
@@ -146,12 +146,16 @@ class Engine:
             text = quote.value(json.dumps(tree))
             return str(cursor.rows(f"SELECT json_deserialize_sql({text}::JSON)")[0][0])
 
-    def describe(self, sql: str, inputs: Mapping[str, Schema]) -> Schema:
+    def describe(
+        self, sql: str, inputs: Mapping[str, Schema], macros: Sequence[str] = ()
+    ) -> Schema:
         """Names and types of `sql` over empty tables of the given schemas; reads no data."""
         with self.cursor() as cursor:
             for name, schema in inputs.items():
                 items = ", ".join(f"NULL::{f.type} AS {quote.name(f.name)}" for f in schema)
                 cursor.run(f"CREATE TEMP VIEW {quote.name(name)} AS SELECT {items or '1 AS empty'}")
+            for macro in macros:
+                cursor.run(macro)
             rows = cursor.rows(f"DESCRIBE {sql}")
         return Schema.of((row[0], row[1]) for row in rows)
 
@@ -190,6 +194,7 @@ class Cursor:
 
     def __init__(self, raw: Any, engine: Engine) -> None:
         self._raw = raw
+        self._functions: list[str] = []
         self._engine = engine
         self._registered: list[str] = []
 
@@ -203,6 +208,22 @@ class Cursor:
         for name in self._registered:
             self._raw.unregister(name)
         self._registered.clear()
+
+    def function(
+        self, name: str, call: Callable[..., Any], parameters: Sequence[str], returns: str
+    ) -> None:
+        """Let SQL call `call`, with Arrow arrays, as `name`, until this cursor is closed."""
+        with self._errors():
+            self._raw.create_function(
+                name, call, list(parameters), returns, type="arrow", null_handling="special",
+                side_effects=True,
+            )  # fmt: skip
+        self._functions.append(name)
+
+    def close(self) -> None:
+        for name in self._functions:
+            self._raw.remove_function(name)
+        self._raw.close()
 
     def run(self, sql: str) -> None:
         with self._errors():

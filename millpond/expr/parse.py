@@ -5,7 +5,7 @@ bare DuckDB takes is taken, and nothing else. A text is kept as the user wrote i
 only sort keys are split and written anew.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +51,13 @@ class Dialect:
 
     `parse` gives DuckDB's JSON tree of a text of SELECT statements, or raises `SqlError`
     with the position; `unparse` turns one back to text; `describe` names and types the
-    result of a query over typed empty inputs, or raises `SqlError`.
+    result of a query over typed empty inputs, or raises `SqlError`; a third argument is SQL
+    that makes macros which the query may call.
     """
 
     parse: Callable[[str], Tree]
     unparse: Callable[[Tree], str]
-    describe: Callable[[str, Mapping[str, Schema]], Schema]
+    describe: Callable[..., Schema]
 
 
 @dataclass(frozen=True, slots=True)

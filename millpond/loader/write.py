@@ -14,7 +14,6 @@ from millpond.formats.shard_index import INDEX_NAME, index_bytes
 from millpond.formats.shards import ShardInfo, ShardWriter
 from millpond.storage import Staged, Storage, open_storage
 
-
 # Rows to write before the size of a new shard is looked at.
 _SLICE = 8192
 

@@ -57,7 +57,7 @@ class _Rewriter:
 
     def _with_inputs(self, node: n.Node) -> n.Node:
         match node:
-            case n.DataSource():
+            case n.DataSource() | n.Kept():
                 return node
             case n.Join():
                 left, right = self.rewrite(node.left), self.rewrite(node.right)

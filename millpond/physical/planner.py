@@ -8,7 +8,7 @@ until it has a better way; `explain()` says which.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from millpond.expr import Expression, SortKey, quote
+from millpond.expr import SortKey, quote
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
 from millpond.physical.identity import stage_fingerprint
@@ -34,6 +34,7 @@ from millpond.physical.stages import (
 )
 from millpond.plan import nodes as n
 from millpond.plan.fingerprint import source_identity
+from millpond.plan.nodes import Udf
 from millpond.plan.partitioning import partitioning
 from millpond.schema import Field, Schema
 
@@ -56,6 +57,7 @@ class Pipe:
     determinism: Determinism = FIXED
     resources: Resources = ONE_CPU
     title: str = ""
+    udfs: tuple[Udf, ...] = ()  # Functions that `sql` calls.
 
     def then(self, sql: Pieces, schema: Schema, title: str) -> "Pipe":
         return replace(self, sql=sql, schema=schema, title=_titled(self.title, title))
@@ -100,7 +102,7 @@ class _Planner:
 
     def _lower(self, node: n.Node) -> Pipe:
         """The pipe of a node; a node that several read is computed once, in a stage."""
-        if self._readers[id(node)] == 1 or isinstance(node, n.DataSource):
+        if self._readers[id(node)] == 1 or isinstance(node, n.DataSource | n.Kept):
             return self._pipe(node)
         if id(node) not in self._shared:
             pipe = self._pipe(node)
@@ -112,13 +114,10 @@ class _Planner:
         match node:
             case n.DataSource():
                 return self._source(node, None)
-            case (
-                n.Project(expression=Expression(varies=varies))
-                | n.Filter(predicate=Expression(varies=varies))
-            ):
-                pipe = self._lower(node.input)
-                pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, _word(node))
-                return replace(pipe, determinism=VARIES) if varies else pipe
+            case n.Kept():
+                return self._kept(node)
+            case n.Project() | n.Filter():
+                return self._row_wise(node, self._lower(node.input))
             case n.PythonBatches():
                 return self._python(node)
             case n.Limit():
@@ -170,6 +169,10 @@ class _Planner:
             (source,), f.slot(0), node.schema, len(splits), title=f"read {node.scan.format}"
         )
 
+    def _kept(self, node: n.Kept) -> Pipe:
+        source = SourceInput(node.source.scan, node.splits, identity=source_identity(node.source))
+        return Pipe((source,), f.slot(0), node.schema, len(node.splits), title="read kept rows")
+
     def _python(self, node: n.PythonBatches) -> Pipe:
         call = node.call
         before = node.input
@@ -192,6 +195,7 @@ class _Planner:
             steps=(*_steps(pipe), PythonStep(call, given, gives)),
             sql=f.cast(f.slot(0), gives, node.schema, False),
             schema=node.schema,
+            udfs=(),
             title=_titled(pipe.title, call.name),
             determinism=pipe.determinism if call.deterministic else VARIES,
         )
@@ -313,10 +317,16 @@ class _Planner:
         if node is source:
             return self._source(source, count)
         assert isinstance(node, n.Project | n.Filter)
-        pipe = self._replanned(node.input, source, count)
+        return self._row_wise(node, self._replanned(node.input, source, count))
+
+    def _row_wise(self, node: n.Project | n.Filter, pipe: Pipe) -> Pipe:
+        if _clash(_called(pipe), node.udfs):
+            stage = self._close(pipe, ToPart(), "hand over")
+            pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
         pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, _word(node))
         varies = (node.expression if isinstance(node, n.Project) else node.predicate).varies
-        return replace(pipe, determinism=VARIES) if varies else pipe
+        udfs = tuple(dict.fromkeys((*pipe.udfs, *node.udfs)))
+        return replace(pipe, determinism=VARIES if varies else pipe.determinism, udfs=udfs)
 
     # ---- several inputs --------------------------------------------------------------
 
@@ -362,7 +372,8 @@ class _Planner:
         queries: list[Pieces] = []
         determinism = FIXED
         for pipe in pipes:
-            if (pipe.steps and len(pipes) > 1) or pipe.resources != ONE_CPU:
+            apart = pipe.steps or pipe.udfs
+            if (apart and len(pipes) > 1) or pipe.resources != ONE_CPU:
                 stage = self._close(pipe, ToPart(), "hand over")
                 pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
             queries.append(f.shifted(pipe.sql, len(inputs)))
@@ -372,7 +383,8 @@ class _Planner:
         names = {pipe.title for pipe in pipes if pipe.title}
         count = max((pipe.n for pipe in pipes), default=1)
         return Pipe(tuple(inputs), f.render(node, tuple(queries)), node.schema, count, steps,
-                    determinism, title=_titled(" + ".join(sorted(names)), title))  # fmt: skip
+                    determinism, title=_titled(" + ".join(sorted(names)), title),
+                    udfs=pipes[0].udfs if len(pipes) == 1 else ())  # fmt: skip
 
     # ---- stages ----------------------------------------------------------------------
 
@@ -406,7 +418,19 @@ class _Planner:
 def _steps(pipe: Pipe) -> tuple[Step, ...]:
     if pipe.steps and f.is_plain(pipe.sql):
         return pipe.steps
-    return (*pipe.steps, SqlStep(f.text(pipe.sql), pipe.schema))
+    return (*pipe.steps, SqlStep(f.text(pipe.sql), pipe.schema, pipe.udfs))
+
+
+def _called(pipe: Pipe) -> tuple[Udf, ...]:
+    """The functions that a pipe's SQL calls, in all of its steps."""
+    before = (udf for step in pipe.steps if isinstance(step, SqlStep) for udf in step.udfs)
+    return (*before, *pipe.udfs)
+
+
+def _clash(some: tuple[Udf, ...], others: tuple[Udf, ...]) -> bool:
+    """Whether two different functions have one name; they cannot be in one task."""
+    named = {udf.name.casefold(): udf for udf in some}
+    return any(named.get(udf.name.casefold(), udf) != udf for udf in others)
 
 
 def _narrowed(pipe: Pipe) -> Pipe:

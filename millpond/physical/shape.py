@@ -59,6 +59,8 @@ def _observer(node: n.Node) -> str | None:
     match node:
         case n.PythonBatches(call=call):
             return f"{call.name} is a Python function"
+        case n.Project(udfs=(udf, *_)) | n.Filter(udfs=(udf, *_)):
+            return f"{udf.name} is a Python function"
         case n.SqlEngine() if any(partitioning(i).n != 1 for i in node.inputs):
             return "partial_sql observes partitions"
         case n.Sort(partial=True) if partitioning(node.input).n != 1:
@@ -107,7 +109,10 @@ class _Statement:
 
     def query(self, at: n.Node) -> Pieces:
         if isinstance(at, n.DataSource):
-            return self._source(at)
+            split = Split(tuple(FileSlice(file.path) for file in at.files), at.rows)
+            return self._source(SourceInput(at.scan, (split,), broadcast=True))
+        if isinstance(at, n.Kept):
+            return self._source(SourceInput(at.source.scan, at.splits, broadcast=True))
         if self._readers[id(at)] < 2:
             return self._render(at)
         if id(at) not in self._names:
@@ -122,9 +127,8 @@ class _Statement:
     def _render(self, at: n.Node) -> Pieces:
         return f.render(at, tuple(self.query(i) for i in n.inputs_of(at)))
 
-    def _source(self, at: n.DataSource) -> Pieces:
-        split = Split(tuple(FileSlice(file.path) for file in at.files), at.rows)
-        self.inputs.append(SourceInput(at.scan, (split,), broadcast=True))
+    def _source(self, source: SourceInput) -> Pieces:
+        self.inputs.append(source)
         return f.slot(len(self.inputs) - 1)
 
 

@@ -5,12 +5,14 @@ Every function takes `where`, the call as the user wrote it, for its errors, and
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from millpond.errors import OptionError, SchemaMismatch, SqlError
 from millpond.expr import Dialect, quote
 from millpond.expr import parse as p
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
+from millpond.plan.udfs import known
 from millpond.schema import Field, Schema
 
 IN = "__in0"
@@ -18,10 +20,14 @@ HOWS = ("inner", "left", "right", "full", "semi", "anti", "cross")
 
 
 def project(
-    node: n.Node, sql: str, where: str, dialect: Dialect, *, flat: bool = False
-) -> n.Project:
+    node: n.Node, sql: str, where: str, dialect: Dialect, *, flat: bool = False,
+    udfs: tuple[n.Udf, ...] = (),
+) -> n.Project:  # fmt: skip
     """A select list over each row; with `flat`, `unnest` may make several rows of one."""
+    dialect = known(dialect, udfs)
     expression = p.select_list(sql, node.schema, where, dialect, flat=flat)
+    if any(not udf.call.deterministic for udf in udfs):
+        expression = replace(expression, varies=True)
     schema = _describe(f"SELECT {expression.sql}\nFROM {IN}", node.schema, where, dialect)
     # An aggregate cannot stand beside a plain column: DuckDB's own word for "not row-wise".
     witness = Schema((*node.schema.fields, Field("__millpond_witness", "BIGINT")))
@@ -35,7 +41,7 @@ def project(
             f"{where}: an aggregate looks at many rows. Use group_by().agg() or sql() for the "
             "whole frame, or partial_sql() inside partitions."
         ) from None
-    return n.Project(node, expression, schema, flat)
+    return n.Project(node, expression, schema, flat, udfs)
 
 
 def select(node: n.Node, items: Sequence[str], where: str, dialect: Dialect) -> n.Project:
@@ -90,11 +96,16 @@ def drop(node: n.Node, names: Sequence[str], where: str, dialect: Dialect) -> n.
     return project(node, quote.names(kept), where, dialect)
 
 
-def filtered(node: n.Node, sql: str, where: str, dialect: Dialect) -> n.Filter:
+def filtered(
+    node: n.Node, sql: str, where: str, dialect: Dialect, udfs: tuple[n.Udf, ...] = ()
+) -> n.Filter:
     """Rows for which `sql` is true."""
+    dialect = known(dialect, udfs)
     predicate = p.predicate(sql, node.schema, where, dialect)
     _describe(f"SELECT * FROM {IN} WHERE (\n{predicate.sql}\n)", node.schema, where, dialect)
-    return n.Filter(node, predicate)
+    if any(not udf.call.deterministic for udf in udfs):
+        predicate = replace(predicate, varies=True)
+    return n.Filter(node, predicate, udfs)
 
 
 def python(

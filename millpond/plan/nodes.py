@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from millpond.expr import Expression, Query, SortKey
 from millpond.formats.memory import ArrowRows
-from millpond.formats.scan import Scan
-from millpond.schema import Schema
+from millpond.formats.scan import Scan, Split
+from millpond.schema import Field, Schema
 from millpond.storage import FileInfo
 
 
@@ -28,6 +28,19 @@ class DataSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Rows of `input` that were computed: one split of `source` per partition of it."""
+
+    input: "Node"
+    source: DataSource
+    splits: tuple[Split, ...]
+
+    @property
+    def schema(self) -> Schema:
+        return self.input.schema
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """A row-wise SQL select list. Keeps row order; with `flat`, rows may become several."""
 
@@ -35,6 +48,7 @@ class Project:
     expression: Expression
     schema: Schema
     flat: bool = False
+    udfs: tuple["Udf", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,7 @@ class Filter:
 
     input: "Node"
     predicate: Expression
+    udfs: tuple["Udf", ...] = ()
 
     @property
     def schema(self) -> Schema:
@@ -67,6 +82,16 @@ class PythonCall:
     cpus: float = 1.0
     gpus: float = 0.0
     group_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Udf:
+    """A Python function that SQL calls by `name`, with its types in DuckDB's words."""
+
+    name: str
+    call: PythonCall
+    parameters: tuple[Field, ...]
+    returns: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +281,7 @@ class DataSink:
 
 Node = (
     DataSource
+    | Kept
     | Project
     | Filter
     | PythonBatches
@@ -279,7 +305,7 @@ Node = (
 def inputs_of(node: Node) -> tuple[Node, ...]:
     """The nodes that `node` reads, in order."""
     match node:
-        case DataSource():
+        case DataSource() | Kept():
             return ()
         case Join(left=left, right=right):
             return (left, right)
