@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
-from millpond.errors import MillpondError, OptionError, TargetNotEmpty, TaskError
+from millpond.errors import MillpondError, OptionError, SchemaMismatch, TargetNotEmpty, TaskError
 from millpond.events import Event, Published, RunFinished, RunStarted
 from millpond.expr import Dialect, parse
 from millpond.formats.memory import ArrowRows
@@ -31,7 +31,8 @@ from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
 from millpond.physical.fragment import plain
-from millpond.physical.planner import Physical, Settings, plan_stages, why_staged
+from millpond.physical.planner import plan_stages
+from millpond.physical.shape import Physical, Settings, why_staged
 from millpond.physical.stages import OutputFile, PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
@@ -206,6 +207,8 @@ class Session:
         import pyarrow as pa
 
         table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+        if not table.num_columns:
+            raise SchemaMismatch("from_arrow(): the rows have no columns.")
         schema = self._worker.engine.schema_of(table)
         return DataFrame(self, n.DataSource(Scan("memory", schema), rows=ArrowRows(table)))
 
@@ -256,6 +259,7 @@ class Session:
 
     @property
     def dialect(self) -> Dialect:
+        self._check_open()
         return self._worker.engine.dialect
 
     @property
@@ -421,6 +425,7 @@ class Session:
             self._storage(file.staged.path).discard([file.staged])
 
     def _settings(self) -> Settings:
+        self._check_open()
         self._runs += 1
         return Settings(
             split_bytes=self.options.split_bytes,

@@ -7,6 +7,7 @@ variable, install or load no extension, and change no setting.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 VERSION: str = duckdb.__version__
 BATCH_ROWS = 122_880  # DuckDB's row group; see benchmarks/exchange.py.
+CLOSED = "this session is closed; open another with millpond.init()."
 _LOW_DISK_BYTES = 16 * 2**20
+_NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 class Engine:
@@ -73,7 +76,10 @@ class Engine:
     def cursor(self) -> Iterator[Cursor]:
         """A cursor of one's own; closed, and its tables forgotten, at the end."""
         with self._lock:
-            raw = self._root.cursor()
+            try:
+                raw = self._root.cursor()
+            except duckdb.ConnectionException:
+                raise MillpondError(CLOSED) from None
         cursor = Cursor(raw, self)
         try:
             yield cursor
@@ -118,6 +124,8 @@ class Engine:
             rows = cursor.rows(f"SELECT json_serialize_sql({quote.value(sql)}::VARCHAR)")
         tree: dict[str, Any] = json.loads(rows[0][0])
         if tree["error"]:
+            if tree["error_type"] == "not implemented":
+                raise SqlError("only queries are taken here: SELECT …, FROM … or WITH … SELECT.")
             place = tree.get("position")
             at = f", at character {int(place) + 1}." if place is not None else "."
             raise SqlError(str(tree["error_message"]).rstrip(".") + at)
@@ -285,8 +293,10 @@ def translated(error: duckdb.Error, scratch: str) -> MillpondError:
                 return DiskFull(f"no space left in {scratch}: {text}")
             return OutOfMemory(text)
         case duckdb.IOException():
-            if _is_full(scratch):
-                return DiskFull(f"no space left in {scratch}: {text}")
+            # DuckDB gives no error number of its own, but the system's words for it; and what
+            # it wrote is removed by now, so the disk itself may not be full any more.
+            if _NO_SPACE in text or _is_full(scratch):
+                return DiskFull(f"no space left on the disk: {text}")
             return FileUnreadable(text)
         case duckdb.InvalidInputException() | duckdb.HTTPException():
             return SqlError(text)

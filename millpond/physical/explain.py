@@ -1,6 +1,6 @@
 """Stages → text."""
 
-from millpond.physical.planner import Physical
+from millpond.physical.shape import Physical
 from millpond.physical.stages import (
     ConcatInput,
     PythonStep,

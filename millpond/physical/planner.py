@@ -5,15 +5,14 @@ groups exchange by their keys. What needs all rows at once runs whole, on one ta
 until it has a better way; `explain()` says which.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from millpond.expr import SortKey, quote
-from millpond.formats.parquet import RowGroups
-from millpond.formats.scan import FileSlice, Split
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
 from millpond.physical.identity import stage_fingerprint
+from millpond.physical.shape import Physical, Settings, fused, to_file, why_staged
 from millpond.physical.splits import can_cut, even_splits, source_splits
 from millpond.physical.stages import (
     ConcatInput,
@@ -30,8 +29,6 @@ from millpond.physical.stages import (
     Stage,
     StageInput,
     Step,
-    ToFile,
-    ToMemory,
     ToPart,
 )
 from millpond.plan import nodes as n
@@ -44,28 +41,6 @@ PID, KEY = "__millpond_pid", "__millpond_key"
 SAMPLED_TASKS, SAMPLED_ROWS = 16, 1_000
 ONE_CPU = Resources()
 FIXED, ANY_ORDER, VARIES = Determinism.FIXED, Determinism.ANY_ORDER, Determinism.VARIES
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What planning depends on besides the plan. `versions` goes into fingerprints."""
-
-    split_bytes: int
-    footer: Callable[[str], RowGroups]
-    sort_key: Callable[[Sequence[SortKey], Schema], str]
-    shape: str = "auto"
-    staged_only: bool = False  # The runtime is a cluster: nothing can be fused there.
-    versions: str = ""
-    run: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Physical:
-    """Stages in order, the shape, and why it was chosen."""
-
-    stages: tuple[Stage, ...]
-    shape: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,72 +65,11 @@ def plan_stages(node: n.Node, settings: Settings) -> Physical:
     """The stages that compute `node`: one fused statement where that is possible."""
     reason = why_staged(node, settings)
     if reason is None:
-        return Physical(
-            (_fused(node, settings),), "fused", "one machine, and nothing observes partitions"
-        )
+        why = "one machine, and nothing observes partitions"
+        return Physical((fused(node, settings),), "fused", why)
     planner = _Planner(settings)
     planner.finish(node)
     return Physical(tuple(planner.stages), "staged", reason)
-
-
-def why_staged(node: n.Node, settings: Settings) -> str | None:
-    """Why `node` cannot be one statement; None if it can."""
-    if settings.shape == "staged":
-        return "shape='staged'"
-    if settings.staged_only:
-        return "the runtime is a cluster"
-    return _observer(node)
-
-
-def _observer(node: n.Node) -> str | None:
-    match node:
-        case n.PythonBatches(call=call):
-            return f"{call.name} is a Python function"
-        case n.Project(udfs=(udf, *_)) | n.Filter(udfs=(udf, *_)):
-            return f"{udf.name} is a Python function"
-        case n.SqlEngine() if any(partitioning(i).n != 1 for i in node.inputs):
-            return "partial_sql observes partitions"
-        case n.Sort(partial=True) if partitioning(node.input).n != 1:
-            return "partial_sort observes partitions"
-        case n.DataSink() if partitioning(node.input).n not in (None, 1):
-            return f"{partitioning(node.input).n} files are asked for"
-        case n.GivenPartition():
-            return "partition numbers are given, and must be checked"
-    return next((why for i in n.inputs_of(node) if (why := _observer(i))), None)
-
-
-def _fused(node: n.Node, settings: Settings) -> Stage:
-    inputs: list[Input] = []
-
-    def build(at: n.Node) -> Pieces:
-        if isinstance(at, n.Kept):
-            inputs.append(SourceInput(at.source.scan, at.splits, broadcast=True))
-            return f.slot(len(inputs) - 1)
-        if isinstance(at, n.DataSource):
-            split = Split(tuple(_whole_files(at)), at.rows)
-            inputs.append(SourceInput(at.scan, (split,), broadcast=True))
-            return f.slot(len(inputs) - 1)
-        return f.render(at, tuple(build(i) for i in n.inputs_of(at)))
-
-    output: Output
-    if isinstance(node, n.DataSink):
-        output, schema, sql = _to_file(node), node.schema, build(node.input)
-    else:
-        output, schema = ToMemory(), f.plain(node.schema)
-        sql = f.cast(build(node), node.schema, schema, False)
-    fragment = Fragment((SqlStep(f.text(sql), schema),))
-    return Stage(0, "fused", fragment, tuple(inputs), output, schema, run=settings.run)
-
-
-def _whole_files(source: n.DataSource) -> list[FileSlice]:
-    return [FileSlice(file.path) for file in source.files]
-
-
-def _to_file(node: n.DataSink) -> ToFile:
-    if node.name:
-        return ToFile(node.format, node.path, node.name, node.options)
-    folder, _, name = node.path.rpartition("/")
-    return ToFile(node.format, folder or ".", name, node.options)
 
 
 class _Planner:
@@ -168,7 +82,7 @@ class _Planner:
     def finish(self, node: n.Node) -> None:
         self._count(node)
         if isinstance(node, n.DataSink):
-            self._close(self._lower(node.input), _to_file(node), "write")
+            self._close(self._lower(node.input), to_file(node), "write")
         else:
             pipe = self._lower(node)
             schema = f.plain(node.schema)

@@ -1,0 +1,53 @@
+"""A disk that fills in the middle: one clear error, and nothing half-done left behind."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from millpond.errors import DiskFull
+from tests.support.sessions import Counted
+
+MEGABYTES = 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of three megabytes; only root can make one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "millpond-test", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [Path(root) / name for root, _, names in os.walk(folder) for name in names]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["fused", "staged"])
+def test_a_target_that_fills(small_disk: Path, shape: str) -> None:
+    with Counted(shape=shape) as run:
+        many = run.session.from_items(list(range(10))).flat_map("unnest(range(60000)) AS i")
+        wide = many.map("i, hash(i) AS h, 'x' || hash(i, 1) AS s")
+        with pytest.raises(DiskFull, match="(?i)no space"):
+            wide.write_parquet(str(small_disk / "out"))
+    assert files_below(small_disk) == []
+
+
+@pytest.mark.slow
+def test_a_data_root_that_fills(small_disk: Path) -> None:
+    with Counted(shape="staged", data_root=str(small_disk / "root")) as run:
+        many = run.session.from_items(list(range(10))).flat_map("unnest(range(60000)) AS i")
+        with pytest.raises(DiskFull, match="(?i)no space"):
+            many.map("i, hash(i) AS h").repartition(4, hash_by="h").partial_sort("h").to_arrow()
+    assert [file for file in files_below(small_disk) if file.suffix == ".part"] == []
