@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
-from millpond.errors import MillpondError, OptionError, TargetNotEmpty, TaskError
+from millpond.errors import MillpondError, OptionError, SchemaMismatch, TargetNotEmpty, TaskError
 from millpond.events import Event, Published, RunFinished, RunStarted
 from millpond.expr import Dialect, parse
 from millpond.formats.memory import ArrowRows
@@ -207,6 +207,8 @@ class Session:
         import pyarrow as pa
 
         table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+        if not table.num_columns:
+            raise SchemaMismatch("from_arrow(): the rows have no columns.")
         schema = self._worker.engine.schema_of(table)
         return DataFrame(self, n.DataSource(Scan("memory", schema), rows=ArrowRows(table)))
 
