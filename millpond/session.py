@@ -90,7 +90,10 @@ class Session:
         self._scratch = tempfile.mkdtemp(prefix="millpond-")  # Made private (0700).
         self._remove = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         root = options.data_root
-        parts = os.path.join(root, "parts") if root else os.path.join(self._scratch, "parts")
+        # In an object store lie journal and receipts only: parts are read by small ranges,
+        # so they stay on the disks of the machines that wrote them.
+        mounted = root is not None and "://" not in root
+        parts = os.path.join(root if root and mounted else self._scratch, "parts")
         self._worker_options = WorkerOptions(
             scratch=self._scratch,
             parts=parts,

@@ -18,7 +18,7 @@ from millpond.errors import StorageError
 from millpond.physical.stages import OutputFile, PartRef, Stage, TaskId, TaskResult, ToFile
 from millpond.runtime.progress import Reused
 from millpond.shuffle.read import PartsUnreadable, part_counts
-from millpond.storage import Range, Staged, Storage
+from millpond.storage import Range, Staged, Storage, put_new
 from millpond.storage.paths import beneath
 
 _VERSION = 2
@@ -68,7 +68,7 @@ class StoredJournal:
             return
         data = "".join(json.dumps(record) + "\n" for record in self._waiting).encode()
         path = f"{self._root}/journal/{self._session}-{self._number:06d}.jsonl"
-        if not self._storage.put_if_absent(path, data):
+        if not put_new(self._storage, path, data):
             raise StorageError(
                 f"{path!r} exists already, but only this session writes names that begin with "
                 f"{self._session!r}. Give each session on one data_root its own name."
