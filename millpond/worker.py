@@ -38,7 +38,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.shuffle.read import PartsUnreadable, read_part_rows
-from millpond.storage import STORES, Range, RemoteFiles, Staged, Storage, open_storage
+from millpond.storage import STORES, LocalStorage, Range, RemoteFiles, Staged, Storage, open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
