@@ -186,8 +186,7 @@ class _Run:
         engine = self.worker.engine
         cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
         self._cursors.append(cursor)
-        if self._interrupted:
-            raise WorkerLost("the task was cancelled")
+        self._check()
         return cursor
 
     # ---- input -----------------------------------------------------------------------
@@ -392,9 +391,8 @@ class _Run:
         layout = Layout.of(dict(step.fields), "sort")
         paths = [piece.path for split in given.splits for piece in split.slices]
         files = [file for path in paths if (file := self.worker.storage(path).stat(path))]
-        how = RecordSort(
-            layout, layout.places[step.key], options.memory_limit_bytes * 9 // 10, options.threads
-        )
+        memory, key = options.memory_limit_bytes * 9 // 10, layout.places[step.key]
+        how = RecordSort(layout, key, memory, options.threads, self._check)
         scratch = os.path.join(options.parts, self.task.run, f"records-a{self.task.id.attempt}")
         os.makedirs(scratch, mode=0o700, exist_ok=True)
         storage, staged = self.worker.storage(output.directory), dict[int, Staged]()
@@ -417,6 +415,10 @@ class _Run:
             "rows": done.rows,
             "size_bytes": sum(each.size_bytes for each in sealed),
         }
+
+    def _check(self) -> None:
+        if self._interrupted:
+            raise WorkerLost("the task was cancelled")
 
     def _to_memory(self, table: pa.Table) -> dict[str, Any]:
         stage, partition, attempt = self.task.id
