@@ -39,7 +39,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.shuffle.read import PartsUnreadable, read_part_rows
-from millpond.storage import STORES, Range, RemoteFiles, Staged, Storage, open_storage
+from millpond.storage import STORES, LocalStorage, Range, RemoteFiles, Staged, Storage, open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,10 +86,10 @@ class Worker:
                 raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
             return self.fetch(ref, ranges)
         storage = self.storage(ref.path)
-        if (local := storage.local_path(ref.path)) is not None:
+        if type(storage) is LocalStorage:  # Not 3FS, which has a faster way of its own.
             # Parts were written past the page cache: reading them through it costs ten times
             # the CPU, see benchmarks/exchange.py.
-            return read_direct(local, ranges)
+            return read_direct(ref.path, ranges)
         return storage.read_many([Range(ref.path, offset, length) for offset, length in ranges])
 
     def close(self) -> None:
@@ -188,8 +188,7 @@ class _Run:
         engine = self.worker.engine
         cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
         self._cursors.append(cursor)
-        if self._interrupted:
-            raise WorkerLost("the task was cancelled")
+        self._check()
         return cursor
 
     # ---- input -----------------------------------------------------------------------
@@ -400,9 +399,8 @@ class _Run:
         layout = Layout.of(dict(step.fields), "sort")
         paths = [piece.path for split in given.splits for piece in split.slices]
         files = [file for path in paths if (file := self.worker.storage(path).stat(path))]
-        how = RecordSort(
-            layout, layout.places[step.key], options.memory_limit_bytes * 9 // 10, options.threads
-        )
+        memory, key = options.memory_limit_bytes * 9 // 10, layout.places[step.key]
+        how = RecordSort(layout, key, memory, options.threads, self._check)
         scratch = os.path.join(options.parts, self.task.run, f"records-a{self.task.id.attempt}")
         os.makedirs(scratch, mode=0o700, exist_ok=True)
         storage, staged = self.worker.storage(output.directory), dict[int, Staged]()
@@ -425,6 +423,10 @@ class _Run:
             "rows": done.rows,
             "size_bytes": sum(each.size_bytes for each in sealed),
         }
+
+    def _check(self) -> None:
+        if self._interrupted:
+            raise WorkerLost("the task was cancelled")
 
     def _to_memory(self, table: pa.Table) -> dict[str, Any]:
         stage, partition, attempt = self.task.id
