@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from millpond.errors import MillpondError
+from millpond.errors import MillpondError, PathNotFound
 from millpond.formats.shard_index import Shard
 from millpond.storage import Range, Storage
 
@@ -265,11 +265,26 @@ class RemoteShards:
         ]
         try:
             found = self._storage.read_many(ranges)
-        except MillpondError as error:
-            raise ShardUnreadable(int(shard[0]), f"it cannot be read ({error})") from error
+        # Only a missing file is damage. A store that refuses or does not answer is no
+        # reason to replace rows: its error goes up as it is.
+        except PathNotFound:
+            found = self._read_apart(ranges, shard)
         for i, (data, asked) in enumerate(zip(found, ranges, strict=True)):
             if len(data) != asked.length:
                 raise ShardUnreadable(int(shard[i]), "it is shorter than the index says")
+        return found
+
+    def _read_apart(self, ranges: list[Range], shard: Int64s) -> list[memoryview]:
+        """The same reads a shard at a time, to learn which one is missing."""
+        found = [memoryview(b"")] * len(ranges)
+        for s in np.unique(shard).tolist():
+            mine = np.flatnonzero(shard == s).tolist()
+            try:
+                parts = self._storage.read_many([ranges[i] for i in mine])
+            except PathNotFound as error:
+                raise ShardUnreadable(s, f"it cannot be read ({error})") from error
+            for i, part in zip(mine, parts, strict=True):
+                found[i] = part
         return found
 
     def _give_up(self, keep: dict[int, int]) -> None:
