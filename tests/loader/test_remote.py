@@ -80,3 +80,45 @@ def test_a_store_that_refuses_is_no_reason_to_replace_rows(server: FaultyS3) -> 
     server.faults.clear()
     assert sorted(ids(loader)) == list(range(100))
     assert loader.skipped == 0
+
+
+@pytest.mark.slow
+def test_a_cache_asks_the_store_once(server: FaultyS3, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    for _ in range(2):
+        ds = open_dataset(PATH, server.options(), cache=cache)
+        server.asked.clear()
+        assert ids(ds.loader(10, shuffle="global")) == ids(
+            open_dataset(PATH, server.options()).loader(10, shuffle="global")
+        )
+        server.asked.clear()
+        assert ds[[5, 50, 95]]["id"].to_pylist() == [5, 50, 95]
+        assert server.asked == []
+    server.objects = {k: v for k, v in server.objects.items() if "dataset.json" in k}
+    assert ids(open_dataset(PATH, server.options(), cache=cache).loader(40)) == list(range(100))
+
+
+@pytest.mark.slow
+def test_a_cache_keeps_to_its_limit_and_reads_the_rest_by_ranges(
+    server: FaultyS3, tmp_path: Path, make: Make
+) -> None:
+    cache = tmp_path / "cache"
+    limit = 2 * max(len(data) for key, (data, _) in server.objects.items() if "arrow" in key)
+    ds = open_dataset(PATH, server.options(), cache=str(cache), cache_bytes=limit)
+    assert ds[::-1].equals(make(100)[::-1])
+    assert sorted(ids(ds.loader(7, shuffle="global"))) == list(range(100))
+    kept = [file.stat().st_size for file in cache.iterdir() if file.name != "lock"]
+    assert len(kept) == 2
+    assert sum(kept) <= limit
+
+
+@pytest.mark.slow
+def test_a_damaged_cache_is_found_by_checksums(server: FaultyS3, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    open_dataset(PATH, server.options(), cache=str(cache))[:]
+    file = max((f for f in cache.iterdir()), key=lambda f: f.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(RowsUnreadable):
+        open_dataset(PATH, server.options(), cache=str(cache))[:]
