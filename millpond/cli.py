@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from millpond.dataframe import DataFrame
-from millpond.errors import MillpondError, OptionError, TargetNotEmpty
-from millpond.options import set_defaults
+from millpond.errors import MillpondError, OptionError, PathNotFound, TargetNotEmpty
+from millpond.options import options, set_defaults
+from millpond.report.page import page
+from millpond.report.record import from_json
 from millpond.report.tally import size
 from millpond.session import Session, init
+from millpond.storage import Range, open_storage
 from millpond.version import VERSION
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -26,6 +29,7 @@ FORMATS = {
     ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json",
     ".ndjson": "json",
 }  # fmt: skip
+_PAGE = "millpond-report.html"
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -87,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     script.add_argument("--data-root", metavar="PATH", help="keep finished work there, and resume")
     script.add_argument("script")
     script.add_argument("arguments", nargs=argparse.REMAINDER, help="for the script")
+    report = command("report", _report, "Draw the recorded runs of a data root as an HTML page.")
+    report.add_argument("data_root", metavar="DATA_ROOT")
+    report.add_argument("--to", metavar="FILE", help=f"where (./{_PAGE}, which is replaced)")
+    report.add_argument("--overwrite", action="store_true", help="replace what is at --to")
     return parser
 
 
@@ -162,6 +170,22 @@ def _place(error: BaseException, script: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == script]
     return f"{script}:{lines[-1]}" if lines else script
+
+
+def _report(told: argparse.Namespace) -> int:
+    root = told.data_root if "://" in told.data_root else os.path.abspath(told.data_root)
+    storage = open_storage(root, options().storage_options)
+    found = [file for file in storage.list(f"{root}/events") if file.path.endswith(".json")]
+    if not found:
+        raise PathNotFound(f"{root}/events", f"report {told.data_root!r}")
+    texts = storage.read_many([Range(file.path, 0, file.size_bytes) for file in found])
+    runs = [run for text in texts if (run := from_json(bytes(text))) is not None]
+    target = told.to or _PAGE
+    if told.to and os.path.exists(target) and not told.overwrite:
+        raise FileExistsError(f"{target!r} exists; --overwrite replaces it.")
+    Path(target).write_text(page(runs, f"Millpond: {told.data_root}"))
+    print(f"{len(runs):,} run{'' if len(runs) == 1 else 's'} in {target}")
+    return DONE
 
 
 # ---- what they share -----------------------------------------------------------------
