@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
 from millpond.engine.write import write_rows
-from millpond.errors import MillpondError, TaskError, WorkerLost
+from millpond.errors import FileUnreadable, MillpondError, SqlError, TaskError, WorkerLost
 from millpond.formats.rows import FORMATS, read_rows, schema_of
-from millpond.formats.scan import Scan, Split, scan_sql
+from millpond.formats.scan import Scan, Split, reader, scan_sql
 from millpond.physical.stages import (
     OutputFile,
     PartRef,
@@ -131,7 +131,8 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
         except PartsUnreadable as bad:
             return PartsLost(task.id, bad.refs, bad.damaged, bad.reason)
         except MillpondError as error:
-            raise _said(task, run.failure or error)  # noqa: B904 (it brings its own cause)
+            failure = run.failure or run.unreadable(error) or error
+            raise _said(task, failure)  # noqa: B904 (it brings its own cause)
     return TaskResult(
         **result, task=task.id, rows_in=run.rows_in, node=worker.node,
         wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu,
@@ -239,6 +240,20 @@ class _Run:
                     else:
                         cursor.register(name, table_)
         return f"WITH {', '.join(views)}\n{_nested(step.sql)}" if views else step.sql
+
+    def unreadable(self, error: MillpondError) -> FileUnreadable | None:
+        """Whether an error of DuckDB's comes from a file that has no footer any more."""
+        if not isinstance(error, SqlError):
+            return None
+        for item in self.task.inputs:
+            if not isinstance(item, SplitRows) or item.scan.format != "parquet":
+                continue
+            for piece in (piece for split in item.splits for piece in split.slices):
+                try:
+                    self.worker.engine.describe(f"FROM {reader('parquet', [piece.path], ())}", {})
+                except MillpondError as why:
+                    return FileUnreadable(f"{piece.path}: not a readable Parquet file ({why}).")
+        return None
 
     def _fail(self, error: MillpondError) -> None:
         self.failure = self.failure or error

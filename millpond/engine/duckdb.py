@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 VERSION: str = duckdb.__version__
 BATCH_ROWS = 122_880  # DuckDB's row group; see benchmarks/exchange.py.
+CLOSED = "this session is closed; open another with millpond.init()."
 _LOW_DISK_BYTES = 16 * 2**20
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -77,7 +78,10 @@ class Engine:
     def cursor(self) -> Iterator[Cursor]:
         """A cursor of one's own; closed, and its tables forgotten, at the end."""
         with self._lock:
-            raw = self._root.cursor()
+            try:
+                raw = self._root.cursor()
+            except duckdb.ConnectionException:
+                raise MillpondError(CLOSED) from None
         cursor = Cursor(raw, self)
         try:
             yield cursor

@@ -49,7 +49,9 @@ def select(node: n.Node, items: Sequence[str], where: str, dialect: Dialect) -> 
     if not items:
         raise SqlError(f"{where}: needs at least one column.")
     parts = [quote.name(f.name) if (f := node.schema.find(item)) else item for item in items]
-    return project(node, ",\n".join(parts), where, dialect)
+    plain = all(item in node.schema for item in items)
+    # SQL may end in a comment; plain names are written as rules recognise them.
+    return project(node, (", " if plain else ",\n").join(parts), where, dialect)
 
 
 def with_columns(
@@ -175,19 +177,40 @@ def join(
         for name in names:
             left.schema.field(name, f"{where}, left side")
             right.schema.field(name, f"{where}, right side")
-    select = _joined(left.schema, right.schema, names, how, suffix, where)
+    outputs = _joined(left.schema, right.schema, names, how, suffix, where)
     equal = tuple((name, name) for name in names) if names else _equalities(condition, dialect)
     equal = tuple((a, b) for a, b in equal if a in left.schema and b in right.schema)
-    sql = join_sql(how, tuple(names), condition, select, "__in0", "__in1")
+    sql = join_sql(how, tuple(names), condition, outputs, "__in0", "__in1")
     both = {"__in0": left.schema, "__in1": right.schema}
     schema = p.check(lambda: dialect.describe(sql, both), where)
-    return n.Join(left, right, how, tuple(names), condition, equal, select, schema)
+    reads = _condition_reads(condition, dialect)
+    return n.Join(left, right, how, tuple(names), condition, equal, outputs, schema, reads)
+
+
+def _condition_reads(
+    condition: str, dialect: Dialect
+) -> tuple[frozenset[str], frozenset[str]] | None:
+    """The columns of `l` and `r` in a condition; None where only DuckDB can tell."""
+    if not condition:
+        return frozenset(), frozenset()
+    sides: dict[str, set[str]] = {"l": set(), "r": set()}
+    for found in p.walk(dialect.parse(f"SELECT {condition}")["statements"]):
+        if found.get("class") in ("STAR", "SUBQUERY", "POSITIONAL_REFERENCE"):
+            return None
+        if found.get("class") == "COLUMN_REF":
+            side, *rest = found["column_names"]
+            if side.casefold() not in sides or not rest:
+                return None
+            sides[side.casefold()].add(rest[0].casefold())
+    return frozenset(sides["l"]), frozenset(sides["r"])
 
 
 def join_sql(
-    how: str, on: tuple[str, ...], condition: str, select: str, left: str, right: str
-) -> str:
+    how: str, on: tuple[str, ...], condition: str, outputs: Sequence[n.JoinOutput],
+    left: str, right: str,
+) -> str:  # fmt: skip
     """The query of a join over two table expressions."""
+    select = ", ".join(f"{_output(o)} AS {quote.name(o.alias)}" for o in outputs)
     kind = {"full": "FULL OUTER", "cross": "CROSS"}.get(how, how.upper())
     if on:
         condition = " AND ".join(f"l.{quote.name(k)} = r.{quote.name(k)}" for k in on)
@@ -195,21 +218,23 @@ def join_sql(
     return f"SELECT {select} FROM {left} AS l {kind} JOIN {right} AS r{tail}"
 
 
+def _output(output: n.JoinOutput) -> str:
+    name = quote.name(output.name)
+    return f"coalesce(l.{name}, r.{name})" if output.side == "both" else f"{output.side}.{name}"
+
+
 def _joined(
     left: Schema, right: Schema, on: Sequence[str], how: str, suffix: str, where: str
-) -> str:
+) -> tuple[n.JoinOutput, ...]:
     keys = {name.casefold() for name in on}
-    items: list[str] = []
+    outputs: list[n.JoinOutput] = []
     taken: set[str] = set()
     for f in left:
-        name = quote.name(f.name)
-        if f.name.casefold() in keys and how in ("right", "full"):
-            items.append(f"coalesce(l.{name}, r.{name}) AS {name}")
-        else:
-            items.append(f"l.{name} AS {name}")
+        both = f.name.casefold() in keys and how in ("right", "full")
+        outputs.append(n.JoinOutput("both" if both else "l", f.name, f.name))
         taken.add(f.name.casefold())
     if how in ("semi", "anti"):
-        return ", ".join(items)
+        return tuple(outputs)
     for f in right:
         if f.name.casefold() in keys:
             continue
@@ -220,8 +245,8 @@ def _joined(
                 "Pass another suffix=, or rename a column."
             )
         taken.add(new.casefold())
-        items.append(f"r.{quote.name(f.name)} AS {quote.name(new)}")
-    return ", ".join(items)
+        outputs.append(n.JoinOutput("r", f.name, new))
+    return tuple(outputs)
 
 
 def _is_name(text: str) -> bool:

@@ -6,6 +6,7 @@ A node that exists is valid: `plan/build.py` checks where the user's words are k
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from millpond.expr import Expression, Query, SortKey
 from millpond.formats.memory import ArrowRows
@@ -34,6 +35,17 @@ class Kept:
     input: "Node"
     source: DataSource
     splits: tuple[Split, ...]
+
+    @property
+    def schema(self) -> Schema:
+        return self.input.schema
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """`input`, which several nodes read. Only while rules run: no rule looks through it."""
+
+    input: "Node"
 
     @property
     def schema(self) -> Schema:
@@ -153,11 +165,20 @@ class Aggregate:
     n: int | None = None
 
 
+class JoinOutput(NamedTuple):
+    """A column of a join: `side` "l" or "r", or "both" for a key that either may lack."""
+
+    side: str
+    name: str
+    alias: str
+
+
 @dataclass(frozen=True, slots=True)
 class Join:
     """`how`: inner, left, right, full, semi, anti, cross. `on` are names of both sides;
-    otherwise `condition` is SQL over `l.` and `r.`; `equal` are its equal columns.
-    `select` is the select list that names the result's columns.
+    otherwise `condition` is SQL over `l.` and `r.`; `equal` are its equal columns, and
+    `reads` the columns of each side in it, where that is known.
+    `outputs` says where each column of the result comes from.
     """
 
     left: "Node"
@@ -166,8 +187,9 @@ class Join:
     on: tuple[str, ...]
     condition: str
     equal: tuple[tuple[str, str], ...]
-    select: str
+    outputs: tuple[JoinOutput, ...]
     schema: Schema
+    reads: tuple[frozenset[str], frozenset[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +304,7 @@ class DataSink:
 Node = (
     DataSource
     | Kept
+    | Shared
     | Project
     | Filter
     | PythonBatches
