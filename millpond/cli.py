@@ -27,7 +27,7 @@ DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 FORMATS = {
     ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json",
-    ".ndjson": "json",
+    ".ndjson": "json", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
 _PAGE = "millpond-report.html"
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
@@ -202,6 +202,8 @@ def _read(sp: Session, told: argparse.Namespace) -> DataFrame:
             return sp.read_csv(path)
         case "json":
             return sp.read_json(path)
+        case "arrow":
+            return sp.read_arrow(path)
     return sp.read_parquet(path)
 
 
@@ -245,7 +247,12 @@ def _options(target: str) -> dict[str, str]:
 def _write_folder(
     frame: DataFrame, target: str, format: str, mode: str, options: dict[str, str]
 ) -> tuple[int, int]:
-    write = {"csv": frame.write_csv, "json": frame.write_json, "parquet": frame.write_parquet}
+    write = {
+        "arrow": frame.write_arrow,
+        "csv": frame.write_csv,
+        "json": frame.write_json,
+        "parquet": frame.write_parquet,
+    }
     try:
         result = write[format](target, mode=mode, **options)
     except TargetNotEmpty:
