@@ -40,6 +40,7 @@ from millpond.plan.explain import explain
 from millpond.plan.partitioning import partitioning
 from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
+from millpond.report.record import Recorder
 from millpond.runtime import Journal, Outcome, StageOutcome, run
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts, publish, rolled_forward
@@ -109,6 +110,8 @@ class Session:
         self._footers: dict[tuple[str, str], RowGroups] = {}
         line = live_line(options.progress, self._worker.engine.fraction)
         self._listeners: list[Callable[[Event], None]] = [line] if line else []
+        if root:
+            self._listeners.append(Recorder(self._id, self._record))
         self._closed = False
         self._at_exit = weakref.WeakMethod(self.close)
         atexit.register(_close_at_exit, self._at_exit)
@@ -480,6 +483,11 @@ class Session:
     def _receipts(self) -> Receipts | None:
         root = self.options.data_root
         return Receipts(self._storage(root), root) if root else None
+
+    def _record(self, name: str, text: str) -> None:
+        """Keep what happened in a run beside its results, for `millpond report`."""
+        root = str(self.options.data_root).rstrip("/")
+        self._storage(root).put_if_absent(f"{root}/events/{name}", text.encode())
 
     def _close_runtime(self) -> None:
         if self._runtime is not None:
