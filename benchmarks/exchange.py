@@ -11,7 +11,8 @@ steps nest, so differences of neighbours are what a step costs:
     order    … and they are put in partition order, run by run (no file)
     write    … and written as a part
     read     all partitions of that part, one after the other, verified
-    unsafe   write and read without checksums: what conservation costs
+    both     write and read in one measurement
+    unsafe   the same without checksums: what conservation costs
 """
 
 import argparse
@@ -79,7 +80,7 @@ def measure(step: str, folder: Path, n: int) -> dict[str, float]:
         writer.add(columns, batch.column(batch.num_columns - 1).to_numpy())
     written = writer.close() if writer else None
     told = {"mb": size / 1e6, "rows": rows}
-    if step in ("read", "unsafe"):
+    if step in ("read", "both", "unsafe"):
         assert written
         if step == "read":
             wall, cpu = time.perf_counter(), time.process_time()

@@ -100,7 +100,7 @@ def read_rings(folder: Path) -> list[dict[str, Any]]:
     patch = pytest.MonkeyPatch()
     try:
         io = Cluster(mount).install(patch)
-        storage = ThreeFsStorage(str(mount), io)
+        storage = ThreeFsStorage(io)
         path = mount / "big.bin"
         path.write_bytes(os.urandom(MIB) * 256)
         offsets = [at << 12 for at in random.Random(7).sample(range(256 * 256), 512)]

@@ -26,9 +26,10 @@ from millpond.physical.stages import (
     PartRef,
     PartRows,
     PartsLost,
-    PythonStep,
+    RecordSortStep,
     SplitRows,
     SqlStep,
+    Step,
     Task,
     TaskId,
     TaskResult,
@@ -37,7 +38,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.shuffle.read import PartsUnreadable, read_part_rows
-from millpond.storage import Range, Storage, open_storage
+from millpond.storage import STORES, Range, RemoteFiles, Staged, Storage, open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,13 +78,18 @@ class Worker:
 
     def ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
         """Bytes of a part, wherever it lies."""
+        from millpond.storage.direct import read_direct
+
         if ref.node and ref.node != self.node:
             if self.fetch is None:
                 raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
             return self.fetch(ref, ranges)
-        return self.storage(ref.path).read_many(
-            [Range(ref.path, offset, length) for offset, length in ranges]
-        )
+        storage = self.storage(ref.path)
+        if (local := storage.local_path(ref.path)) is not None:
+            # Parts were written past the page cache: reading them through it costs ten times
+            # the CPU, see benchmarks/exchange.py.
+            return read_direct(local, ranges)
+        return storage.read_many([Range(ref.path, offset, length) for offset, length in ranges])
 
     def close(self) -> None:
         self.engine.close()
@@ -107,6 +113,8 @@ def build_worker(options: WorkerOptions, *, node: str = "", fetch: Fetch | None 
         with lock:
             if scheme not in stores:
                 stores[scheme] = open_storage(uri, options.storage_options)
+                if scheme in STORES:
+                    engine.read_through(RemoteFiles(stores[scheme], scheme))
             return stores[scheme]
 
     return Worker(engine, storage, options, node, fetch)
@@ -158,6 +166,8 @@ class _Run:
         for step in before:
             rows, cursor = self._step(step, rows, cursor), self._cursor()
         match output, last:
+            case ToFile(), RecordSortStep():
+                return self._sort_records(last)
             case ToFile(), SqlStep():
                 return self._to_file(cursor, self._bound(last, rows, cursor))
             case ToFile(), _:
@@ -183,8 +193,9 @@ class _Run:
     # ---- input -----------------------------------------------------------------------
 
     def _step(
-        self, step: SqlStep | PythonStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor
+        self, step: Step, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor
     ) -> Iterator[pa.RecordBatch]:
+        assert not isinstance(step, RecordSortStep)
         if isinstance(step, SqlStep):
             return cursor.reader(self._bound(step, rows, cursor))
         if rows is None:
@@ -209,6 +220,8 @@ class _Run:
             name = f"__s{i}"
             match item:
                 case SplitRows(scan, splits):
+                    for path in {s.path for split in splits for s in split.slices}:
+                        self.worker.storage(path)  # From now on the engine can read there.
                     table = ""
                     held = [s.rows.table for s in splits if s.rows is not None]
                     if held:
@@ -280,9 +293,7 @@ class _Run:
         self.rows_in += table.num_rows
         return table
 
-    def _reader(
-        self, rows: Iterable[pa.RecordBatch], step: SqlStep | PythonStep
-    ) -> pa.RecordBatchReader:
+    def _reader(self, rows: Iterable[pa.RecordBatch], step: Step) -> pa.RecordBatchReader:
         import pyarrow as pa
 
         def kept() -> Iterator[pa.RecordBatch]:
@@ -349,10 +360,8 @@ class _Run:
     def _to_file(self, cursor: Cursor, sql: str) -> dict[str, Any]:
         output = self.task.output
         assert isinstance(output, ToFile)
-        name = output.name.replace("{partition}", f"{self.task.id.partition:05d}")
-        target = f"{output.directory.rstrip('/')}/{name}"
-        storage = self.worker.storage(target)
-        staged = storage.stage(target, f"s{self.task.id.stage}a{self.task.id.attempt}")
+        storage = self.worker.storage(output.directory)
+        staged = self._staged(output, self.task.id.partition)
         try:
             rows = write_rows(cursor, sql, staged.local, output, self.worker.engine)
             staged = storage.seal(staged)
@@ -363,6 +372,50 @@ class _Run:
             "files": (OutputFile(staged, rows),),
             "rows": rows,
             "size_bytes": staged.size_bytes,
+        }
+
+    def _staged(self, output: ToFile, number: int) -> Staged:
+        """An output file, begun aside."""
+        name = output.name.replace("{partition}", f"{number:05d}")
+        target = f"{output.directory.rstrip('/')}/{name}"
+        tag = f"s{self.task.id.stage}a{self.task.id.attempt}"
+        return self.worker.storage(target).stage(target, tag)
+
+    def _sort_records(self, step: RecordSortStep) -> dict[str, Any]:
+        """Whole files to sorted files; as many as the memory asks for."""
+        from millpond.formats.fixed import Layout
+        from millpond.shuffle.records import RecordSort, sort_files
+
+        (given,), output, options = self.task.inputs, self.task.output, self.worker.options
+        assert isinstance(given, SplitRows)
+        assert isinstance(output, ToFile)
+        layout = Layout.of(dict(step.fields), "sort")
+        paths = [piece.path for split in given.splits for piece in split.slices]
+        files = [file for path in paths if (file := self.worker.storage(path).stat(path))]
+        how = RecordSort(
+            layout, layout.places[step.key], options.memory_limit_bytes * 9 // 10, options.threads
+        )
+        scratch = os.path.join(options.parts, self.task.run, f"records-a{self.task.id.attempt}")
+        os.makedirs(scratch, mode=0o700, exist_ok=True)
+        storage, staged = self.worker.storage(output.directory), dict[int, Staged]()
+
+        def name(number: int) -> str:
+            if number not in staged:
+                staged[number] = self._staged(output, number)
+            return staged[number].local
+
+        try:
+            done = sort_files(files, name, scratch, how)
+            sealed = [storage.seal(staged[number]) for number in sorted(staged)]
+        except BaseException:
+            storage.discard(list(staged.values()))
+            raise
+        self.rows_in = done.rows
+        made = [OutputFile(each, each.size_bytes // layout.record_bytes) for each in sealed]
+        return {
+            "files": tuple(made),
+            "rows": done.rows,
+            "size_bytes": sum(each.size_bytes for each in sealed),
         }
 
     def _to_memory(self, table: pa.Table) -> dict[str, Any]:

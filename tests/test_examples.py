@@ -53,3 +53,13 @@ def test_kill_and_resume() -> None:
     assert found >= 10
     assert computed > 0
     assert "5,000 rows, the same as plain DuckDB's" in said
+
+
+@pytest.mark.slow
+def test_pretrain_is_exact_after_kills_on_other_numbers_of_processes() -> None:
+    pytest.importorskip("torch")
+    said = output(str(ROOT / "examples" / "pretrain.py"))
+    assert "2 processes trained and were killed" in said
+    assert "1 process resumed" in said
+    assert "3 processes resumed and finished the epoch" in said
+    assert "the global sequence was exact, 0 lost, 0 repeated" in said

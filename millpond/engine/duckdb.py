@@ -28,6 +28,7 @@ from millpond.errors import (
 )
 from millpond.expr import Dialect, SortKey, quote
 from millpond.schema import Schema
+from millpond.storage import RemoteFiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +46,7 @@ class Engine:
     def __init__(self, *, threads: int, memory_limit_bytes: int, scratch: str) -> None:
         self.scratch = scratch
         self._lock = threading.Lock()
+        self._files: list[RemoteFiles] = []
         self._root = duckdb.connect(
             ":memory:",
             config={
@@ -111,6 +113,17 @@ class Engine:
             return None
         percent = self._watched.query_progress()
         return percent / 100 if percent >= 0 else None
+
+    def read_through(self, files: RemoteFiles) -> None:
+        """Let SQL read the paths of another storage, by its scheme."""
+        self._root.register_filesystem(files.filesystem())
+        self._files.append(files)
+
+    def failure_in(self, error: duckdb.Error) -> MillpondError | None:
+        """The failure of a storage that DuckDB met and passes on; None if it is its own."""
+        text = str(error)
+        found = (files.failure_in(text) for files in self._files)
+        return next((failure for failure in found if failure is not None), None)
 
     def close(self) -> None:
         self._watched.close()
@@ -273,6 +286,8 @@ class Cursor:
         try:
             yield
         except duckdb.Error as error:
+            if (failure := self._engine.failure_in(error)) is not None:
+                raise failure from None
             raise translated(error, self._engine.scratch) from error
         except OSError as error:
             # pyarrow wraps what a DuckDB stream raises while it is read.

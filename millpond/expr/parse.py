@@ -184,6 +184,13 @@ def _table_names(query: Tree) -> set[str]:
 _TABLES = ("BASE_TABLE", "SUBQUERY", "TABLE_FUNCTION", "JOIN", "EXPRESSION_LIST")
 
 
+def may_name(sql: str, table: str) -> bool:
+    """Could `sql` read the table of this name? False is certain: nothing is opened for it."""
+    text, name = sql.casefold(), table.casefold()
+    # A name may be made at run time, or spelt with escapes.
+    return name in text or '"' in name or any(sign in text for sign in ("query", 'u&"'))
+
+
 def _bare_select(text: str, where: str, dialect: Dialect) -> tuple[Tree, str]:
     node, sql = _statement(text, "SELECT ", where, dialect)
     extra = [

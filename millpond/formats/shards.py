@@ -99,6 +99,11 @@ class ShardWriter:
         return self.rows + self._pending_rows
 
     @property
+    def rows_to_batch_end(self) -> int:
+        """Rows that would fill the last record batch; 0 if none is begun."""
+        return -self.rows_given % self._batch_rows if self._batch_rows else 0
+
+    @property
     def size_bytes(self) -> int:
         """Bytes so far, with those of the rows that wait."""
         waiting: int = sum(table.nbytes for table in self._pending)

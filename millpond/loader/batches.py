@@ -74,6 +74,7 @@ class _Plan:
 
     epoch: int
     n: int
+    begin: int
     after: list[Cursor]
     edges: Int64s
     positions: Int64s
@@ -83,7 +84,7 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """Makes batches. `advise`: tell the system what is read next (local files, cold)."""
+    """Makes batches out of positions. It holds values only, and nothing of it changes."""
 
     sequence: GlobalSequence
     units: tuple[Units, ...]
@@ -92,13 +93,14 @@ class Maker:
     skip_bad: bool = False
     share: Share = Share()
     dress: Dress | None = None
-    advise: bool = False
 
     def groups(self, cursor: Cursor, end_epoch: int | None) -> Iterator[Group]:
         """All batches of our share from `cursor` to the end of the run, in order."""
         ready: _Plan | None = None
+        prepared = [units.prepare() for units in self.units]
+        advise = any(prepared)
         for plan in self._plans(cursor, end_epoch):
-            if self.advise:
+            if advise:
                 self._ask_for(plan)
             if ready is not None:
                 yield self._group(ready)
@@ -141,15 +143,16 @@ class Maker:
             Cursor(epoch, self.geometry.after(n, start), step + k + 1)
             for start, k in zip(starts, ks, strict=True)
         ]
-        return _Plan(epoch, n, after, edges, positions, source, units)
+        return _Plan(epoch, n, starts[0], after, edges, positions, source, units)
 
     def _ask_for(self, plan: "_Plan") -> None:
         """Tell the system what the next group reads; blocks are asked for a window ahead."""
         order = self.sequence.blocks(plan.epoch) if isinstance(self.sequence, Single) else None
         if isinstance(order, BlockOrder):
-            if plan.positions.size:
-                at = order.blocks_of_next_window(int(plan.positions[0]), int(plan.positions[-1]))
-                self.units[0].advise(at, order.block_rows)
+            # What all ranks read: on one machine they share the pages, on several each
+            # needs its rows out of every block.
+            at = order.blocks_ahead(plan.begin, plan.after[-1].position)
+            self.units[0].advise(at, order.block_rows)
         elif plan.source is None:
             self.units[0].advise(plan.units, 1)
         else:

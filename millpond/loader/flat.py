@@ -11,6 +11,7 @@ import math
 import mmap
 import os
 import sys
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from millpond.storage import Range, Storage
 Int64s = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
+# Above this part of free memory, pages read ahead would push each other out.
+_RESIDENT = 0.6
 _MAP_FIXED = 0x10  # The same on Linux and macOS; the module mmap does not have it.
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -49,6 +52,10 @@ class Shards(Protocol):
     @property
     def memory(self) -> "Memory":
         """What `hold` made readable."""
+
+    @property
+    def all_held(self) -> bool:
+        """Whether `hold` has nothing left to do, ever."""
 
     def hold(self, shards: Int64s, starts: Int64s, lengths: Int64s) -> None:
         """Make whole buffers readable in `memory`, or raise `ShardUnreadable`."""
@@ -110,22 +117,26 @@ class Memory:
 class LocalShards:
     """Files of this machine, mapped when first read."""
 
-    def __init__(self, paths: Sequence[str], shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, paths: Sequence[str], shards: Sequence[Shard], random: bool | None = None
+    ) -> None:
+        """`random`: no page predicts the next one; None: if the shards outgrow memory."""
         self._paths, self._shards = paths, shards
         self.places, total = _places(shards)
         self.memory = Memory(total)
         self._mapped = np.zeros(len(shards), bool)
-        self._all = False
+        self.all_held = False
+        random = not self.fits_in_memory() if random is None else random
         self._pool = Pool()
+        self._random = random
+        self._ahead: threading.Thread | None = None
 
     def hold(self, shards: Int64s, starts: Int64s, lengths: Int64s) -> None:
-        if self._all:
-            return
         missing = np.unique(shards[~self._mapped[shards]])
         for shard in missing.tolist():
             self._map(shard)
         if missing.size:
-            self._all = bool(self._mapped.all())
+            self.all_held = bool(self._mapped.all())
 
     def fixed(self, addresses: Int64s, width: int) -> Bytes:
         if width < Pool.LEAST_WIDTH:
@@ -150,21 +161,30 @@ class LocalShards:
         for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
             madvise(base + begin, size, mmap.MADV_WILLNEED)
 
+    def fits_in_memory(self) -> bool:
+        """Whether all shards may stay in the page cache beside what the machine runs."""
+        return self.memory.size < _RESIDENT * available_bytes()
+
     def read_ahead(self) -> None:
-        """Read all shards into the page cache, front to back. Blocks; run it in a thread."""
-        everything = np.arange(len(self._shards))
-        self.hold(everything, everything, everything)
+        """Read all shards into the page cache, front to back: 2 to 4 times sooner warm than
+        by random reads. Returns at once; a thread does it, once for each process."""
+        if self._ahead is None:
+            self._ahead = threading.Thread(
+                target=self._read_all, name="millpond-read-ahead", daemon=True
+            )
+            self._ahead.start()
+
+    def _read_all(self) -> None:
         piece = 8 << 20
-        for place, shard in zip(self.places.tolist(), self._shards, strict=True):
+        for i, shard in enumerate(self._shards):
+            try:
+                self.hold(np.array([i]), np.array([0]), np.array([0]))
+            except ShardUnreadable:
+                continue  # Whoever asks for its rows will be told.
+            place = self.memory.base + int(self.places[i])
             for at in range(0, shard.size_bytes, piece):
                 size = min(piece, shard.size_bytes - at)
-                _libc().madvise(self.memory.base + place + at, size, mmap.MADV_WILLNEED)
-
-    def random_reads(self) -> None:
-        """Tell the system that no page predicts the next one."""
-        everything = np.arange(len(self._shards))
-        self.hold(everything, everything, everything)
-        _libc().madvise(self.memory.base, self.memory.size, mmap.MADV_RANDOM)
+                _libc().madvise(place + at, size, mmap.MADV_WILLNEED)
 
     def _map(self, shard: int) -> None:
         path, size = self._paths[shard], self._shards[shard].size_bytes
@@ -177,7 +197,10 @@ class LocalShards:
             found = os.fstat(fd).st_size
             if found != size:
                 raise ShardUnreadable(shard, f"it has {found} bytes, and the index says {size}")
-            _map_at(self.memory.base + int(self.places[shard]), size, fd)
+            address = self.memory.base + int(self.places[shard])
+            _map_at(address, size, fd)
+            if self._random:
+                _libc().madvise(address, size, mmap.MADV_RANDOM)
         finally:
             os.close(fd)
         self._mapped[shard] = True
@@ -198,6 +221,7 @@ class RemoteShards:
         keep_bytes: int = 1 << 30,
     ) -> None:
         self._paths, self._storage = paths, storage
+        self.all_held = False
         self.places, total = _places(shards)
         self.memory = Memory(total)
         self._writable = _writable(self.memory)
@@ -289,6 +313,16 @@ def _references(blocks: list[Bytes]) -> list[int]:
 # Where counts mean nothing (free-threaded builds), no block is ever free.
 _COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()
 _FREE = _references([np.empty(0, np.uint8)])[0] if _COUNTS else -1
+
+
+def available_bytes() -> int:
+    """Memory that the system could give without swapping; all of it where it does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
 
 
 def _places(shards: Sequence[Shard]) -> tuple[Int64s, int]:

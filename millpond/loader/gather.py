@@ -16,7 +16,7 @@ from millpond.errors import FileUnreadable, RowsUnreadable
 from millpond.formats.shard_index import Index
 from millpond.formats.shard_types import has_long_offsets, is_bytes, is_fixed, user_columns
 from millpond.loader.columns import Column
-from millpond.loader.flat import Shards, ShardUnreadable
+from millpond.loader.flat import LocalShards, Shards, ShardUnreadable
 from millpond.loader.layout import Layout, Node, layout_of
 
 Int64s = npt.NDArray[np.int64]
@@ -56,6 +56,17 @@ class ShardRows:
                     f"open_dataset({self.uri!r}): the index is damaged: column {name!r} has "
                     "fewer bytes than rows. Restore the file, or write the dataset again."
                 )
+
+    def prepare(self) -> bool:
+        """Before many rows are read: begin to read all of them ahead where memory holds
+        them; else True, and whoever reads says by `advise` what comes next."""
+        shards = self.shards
+        if not isinstance(shards, LocalShards):
+            return False
+        if shards.fits_in_memory():
+            shards.read_ahead()
+            return False
+        return True
 
     def take(self, rows: Int64s, columns: Sequence[str]) -> dict[str, Column]:
         """The named columns of `rows`, in the order asked. Rows must lie in 0..n_rows-1.
@@ -124,6 +135,8 @@ class ShardRows:
         self._slot_done[slot] = self._checked[slot].all()
 
     def _open(self, slot: int, rows: Int64s, chunk: Int64s) -> None:
+        if self.shards.all_held:
+            return
         try:
             self.shards.hold(
                 self.layout.shard[chunk],
@@ -195,7 +208,6 @@ class _Gather:
             self._map_only(node.data)
             starts = self.layout.address[node.data][chunk] + local * width
             values = self._read(lambda: self.shards.fixed(starts, width))
-            edges = np.arange(rows.size + 1) * width
             column = Column(node.kind, rows.size, values, valid=valid)
         else:
             leaf = node if is_bytes(node.kind) else node.children[0]
@@ -206,10 +218,9 @@ class _Gather:
             values = self._read(lambda: self.shards.ragged(base + first * each, base + last * each))
             offsets = np.zeros(rows.size + 1, np.int64)
             np.cumsum(last - first, out=offsets[1:])
-            edges = offsets * each
             column = self._ragged(node, leaf, values, offsets, valid, chunk, first)
         if source.verify != "off":
-            self._verify(name, values.reshape(-1), edges)
+            self._verify(name, column)
         return column
 
     def _ragged(
@@ -225,14 +236,14 @@ class _Gather:
         if leaf is node:
             return Column(node.kind, len(offsets) - 1, values, offsets, valid)
         inner = None
-        if self.layout.length[leaf.valid].any():
+        if self.layout.present[leaf.valid]:
             rows, chunks, locals_ = self._expand(offsets, chunk, first)
             inner = self._valid(leaf, rows, chunks, locals_)
         width = leaf.kind.bit_width // 8
         child = Column(leaf.kind, int(offsets[-1]), values.reshape(-1, width), valid=inner)
         return Column(node.kind, len(offsets) - 1, None, offsets, valid, (child,))
 
-    def _verify(self, name: str, values: npt.NDArray[np.uint8], edges: Int64s) -> None:
+    def _verify(self, name: str, column: Column) -> None:
         """Hold each value that is new to this process against its stored checksum."""
         seen = self.source.seen(name)
         new = (
@@ -241,6 +252,7 @@ class _Gather:
         if new is None or not new.any():
             return
         at = np.flatnonzero(new)
+        values, edges = _extent(column)
         slot = self.layout.sums[name]
         stored = self._fixed_of(slot, 8, self.rows[at], self.chunk[at], self.local[at])
         view, digest = memoryview(cast(Any, values)), xxh3_64_intdigest
@@ -329,7 +341,7 @@ class _Gather:
         raise self.source.unreadable(rows[at], shard, "an offset leads outside of its buffer")
 
     def _valid(self, node: Node, rows: Int64s, chunk: Int64s, local: Int64s) -> Bools | None:
-        if not self.layout.length[node.valid].any():
+        if not self.layout.present[node.valid]:
             return None
         present = self.layout.length[node.valid][chunk] > 0
         valid = np.ones(rows.size, bool)
@@ -354,7 +366,7 @@ class _Gather:
         """`count` neighbouring values of a narrow buffer, which is held and checked whole."""
         self.source.hold(slot, rows, chunk)
         size = self.layout.length[slot][chunk]
-        wrong = (local + count) * width > size
+        wrong = (local + count) * width > size  # Else a forged index leads outside.
         if wrong.any():
             self._outside(np.flatnonzero(wrong), rows, chunk)
         at = self.layout.address[slot][chunk] + local * width
@@ -363,6 +375,8 @@ class _Gather:
 
     def _map_only(self, slot: int) -> None:
         """For wide values: local files are mapped, other storages read by ranges."""
+        if self.shards.all_held:
+            return
         nothing = np.zeros_like(self.layout.length[slot][self.chunk])
         try:
             self.shards.hold(self.layout.shard[self.chunk], nothing, nothing)
@@ -386,3 +400,15 @@ def fixed_width(node: Node) -> int | None:
     if node.whole:
         return int(node.kind.list_size) * int(node.kind.value_type.bit_width) // 8
     return int(node.kind.bit_width) // 8 if is_fixed(node.kind) else None
+
+
+def _extent(column: Column) -> tuple[npt.NDArray[np.uint8], Int64s]:
+    """The bytes of all values of a wide column, and the edges between them."""
+    values, width = column.values, 1
+    if column.children:
+        values = column.children[0].values
+        width = column.children[0].kind.bit_width // 8
+    flat = cast(npt.NDArray[np.uint8], values).reshape(-1)
+    if column.offsets is not None:
+        return flat, column.offsets * width
+    return flat, np.arange(column.n + 1) * (flat.size // max(1, column.n))

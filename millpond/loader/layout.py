@@ -50,18 +50,50 @@ class Chunks:
         self.starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         self.n_rows = int(self.starts[-1])
         uniform = len(rows) > 0 and bool((rows[:-1] == rows[0]).all() and rows[-1] <= rows[0])
-        self._size = int(rows[0]) if uniform else 0
-        self._shift = self._size.bit_length() - 1 if self._size.bit_count() == 1 else -1
+        size = int(rows[0]) if uniform else 0
+        self._shift = size.bit_length() - 1 if size.bit_count() == 1 else -1
+        self._size = size
+        self._buckets = _Buckets.of(self.starts) if self._shift < 0 else None
 
     def find(self, rows: Int64s) -> tuple[Int64s, Int64s]:
         """The chunk of each row, and its place in the chunk."""
         if self._shift >= 0:
             return rows >> self._shift, rows & (self._size - 1)
-        if self._size:
-            chunk = rows // self._size
-            return chunk, rows - chunk * self._size
-        chunk = np.searchsorted(self.starts, rows, side="right") - 1
+        if self._buckets is not None:
+            chunk = self._buckets.find(rows, self.starts)
+        else:
+            chunk = np.searchsorted(self.starts, rows, side="right") - 1
         return chunk, rows - self.starts[chunk]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Buckets:
+    """A first guess for equal stretches of rows, and how many chunks it may be short of.
+
+    Four times a binary search's speed for 512 rows in any order.
+    """
+
+    shift: int
+    first: Int64s
+    steps: int
+
+    @classmethod
+    def of(cls, starts: Int64s) -> "_Buckets | None":
+        """None where chunks differ so much in size that a guess is no help."""
+        n_rows, n_chunks = int(starts[-1]), len(starts) - 1
+        if not n_rows:
+            return None
+        shift = max(0, (n_rows // (4 * n_chunks)).bit_length() - 1)
+        edges = np.arange((n_rows >> shift) + 2, dtype=np.int64) << shift
+        found = np.searchsorted(starts, edges, side="right") - 1
+        steps = int(np.diff(found).max())
+        return cls(shift, np.minimum(found[:-1], n_chunks - 1), steps) if steps <= 3 else None
+
+    def find(self, rows: Int64s, starts: Int64s) -> Int64s:
+        chunk: Int64s = self.first[rows >> self.shift]
+        for _ in range(self.steps):
+            chunk += rows >= starts[chunk + 1]
+        return chunk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +105,7 @@ class Layout:
     address: Int64s
     length: Int64s
     checksum: npt.NDArray[np.uint64]
+    present: tuple[bool, ...]  # Whether any chunk has the slot's buffer.
     columns: dict[str, Node]
     sums: dict[str, int]  # Slot of the row checksums of a column, where it has them.
     row_bytes: dict[str, float]  # Mean bytes of a row, by column.
@@ -101,7 +134,8 @@ def layout_of(index: Index, places: Int64s) -> Layout:
     }
     sums_by_slot = np.ascontiguousarray(words[:, 3::3].T)
     users = {name: columns[name] for name in _users(index)}
-    return Layout(chunks, shard, address, length, sums_by_slot, users, sums, sizes)
+    present = tuple(bool(slot.any()) for slot in length)
+    return Layout(chunks, shard, address, length, sums_by_slot, present, users, sums, sizes)
 
 
 def _users(index: Index) -> list[str]:

@@ -33,7 +33,6 @@ class Settings:
     format: Format = "numpy"
     prefetch: int = 2
     on_error: OnError = "raise"
-    advise: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
@@ -280,7 +279,6 @@ class Loader:
             s.on_error == "skip",
             share,
             self._dress,
-            s.advise,
         )
 
     def _must_be(self, generation: int) -> None:

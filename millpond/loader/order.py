@@ -259,20 +259,22 @@ class BlockOrder:
         slots = self._slot_of(np.array([first, last - 1], np.int64))
         return self.blocks.rows(np.arange(slots[0], slots[1] + 1)) * self.block_rows
 
-    def blocks_of_next_window(self, first: int, last: int) -> Int64s:
-        """First rows of the next window's blocks: the same part of them as positions
-        first..last are of their own window, so that each is named once in a pass."""
-        begin, end = (int(x[0]) for x in self.windows(np.array([first], np.int64)))
-        if end >= self.n:
-            return np.empty(0, np.int64)
-        size = int(self.windows(np.array([end], np.int64))[1][0]) - end
-        at = end + (first - begin) * size // (end - begin)
-        to = end + (min(last, end - 1) + 1 - begin) * size // (end - begin)
-        if to <= at:
-            return np.empty(0, np.int64)
-        starts = self.block_starts(at, to)
-        # The first one is shared with the part before, unless it begins here.
-        return starts if (first == begin or starts.size < 2) else starts[1:]
+    def blocks_ahead(self, first: int, last: int) -> Int64s:
+        """First rows of blocks to ask for before positions first..last-1 are read.
+
+        The same part of the next window as these are of their own, so that in a pass over
+        all positions each block behind the first window is asked for in good time.
+        """
+        found = [np.empty(0, np.int64)]
+        while first < last:
+            begin, end = (int(x[0]) for x in self.windows(np.array([first], np.int64)))
+            if end < self.n:
+                size = int(self.windows(np.array([end], np.int64))[1][0]) - end
+                at = end + (first - begin) * size // (end - begin)
+                to = end + -(-(min(last, end) - begin) * size // (end - begin))
+                found.append(self.block_starts(at, max(to, at + 1)))
+            first = end
+        return np.concatenate(found)
 
     def _slot_start(self, slot: Int64s) -> Int64s:
         """The first position of each slot: those after the short block begin earlier."""

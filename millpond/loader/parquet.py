@@ -68,6 +68,9 @@ class ParquetRows:
         whole = pa.concat_tables(parts).combine_chunks().take(pa.array(back))
         return {name: from_arrow(_one(whole[name])) for name in columns}
 
+    def prepare(self) -> bool:
+        return False
+
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None:
         """Nothing to say: whole row groups are read."""
 

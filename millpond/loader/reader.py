@@ -121,7 +121,6 @@ class Dataset:
             format,
             prefetch,
             on_error,
-            advise=getattr(self.rows, "advises", False),
         )
         return self.open_loader(choice, settings)
 

@@ -34,6 +34,7 @@ class RowSource(Protocol):
     def take(self, rows: Int64s, columns: Sequence[str]) -> Columns: ...
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None: ...
     def lengths(self, column: str) -> Int64s: ...
+    def prepare(self) -> bool: ...
     def row_bytes(self, columns: Sequence[str]) -> float: ...
     def cost(self) -> str: ...
 
@@ -58,6 +59,9 @@ class Units(Protocol):
     def advise(self, units: Int64s, count: int) -> None:
         """Say that `count` units from each of `units` on are read next."""
 
+    def prepare(self) -> bool:
+        """Before the first unit is read; whether `advise` helps."""
+
     @property
     def unit_bytes(self) -> float: ...
 
@@ -77,6 +81,9 @@ class RowUnits:
     @property
     def unit_bytes(self) -> float:
         return self.source.row_bytes(self.columns)
+
+    def prepare(self) -> bool:
+        return self.source.prepare()
 
     def rows(self, units: Int64s) -> Int64s:
         return units if self.selection is None else self.selection.rows(units)
@@ -115,6 +122,9 @@ class PackUnits:
     @property
     def unit_bytes(self) -> float:
         return self.plan.pack * 12.0
+
+    def prepare(self) -> bool:
+        return self.source.prepare()
 
     def _documents(self, documents: Int64s) -> Int64s:
         return documents if self.selection is None else self.selection.rows(documents)

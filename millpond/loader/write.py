@@ -14,6 +14,9 @@ from millpond.formats.shard_index import INDEX_NAME, index_bytes
 from millpond.formats.shards import ShardInfo, ShardWriter
 from millpond.storage import Staged, Storage, open_storage
 
+# Rows to write before the size of a new shard is looked at.
+_SLICE = 8192
+
 
 def write_dataset(
     rows: pa.Table | Iterable[pa.RecordBatch],
@@ -76,11 +79,21 @@ class _Shards:
     def add(self, batch: pa.RecordBatch, schema: pa.Schema) -> None:
         while batch.num_rows:
             writer = self._open(schema)
-            room = batch.num_rows if self._rows is None else self._rows - writer.rows_given
+            room = self._room(writer, batch.num_rows)
             writer.write(batch.slice(0, room))
             batch = batch.slice(room)
-            if writer.rows_given == self._rows or writer.size_bytes >= self._size_bytes:
+            full = writer.size_bytes >= self._size_bytes and not writer.rows_to_batch_end
+            if full or writer.rows_given == self._rows:
                 self._close()
+
+    def _room(self, writer: ShardWriter, n: int) -> int:
+        """How many of `n` rows the shard takes: up to its size, and a full record batch,
+        so that all batches but the last are alike and a row is found by a shift."""
+        if self._rows is not None:
+            return min(n, self._rows - writer.rows_given)
+        if writer.size_bytes >= self._size_bytes:
+            return min(n, writer.rows_to_batch_end)
+        return min(n, writer.rows_to_batch_end or _SLICE)
 
     def finish(self, schema: pa.Schema) -> None:
         self._close()

@@ -10,6 +10,7 @@ from millpond.physical.stages import (
     ConcatInput,
     Determinism,
     PythonStep,
+    RecordSortStep,
     SourceInput,
     SqlStep,
     Stage,
@@ -50,3 +51,5 @@ def _step(step: Step) -> object:
             return (sql, schema, called) if called else (sql, schema)
         case PythonStep(call, input, schema):
             return call.identity, call.kind, call.batch_size, call.format, input, schema
+        case RecordSortStep():
+            return step

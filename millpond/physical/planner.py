@@ -12,6 +12,7 @@ from millpond.expr import SortKey, quote
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
 from millpond.physical.identity import stage_fingerprint
+from millpond.physical.records import record_sort
 from millpond.physical.shape import Physical, Settings, fused, to_file, why_staged
 from millpond.physical.splits import can_cut, even_splits, source_splits
 from millpond.physical.stages import (
@@ -64,6 +65,8 @@ class Pipe:
 def plan_stages(node: n.Node, settings: Settings) -> Physical:
     """The stages that compute `node`: one fused statement where that is possible."""
     reason = why_staged(node, settings)
+    if reason is None and (stage := record_sort(node, settings)):
+        return Physical((stage,), "fused", "records of fixed width, sorted without SQL")
     if reason is None:
         why = "one machine, and nothing observes partitions"
         return Physical((fused(node, settings),), "fused", why)

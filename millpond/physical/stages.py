@@ -60,7 +60,16 @@ class PythonStep:
     schema: Schema
 
 
-Step = SqlStep | PythonStep
+@dataclass(frozen=True, slots=True)
+class RecordSortStep:
+    """Files of fixed-width records, sorted by one field, file to file and without SQL."""
+
+    fields: tuple[tuple[str, int], ...]
+    key: str
+    schema: Schema
+
+
+Step = SqlStep | PythonStep | RecordSortStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ class Fragment:
 
     @property
     def has_python(self) -> bool:
-        return any(isinstance(step, PythonStep) or step.udfs for step in self.steps)
+        return any(isinstance(s, PythonStep) or getattr(s, "udfs", ()) for s in self.steps)
 
     @property
     def schema(self) -> Schema:

@@ -369,9 +369,10 @@ def _check_partitions(
 def global_sql(text: str, frames: Mapping[str, n.Node], where: str, d: Dialect) -> n.GlobalSql:
     """One query over whole frames by name."""
     query = p.query(text, where, d)
-    tables = {name: node.schema for name, node in frames.items()}
+    read = {name: node for name, node in frames.items() if p.may_name(query.sql, name)}
+    tables = {name: node.schema for name, node in read.items()}
     schema = p.check(lambda: d.describe(query.sql, tables), where)
-    return n.GlobalSql(tuple(frames), tuple(frames.values()), query, schema)
+    return n.GlobalSql(tuple(read), tuple(read.values()), query, schema)
 
 
 def whole(number: int, where: str, name: str, *, least: int) -> int:

@@ -48,7 +48,9 @@ class Policy:
 
     A task is slow once it has run for `twin_factor` times the `twin_quantile` of the
     finished tasks of its stage, if at least half of the stage (and `twin_after`
-    tasks) is done and it runs for `twin_min_s` or more.
+    tasks) is done and it runs for `twin_min_s` or more. On one node, where a task is
+    slow because it is large rather than because its machine is, all of this is
+    `one_node_factor` times as long.
     """
 
     max_attempts: int = 4
@@ -57,3 +59,4 @@ class Policy:
     twin_factor: float = 3.0
     twin_min_s: float = 10.0
     twin_after: int = 3
+    one_node_factor: float = 6.0

@@ -9,7 +9,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from millpond.errors import Transient
-from millpond.physical.stages import PartRows, Task, TaskInput, TaskResult, ToPart
+from millpond.physical.stages import (
+    Edge,
+    Input,
+    PartRows,
+    RowsInput,
+    StageInput,
+    Task,
+    TaskInput,
+    TaskResult,
+    ToPart,
+)
 from millpond.runtime.progress import Progress
 
 
@@ -33,6 +43,35 @@ def check(result: TaskResult, task: Task, progress: Mapping[int, Progress]) -> N
             f"{_name(task)}: stage {sources} wrote {expected} rows for this task, "
             f"but it read {result.rows_in}"
         )
+
+
+def check_stage(stage: Progress, progress: Mapping[int, Progress]) -> None:
+    """Raise if a complete stage has read more or fewer rows in all than were written for it.
+
+    The counts per partition know nothing of attempts undone; these totals always do.
+    """
+    expected = [_expected_of_stage(item, stage.n, progress) for item in stage.stage.inputs]
+    if not expected or None in expected or min(stage.rows_in, default=0) < 0:
+        return
+    written = sum(count for count in expected if count is not None)
+    if written != (read := sum(stage.rows_in)):
+        sources = ", ".join(str(before) for before in stage.reads)
+        raise RowsNotConserved(
+            f"stage {stage.stage.id} ({stage.stage.title}) read {read} rows in all, but stage "
+            f"{sources} wrote {written} for it: attempts were mixed, or rows were lost. "
+            "This is a fault of Millpond: please report it with the events of the run."
+        )
+
+
+def _expected_of_stage(item: Input, n_tasks: int, progress: Mapping[int, Progress]) -> int | None:
+    match item:
+        case StageInput(before, edge, None):
+            if not progress[before].complete:
+                return None
+            return sum(progress[before].rows) * (n_tasks if edge is Edge.ALL else 1)
+        case RowsInput(before):
+            return sum(progress[before].rows) if progress[before].complete else None
+    return None
 
 
 def rows_expected(task: Task, progress: Mapping[int, Progress]) -> int | None:

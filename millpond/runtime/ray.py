@@ -150,7 +150,10 @@ class RayRuntime:
             del self._services[node]
         for node in [node for node in cpus if node not in self._services]:
             self._services[node] = self._start_service(node)
-        self._capacity = Capacity(sum(cpus.values()), max(1, *cpus.values(), 1))
+        # One more for each node, so that a worker finds its next task waiting there.
+        # At least one: a cluster that grows by itself must see a task that waits.
+        slots = sum(n + 1 for n in cpus.values() if n)
+        self._capacity = Capacity(max(1, slots), max(1, *cpus.values(), 1))
 
     def _start_service(self, node: str) -> Handle:
         name = _service_name(self._session, node)
@@ -229,7 +232,7 @@ def _connect(address: str | None, cpus: int | None) -> bool:
         else:
             _report_nothing()
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise OptionError(
             f"runtime='ray': no connection to a cluster at {address or 'this machine'!r}: {error} "
             "Check that it runs (`ray status`), and that Ray and Python have its versions."

@@ -37,7 +37,7 @@ from millpond.physical.stages import (
     tasks,
 )
 from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
-from millpond.runtime.conservation import check
+from millpond.runtime.conservation import RowsNotConserved, check, check_stage
 from millpond.runtime.giving_up import part_damaged, part_lost_again, task_failed
 from millpond.runtime.progress import DONE, RUNNING, WAITING, Progress, Reused
 
@@ -127,8 +127,7 @@ class Schedule:
         self._now_s = max(self._now_s, now_s)  # A clock may jump; a task never gets younger.
         if self._free <= 0 or self.closed:
             return []
-        limits: dict[int, float | None] = {}
-        commands: list[Command] = []
+        limits, commands = dict[int, float | None](), list[Command]()
         for (stage, partition), attempts in list(self._running.items()):
             if stage not in limits:
                 limits[stage] = self._slow_after_s(self.progress[stage])
@@ -151,7 +150,7 @@ class Schedule:
         progress = self.progress[stage]
         try:
             check(result, progress.tasks[partition], self.progress)
-        except Transient as error:
+        except RowsNotConserved as error:
             return [*_discard(result.part, result.files), *self.failed(result.task, error)]
         progress.durations_s.append(self._now_s - attempts.pop(attempt))
         commands = self._cancel(stage, partition)
@@ -161,10 +160,7 @@ class Schedule:
             progress.varies = True
             commands += self._roll_back(stage, {partition})
         self._events.append(_finished(result))
-        if progress.complete:
-            self._tell_complete(progress)
-            commands += self._advance()
-        return commands
+        return commands + (self._completed(progress) if progress.complete else [])
 
     def failed(self, task: TaskId, error: BaseException) -> list[Command]:
         """An attempt failed. What may pass is tried again; what will not ends the run."""
@@ -272,7 +268,8 @@ class Schedule:
         if len(durations) < policy.twin_after or 2 * progress.n_done < progress.n:
             return None
         usual_s = float(np.quantile(np.fromiter(durations, float), policy.twin_quantile))
-        return max(policy.twin_min_s, policy.twin_factor * usual_s)
+        limit_s = max(policy.twin_min_s, policy.twin_factor * usual_s)
+        return limit_s * (policy.one_node_factor if self._slots <= self._node_slots else 1.0)
 
     # ---- stages ----------------------------------------------------------------------
 
@@ -290,6 +287,14 @@ class Schedule:
                 break
         self._open, self._first_open = ready, 0
         return []
+
+    def _completed(self, progress: Progress) -> list[Command]:
+        self._tell_complete(progress)
+        try:
+            check_stage(progress, self.progress)
+        except RowsNotConserved as error:
+            return self._give_up(error)
+        return self._advance()
 
     def _wanted(self) -> set[int]:
         """Stages that have to run: incomplete, and final or read by one that has to run."""

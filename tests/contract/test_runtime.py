@@ -4,26 +4,23 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
-from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_runtime import FakeRuntime
+from runtimes import in_this_thread, local, ray, reading
 from small_pipelines import (
     ALL,
     SqlStep,
     X,
     forward,
-    from_files,
     gather,
     one_task,
-    options,
     python,
     rows_of,
     spread,
-    worker,
 )
 
 from millpond.errors import GaveUp, TaskError
@@ -31,35 +28,13 @@ from millpond.events import Event
 from millpond.physical.stages import TaskResult
 from millpond.runtime import Runtime, run
 from millpond.runtime.local import LocalRuntime
-from millpond.worker import run_task
-
-
-@contextmanager
-def in_this_thread(folder: Path) -> Iterator[Runtime]:
-    with ExitStack() as stack:
-        ours = worker(folder)
-        stack.callback(ours.close)
-        yield FakeRuntime(2, lambda task: run_task(task, ours))
-
-
-@contextmanager
-def local(folder: Path) -> Iterator[Runtime]:
-    ours = worker(folder)
-    runtime = LocalRuntime(ours, options(folder, "processes"), slots=2)
-    try:
-        yield runtime
-    finally:
-        runtime.close()
-        ours.close()
 
 
 @pytest.fixture(scope="module")
 def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
-    """One for all tests: a cluster takes seconds to start, and each worker of it one."""
+    """One for all tests."""
     pytest.importorskip("ray")
-    from ray_cluster import cluster, connected
-
-    with cluster() as found, connected(found, tmp_path_factory.mktemp("ray")) as runtime:
+    with ray(tmp_path_factory.mktemp("ray")) as runtime:
         yield runtime
 
 
@@ -242,11 +217,6 @@ def test_an_idle_worker_process_that_was_killed_is_replaced(tmp_path: Path) -> N
         for pid in runtime.pids:
             os.kill(pid, signal.SIGKILL)
         assert run(stages, runtime, ignore).only.rows == len(ALL)
-
-
-def reading(runtime: Runtime) -> Any:
-    """How to read the parts that `runtime` left."""
-    return getattr(runtime, "fetch", from_files)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Make, ids
 
 from millpond.errors import (
     ColumnNotFound,
@@ -27,6 +26,7 @@ from millpond.loader.mixture import mix
 from millpond.loader.reader import Dataset, open_dataset
 from millpond.loader.state import MAX_BYTES, Receipt
 from millpond.loader.write import write_dataset
+from tests.support.loader_sets import Make, ids
 
 
 def test_a_second_epoch_has_another_order_and_the_same_rows(make: Make) -> None:

@@ -146,3 +146,16 @@ def test_a_window_of_a_block_order_reads_few_blocks() -> None:
     rows = order.rows(np.arange(first, last, dtype=np.int64))
     assert set((rows // 100 * 100).tolist()) == set(order.block_starts(first, last).tolist())
     assert last - first == 1000
+
+
+@given(st.integers(1, 2000), st.integers(1, 40), st.integers(1, 8), st.integers(1, 300))
+def test_each_block_behind_the_first_window_is_asked_for_ahead(
+    n: int, block: int, window: int, step: int
+) -> None:
+    order = BlockOrder.of(n, block, window, 3)
+    asked: set[int] = set()
+    for first in range(0, n, step):
+        at = np.arange(first, min(n, first + step), dtype=np.int64)
+        asked |= set(order.blocks_ahead(first, first + at.size).tolist())
+        later = at[order.windows(at)[0] > 0]
+        assert set((order.rows(later) // block * block).tolist()) <= asked

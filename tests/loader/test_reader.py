@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Make, ids, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +29,7 @@ from millpond.loader.gather import ShardRows
 from millpond.loader.reader import Dataset, open_dataset
 from millpond.loader.write import write_dataset
 from millpond.storage import LocalStorage
+from tests.support.loader_sets import Make, ids, rows
 
 N = 100
 
@@ -103,6 +103,14 @@ def test_every_type_comes_back_in_the_order_asked(
     found = store(everything)[asked]
     found.validate(full=True)
     assert found.to_pylist() == expected
+
+
+def test_rows_may_be_asked_for_ahead_up_to_the_last(everything: Dataset) -> None:
+    source, last = everything.rows, np.array([0, N - 1], np.int64)
+    for name in everything.schema.names:
+        source.advise(last, [name], 1)
+        source.advise(last, [name], 50)
+    assert everything[[N - 1]].to_pylist() == some_of_everything().to_pylist()[-1:]
 
 
 def test_one_row_is_a_dict_and_a_slice_is_a_table(make: Make) -> None:

@@ -122,10 +122,12 @@ def ids(tasks: Sequence[Task]) -> list[TaskId]:
     return [task.id for task in tasks]
 
 
-def begun(*stages: Stage, slots: int = 100, **options: object) -> Schedule:
-    """A schedule that has started, on `slots` slots of one node."""
+def begun(
+    *stages: Stage, slots: int = 100, node_slots: int | None = None, **options: object
+) -> Schedule:
+    """A schedule that has started, on `slots` slots of one node, or of nodes of `node_slots`."""
     schedule = Schedule(stages, **options)  # type: ignore[arg-type]
-    schedule.capacity(slots, slots)
+    schedule.capacity(slots, node_slots or slots)
     assert schedule.start() == []
     return schedule
 
