@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from millpond.runtime import Runtime
 
+_PLACES_ROWS = n.EvenPartition | n.HashPartition | n.Sort | n.RandomPartition
 KEPT_IN_MEMORY_BYTES = 64 * 2**20  # Of one computed frame; beyond, its rows go to files.
 
 
@@ -290,6 +291,8 @@ class Session:
     def count(self, plan: n.Node) -> int:
         """Rows, without keeping any."""
         settings = self._settings()
+        while isinstance(plan, _PLACES_ROWS):  # It changes no number of rows.
+            plan = plan.input
         number = build.typed({"n": "BIGINT"}, "count()", self.dialect)
         if why_staged(self._optimized(plan), settings) is None:
             query = parse.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a step and its SQL side by side)
 """Pipelines that nobody wrote: each is run in several shapes, and as plain SQL."""
 
 from collections.abc import Callable
