@@ -80,7 +80,8 @@ def hf_datasets(table: pa.Table, path: str) -> Take:
     with pa.ipc.new_stream(path, table.schema) as file:
         file.write_table(table, max_chunksize=1000)
     rows = datasets.Dataset.from_file(path).select_columns(["payload"]).with_format("arrow")
-    return lambda ids: rows[ids]
+    # Joined, because otherwise a batch is a list of slices and no byte of it was read.
+    return lambda ids: rows[ids]["payload"].combine_chunks()
 
 
 def mds(table: pa.Table, path: str) -> Take:

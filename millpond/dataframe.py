@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from millpond.errors import OptionError
 from millpond.expr import Dialect
 from millpond.lazy import extra
+from millpond.options import size
 from millpond.plan import build, sinks
 from millpond.plan import nodes as n
 from millpond.plan.functions import python_call
@@ -44,6 +45,7 @@ class Runner(Protocol):
     def write(self, plan: n.DataSink) -> WriteResult: ...
     def keep(self, plan: n.Node) -> n.Node: ...
     def check_resources(self, cpus: float, gpus: float, where: str) -> None: ...
+    def write_dataset(self, plan: n.Node, path: str, **layout: int | None) -> None: ...
     def arrow_schema(self, schema: Schema) -> pa.Schema: ...
     def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str: ...
     def partitions(self, plan: n.Node) -> int: ...
@@ -422,6 +424,21 @@ class DataFrame:
         where = f"write_fixed({str(path)!r})"
         widths = fields or sinks.widths(self.plan, where)
         return self._write("fixed", path, mode, {"fields": json.dumps(dict(widths))})
+
+    def write_dataset(
+        self, path: str, *, rows_per_shard: int | None = None, shard_bytes: str | int = "256MB",
+        align: int | None = None,
+    ) -> None:  # fmt: skip
+        """Write a training set for `millpond.open_dataset`: shards and one index, all or nothing.
+
+        Shards hold about `shard_bytes`, or exactly `rows_per_shard` rows. `align` keeps
+        samples from straddling chunks of a store. Rows come in partition order, through this
+        process; `path` must be empty.
+        """
+        self._runner.write_dataset(
+            self.plan, str(path), rows_per_shard=rows_per_shard,
+            shard_bytes=size("shard_bytes", shard_bytes), align=align,
+        )  # fmt: skip
 
     def write_parquet_lazy(
         self, path: str | os.PathLike[str], *, mode: str = "error", **parquet_options: Any

@@ -279,14 +279,26 @@ class Session:
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
         """Rows in partition order, in the types that users see."""
-        physical = self._stages(plan)
+        yield from self._rows_of(self._stages(plan), self.arrow_schema(plan.schema))
+
+    def _rows_of(self, physical: Physical, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
         result = self._run(physical).only
-        wanted = self.arrow_schema(plan.schema)
         try:
             for batch in self._result_batches(physical, result):
                 yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
         finally:
             self._forget(physical)
+
+    def write_dataset(self, plan: n.Node, path: str, **layout: Any) -> None:
+        """Shards in partition order; rows stream through this process."""
+        from millpond.loader.write import write_dataset
+
+        # Staged, so that rows wait in parts on disk and not in memory.
+        physical = plan_stages(self._optimized(plan), replace(self._settings(), shape="staged"))
+        schema = self.arrow_schema(plan.schema)
+        rows = self._rows_of(physical, schema)
+        options = self.options.storage_options
+        write_dataset(rows, path, schema=schema, storage_options=options, **layout)
 
     def count(self, plan: n.Node) -> int:
         """Rows, without keeping any."""

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+# A few thousand rows stay in the processor's cache: a quarter faster than 100,000 at once.
+_ROWS_AT_ONCE = 2048
+
+
 class FunctionError(MillpondError):
     """A user's function raised, or gave something else than its schema says."""
 
@@ -77,30 +81,69 @@ def _rows(
 
     first = 0
     for batch in batches:
-        out: list[Any] = []
-        rows = batch.to_pylist()
-        place = 0
-        try:
-            if kind == "row":
+        kept: list[bool] = []
+        made: list[pa.RecordBatch] = []
+        for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
+            rows = as_rows(batch.slice(start, _ROWS_AT_ONCE))
+            out = _called(kind, function, name, rows, first + start)
+            if kind == "filter":
+                kept += out
+            else:
+                made.append(from_rows(out, wanted, name, first + start))
+        first += batch.num_rows
+        if kind == "filter":
+            yield batch.filter(pa.array(kept, pa.bool_()))
+        else:
+            yield from pa.Table.from_batches(made, wanted).combine_chunks().to_batches()
+
+
+def _called(
+    kind: str, function: Callable[..., Any], name: str, rows: list[dict[str, Any]], first: int
+) -> list[Any]:
+    """What the function gives for each row; `first` is the place of the first, for an error."""
+    out: list[Any] = []
+    place = 0
+    try:
+        match kind:
+            case "row":
                 for row in rows:
                     out.append(function(row))
                     place += 1
-            elif kind == "flat":
+            case "flat":
                 for row in rows:
                     out.extend(function(row))
                     place += 1
-            else:
+            case _:
                 for row in rows:
                     out.append(bool(function(row)))
                     place += 1
-        except Exception as error:  # A user's function may raise anything.
-            said = f"{_said(name, error)} on row {first + place} of the partition"
-            raise FunctionError(said, error, tb.format_exc()) from error
-        first += len(rows)
-        if kind == "filter":
-            yield batch.filter(pa.array(out, pa.bool_()))
-        else:
-            yield from_rows(out, wanted, name, first - len(rows))
+    except Exception as error:  # A user's function may raise anything.
+        said = f"{_said(name, error)} on row {first + place} of the partition"
+        raise FunctionError(said, error, tb.format_exc()) from error
+    return out
+
+
+def as_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as dicts, as Arrow's `to_pylist`, in half of its time."""
+    if not batch.num_columns:
+        return [{} for _ in range(batch.num_rows)]
+    make = _row_maker(tuple(batch.schema.names))
+    return make([column.to_pylist() for column in batch.columns])
+
+
+@functools.lru_cache(maxsize=64)
+def _row_maker(names: tuple[str, ...]) -> Callable[[list[list[Any]]], list[dict[str, Any]]]:
+    """`lambda columns: [{"a": v0, "b": v1} for (v0, v1,) in zip(*columns)]`, for these names.
+
+    Python makes a dict from a literal twice as fast as from pairs. A name is written by
+    `repr`, so that it stays a name whatever it contains.
+    """
+    items = ", ".join(f"{name!r}: v{i}" for i, name in enumerate(names))
+    each = "".join(f"v{i}, " for i in range(len(names)))
+    made: Callable[[list[list[Any]]], list[dict[str, Any]]] = eval(
+        f"lambda columns: [{{{items}}} for ({each}) in zip(*columns)]"
+    )
+    return made
 
 
 def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> pa.RecordBatch:
@@ -108,13 +151,13 @@ def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> 
     import pyarrow as pa
 
     names = wanted.names
-    width = len(names)
+    known = set(names)
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
             what = f"{name} gave {type(row).__name__} for row {first + i}, not a dict"
             raise FunctionError(f"{what}.", None, "")
-        if len(row) > width or (len(row) < width and not row.keys() <= set(names)):
-            extra = sorted(map(str, set(row) - set(names)))
+        if not row.keys() <= known:
+            extra = sorted(map(str, set(row) - known))
             raise FunctionError(
                 f"{name} gave the field {extra[0]!r} for row {first + i}, which its schema "
                 f"({', '.join(names)}) does not have. Pass schema= with all of its columns.",
@@ -259,7 +302,13 @@ def _one(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     if len(batches) == 1:
         return batches[0]
     table = pa.Table.from_batches(batches, schema).combine_chunks()
-    return table.to_batches(max_chunksize=max(1, table.num_rows))[0]
+    found = table.to_batches()
+    if len(found) > 1:  # Arrow's text and binary hold 2 GB in one piece.
+        raise MillpondError(
+            f"a batch of {table.num_rows:,} rows holds more than 2 GB in one column; "
+            "pass a smaller batch_size."
+        )
+    return found[0]
 
 
 def _groups(

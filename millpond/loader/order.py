@@ -29,7 +29,7 @@ _MIX2 = 0x94D049BB133111EB
 _U32 = np.uint64(32)
 
 # Below this a hash of every row is sorted: exactly uniform, where a Feistel network
-# visibly is not (n <= 100), and at 65,536 rows still only 5 ms and half a megabyte.
+# visibly is not (n <= 100), and at 65,536 rows still only 5 ms and 128 KiB.
 SMALL = 65_536
 # Four rounds fail the lag test at b, five pass; six leaves a margin.
 ROUNDS = 6
@@ -92,25 +92,22 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HashOrder:
-    """Rows sorted by a hash of (row, key). Uniform for every n; holds 8 bytes a row."""
+    """Rows sorted by a hash of (row, key), for n up to 65,536. Uniform; 2 bytes a row."""
 
     n: int
-    table: Int64s
-    inverse: Int64s
+    table: npt.NDArray[np.uint16]
 
     @classmethod
     def of(cls, n: int, key: int) -> "HashOrder":
         keyed = np.arange(n, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
-        table = np.argsort(splitmix64_array(keyed), kind="stable").astype(np.int64)
-        inverse = np.empty(n, np.int64)
-        inverse[table] = np.arange(n)
-        return cls(n, table, inverse)
+        return cls(n, np.argsort(splitmix64_array(keyed), kind="stable").astype(np.uint16))
 
     def rows(self, positions: Int64s) -> Int64s:
-        return self.table[positions]
+        return self.table[positions].astype(np.int64)
 
     def positions(self, rows: Int64s) -> Int64s:
-        return self.inverse[rows]
+        """The inverse. It is made for each call: 1 ms at most, and few ask for it."""
+        return np.argsort(self.table)[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +195,7 @@ def _add_hash(
     np.minimum(target, t, out=target)
 
 
-# Two epochs of every source of a large mixture.
+# Two epochs of every source of a large mixture; 32 MiB if all of them are small.
 @lru_cache(maxsize=256)
 def permutation(n: int, key: int) -> Permutation:
     """The uniform order of `n` rows under `key`: a sorted hash if small, else a network."""

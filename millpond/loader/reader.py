@@ -20,10 +20,12 @@ from millpond.loader.columns import to_arrow
 from millpond.loader.flat import LocalShards, RemoteShards
 from millpond.loader.gather import ShardRows, Verify
 from millpond.loader.loader import Loader, OnError, Settings
+from millpond.loader.mds import INDEX as MDS_INDEX
+from millpond.loader.mds import MdsRows
 from millpond.loader.order import Shuffle
 from millpond.loader.parquet import ParquetRows
 from millpond.loader.plan import Choice, identity_of, order_of, sequence_about, units_of
-from millpond.loader.selection import Select
+from millpond.loader.selection import Predicate, Select
 from millpond.loader.sequence import Single
 from millpond.loader.steps import Geometry
 from millpond.loader.units import RowSource
@@ -160,14 +162,21 @@ def open_dataset(
     verify: Verify = "first",
     select: Select | None = None,
 ) -> Dataset:
-    """Open a training set: a local path, a URI, a mount; also a folder of Parquet.
+    """Open a training set: a local path, a URI, a mount; also Parquet, or MDS shards.
 
     `verify` is `"first"` (each value is checked when this process first reads it),
-    `"always"` or `"off"`. `select` evaluates filters. Reads the index, or the footers.
+    `"always"` or `"off"`. `select` evaluates filters (None: DuckDB does). Reads the index,
+    or the footers.
     """
     if verify not in ("first", "always", "off"):
         raise OptionError(f"open_dataset(verify={verify!r}): it is one of first, always, off.")
-    return _open(str(path), storage_options, verify, select)
+    return _open(str(path), storage_options, verify, select or _by_the_engine)
+
+
+def _by_the_engine(text: str, schema: pa.Schema) -> Predicate:
+    from millpond.loader.filters import predicate  # Loads DuckDB: only where there is a filter.
+
+    return predicate(text, schema)
 
 
 def _open(
@@ -185,14 +194,16 @@ def _rows(root: str, storage: Storage, verify: Verify) -> RowSource:
         data = storage.read_many([Range(file, 0, -1)])[0]
         index = read_index(bytes(data), file)
         return ShardRows(root, index, _shards(root, index, storage), verify)
+    if storage.stat(f"{root}/{MDS_INDEX}") is not None:
+        return MdsRows(root, storage)
     found = [info for info in storage.list(root) if info.path.endswith(".parquet")]
     if found:
         return ParquetRows(root, storage, found)
     if next(iter(storage.list(root)), None) is None:
         raise PathNotFound(root, "open_dataset")
     raise FileUnreadable(
-        f"open_dataset({root!r}): neither an index ({INDEX_NAME}) nor Parquet files lie here. "
-        "Write a training set with write_dataset, or pass the folder of one."
+        f"open_dataset({root!r}): neither an index ({INDEX_NAME}) nor MDS shards or Parquet lie "
+        "here. Write a training set with write_dataset, or pass the folder of one."
     )
 
 

@@ -110,9 +110,9 @@ class _Statement:
     def query(self, at: n.Node) -> Pieces:
         if isinstance(at, n.DataSource):
             split = Split(tuple(FileSlice(file.path) for file in at.files), at.rows)
-            return self._source(SourceInput(at.scan, (split,), broadcast=True))
+            return self._source(at, (split,))
         if isinstance(at, n.Kept):
-            return self._source(SourceInput(at.source.scan, at.splits, broadcast=True))
+            return self._source(at.source, at.splits)
         if self._readers[id(at)] < 2:
             return self._render(at)
         if id(at) not in self._names:
@@ -127,8 +127,8 @@ class _Statement:
     def _render(self, at: n.Node) -> Pieces:
         return f.render(at, tuple(self.query(i) for i in n.inputs_of(at)))
 
-    def _source(self, source: SourceInput) -> Pieces:
-        self.inputs.append(source)
+    def _source(self, at: n.DataSource, splits: tuple[Split, ...]) -> Pieces:
+        self.inputs.append(SourceInput(at.scan, splits, broadcast=True))
         return f.slot(len(self.inputs) - 1)
 
 

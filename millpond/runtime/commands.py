@@ -42,6 +42,13 @@ class GiveUp:
 Command = Submit | Cancel | Discard | Finished | GiveUp
 
 
+def discards(part: PartRef | None, files: tuple[OutputFile, ...]) -> list[Command]:
+    """The command that drops what a task has left, if it has left anything."""
+    if part is None and not files:
+        return []
+    return [Discard((part,) if part else (), files)]
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How often to try again, and when a task counts as slow.

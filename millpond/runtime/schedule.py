@@ -33,10 +33,11 @@ from millpond.physical.stages import (
     Stage,
     Task,
     TaskId,
+    TaskInput,
     TaskResult,
     tasks,
 )
-from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
+from millpond.runtime.commands import Cancel, Command, Finished, GiveUp, Policy, Submit, discards
 from millpond.runtime.conservation import RowsNotConserved, check, check_stage
 from millpond.runtime.giving_up import part_damaged, part_lost_again, task_failed
 from millpond.runtime.progress import DONE, RUNNING, WAITING, Progress, Reused
@@ -146,12 +147,12 @@ class Schedule:
         stage, partition, attempt = result.task
         attempts = self._running.get((stage, partition), {})
         if attempt not in attempts or self.closed:
-            return _discard(result.part, result.files)
+            return discards(result.part, result.files)
         progress = self.progress[stage]
         try:
             check(result, progress.tasks[partition], self.progress)
         except RowsNotConserved as error:
-            return [*_discard(result.part, result.files), *self.failed(result.task, error)]
+            return [*discards(result.part, result.files), *self.failed(result.task, error)]
         progress.durations_s.append(self._now_s - attempts.pop(attempt))
         commands = self._cancel(stage, partition)
         self._stories.pop((stage, partition), None)
@@ -199,7 +200,7 @@ class Schedule:
             if error is not None:
                 return commands + self._give_up(error)
             progress.undo(ref.task)
-            commands += _discard(ref, ())
+            commands += discards(ref, ())
             missing.setdefault(ref.stage, set()).add(ref.task)
         self._tell_missing(missing, lost.reason)
         for stage, parts in missing.items():
@@ -226,13 +227,17 @@ class Schedule:
             task = replace(task, resources=replace(task.resources, cpus=cpus))
         if not progress.reads:
             return task
-        return replace(
-            task,
-            inputs=tuple(
-                replace(i, parts=self.progress[i.stage].bound()) if isinstance(i, PartRows) else i
-                for i in task.inputs
-            ),
-        )
+        return replace(task, inputs=tuple(self._bound(item) for item in task.inputs))
+
+    def _bound(self, item: TaskInput) -> TaskInput:
+        """The input with the parts that exist: all, in one shared tuple, or the few it reads."""
+        if not isinstance(item, PartRows):
+            return item
+        parts = self.progress[item.stage].bound()
+        if item.n_parts is None:
+            return replace(item, parts=parts)
+        few = parts[item.first_part : item.first_part + item.n_parts]
+        return replace(item, parts=few, first_part=0)
 
     def _need(self, progress: Progress, partition: int) -> int:
         wants = ceil(progress.stage.resources.cpus)
@@ -364,7 +369,7 @@ class Schedule:
             undone = set()
             for partition in hit:
                 if progress.state[partition] == DONE:
-                    commands += _discard(*progress.undo(partition))
+                    commands += discards(*progress.undo(partition))
                     undone.add(partition)
                 elif progress.state[partition] == RUNNING:
                     commands += self._cancel(reader, partition)
@@ -388,12 +393,6 @@ class Schedule:
     def _give_up(self, error: BaseException) -> list[Command]:
         self.closed = True
         return [GiveUp(error)]
-
-
-def _discard(part: PartRef | None, files: tuple[object, ...]) -> list[Command]:
-    if part is None and not files:
-        return []
-    return [Discard((part,) if part else (), files)]  # type: ignore[arg-type]
 
 
 def _finished(result: TaskResult) -> TaskFinished:

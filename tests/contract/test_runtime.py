@@ -23,9 +23,9 @@ from small_pipelines import (
     spread,
 )
 
-from millpond.errors import GaveUp, TaskError
+from millpond.errors import GaveUp, OptionError, TaskError
 from millpond.events import Event
-from millpond.physical.stages import TaskResult
+from millpond.physical.stages import Resources, TaskResult
 from millpond.runtime import Runtime, run
 from millpond.runtime.local import LocalRuntime
 
@@ -85,6 +85,13 @@ def test_a_users_exception_keeps_its_traceback(runtime: Runtime) -> None:
         runtime.submit(one_task(python(fails))).result(60)
     assert "in fails" in caught.value.traceback
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.slow
+def test_resources_that_no_node_has_are_refused_and_not_waited_for(on_ray: Runtime) -> None:
+    task = one_task(resources=Resources(gpus=8))
+    with pytest.raises(OptionError, match="8 GPUs for a task, but no node has more than 1 CPUs"):
+        on_ray.submit(task)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from millpond.physical.stages import (
     Fragment,
     OutputFile,
     PartRef,
+    PartRows,
     PartsLost,
     Resources,
     SourceInput,
@@ -99,15 +100,12 @@ def result(
 
 def expected_rows(task: Task) -> int:
     """Rows of the parts bound to `task`, if each part holds equal partitions."""
-    total = 0
-    for item in task.inputs:
-        for part in getattr(item, "parts", ()):
-            if (
-                item.n_parts is None
-                or item.first_part <= part.task < item.first_part + item.n_parts
-            ):
-                total += part.rows // part.n_partitions * item.n_partitions
-    return total
+    return sum(
+        part.rows // part.n_partitions * item.n_partitions
+        for item in task.inputs
+        if isinstance(item, PartRows)
+        for part in item.parts
+    )
 
 
 def lost(task: Task, *refs: PartRef, damaged: bool = False) -> PartsLost:

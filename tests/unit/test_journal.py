@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from part_files import numbers_batch, write_part
 from runtime_values import sink, source
 
 from millpond.errors import StorageError
 from millpond.physical.stages import OutputFile, Stage, TaskId, TaskResult, ToFile
 from millpond.runtime.journal import StoredJournal
 from millpond.storage import LocalStorage, Staged
+from tests.unit.part_files import numbers_batch, write_part
 
 STAGE = source(4, 3, n=2, fingerprint="scan flights")
 

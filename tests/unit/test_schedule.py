@@ -32,6 +32,14 @@ def test_a_stage_starts_when_all_it_reads_is_done_and_is_bound_to_the_parts() ->
     assert finish(schedule, reduces) == [Finished()]
 
 
+def test_a_task_that_reads_one_part_is_bound_to_that_part_alone() -> None:
+    schedule = begun(source(0, 3), reader(1, 0, edge=Edge.FORWARD))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    item = submitted(schedule.free_slots(9))[2].inputs[0]
+    assert isinstance(item, PartRows)
+    assert ([part.task for part in item.parts], item.first_part, item.n_parts) == ([2], 0, 1)
+
+
 def test_independent_stages_overlap() -> None:
     schedule = begun(source(0, 1), source(1, 2), reader(2, 0, 1, edge=Edge.ALL))
     assert ids(submitted(schedule.free_slots(3))) == [TaskId(0, 0), TaskId(1, 0), TaskId(1, 1)]
@@ -302,7 +310,7 @@ def test_forward_readers_of_other_parts_that_vary_are_left_alone() -> None:
     finish(schedule, submitted(schedule.free_slots(9)))
     one, two = submitted(schedule.free_slots(9))
     schedule.succeeded(result(one))
-    schedule.parts_lost(lost(two, parts(two)[1]))
+    schedule.parts_lost(lost(two, *parts(two)))
     finish(schedule, submitted(schedule.free_slots(9)))
     (again,) = submitted(schedule.free_slots(9))
     assert again.id == TaskId(1, 1, 1)
