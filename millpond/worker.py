@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
+from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import write_rows
 from millpond.errors import FileUnreadable, MillpondError, SqlError, TaskError, WorkerLost
 from millpond.formats.rows import FORMATS, read_rows, schema_of
@@ -134,7 +135,7 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
             failure = run.failure or run.unreadable(error) or error
             raise _said(task, failure)  # noqa: B904 (it brings its own cause)
     return TaskResult(
-        **result, task=task.id, rows_in=run.rows_in, node=worker.node,
+        **result, task=task.id, rows_in=run.rows_in, node=worker.node, rows_hash=run.hash_in,
         wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu,
     )  # fmt: skip
 
@@ -145,6 +146,7 @@ class _Run:
     def __init__(self, task: Task, worker: Worker, stack: ExitStack) -> None:
         self.task, self.worker, self.stack = task, worker, stack
         self.rows_in = 0
+        self.hash_in = 0 if worker.options.verify == "rows" else None
         # What a stream raised while DuckDB read it: DuckDB only tells that something did.
         self.failure: MillpondError | None = None
         self._bounds: pa.Array | None = None
@@ -290,6 +292,8 @@ class _Run:
         schema = self.worker.engine.arrow_schema(rows.schema)
         table = pa.Table.from_batches(read_part_rows(rows, schema, self.worker.ranges), schema)
         self.rows_in += table.num_rows
+        if self.hash_in is not None:
+            self.hash_in = (self.hash_in + rows_hash(self.worker.engine, table)) % 2**64
         return table
 
     def _reader(self, rows: Iterable[pa.RecordBatch], step: Step) -> pa.RecordBatchReader:
@@ -308,6 +312,8 @@ class _Run:
     # ---- output ----------------------------------------------------------------------
 
     def _to_part(self, rows: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        import pyarrow as pa
+
         from millpond.engine.kernels import partition_numbers, range_partition
         from millpond.shuffle.write import PartWriter
 
@@ -317,18 +323,19 @@ class _Run:
         schema = self.worker.engine.arrow_schema(task.schema)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         writer = PartWriter(path, output.n, schema)
+        hashed = None if self.hash_in is None else 0
         try:
             for batch in rows:
-                if output.how == "single":
-                    writer.add(batch, None)
-                    continue
                 last = batch.num_columns - 1
-                numbers = (
-                    partition_numbers(batch.column(last), f"{output.n} partitions")
-                    if output.how == "column"
-                    else range_partition(batch.column(last), self._bounds)
-                )
-                writer.add(batch.select(range(last)), numbers)
+                numbers: Any = None
+                if output.how == "column":
+                    numbers = partition_numbers(batch.column(last), f"{output.n} partitions")
+                elif output.how == "range":
+                    numbers = range_partition(batch.column(last), self._bounds)
+                kept = batch if numbers is None else batch.select(range(last))
+                if hashed is not None:
+                    hashed += rows_hash(self.worker.engine, pa.Table.from_batches([kept]))
+                writer.add(kept, numbers)
             written = writer.close()
         except BaseException:
             writer.abort()
@@ -344,6 +351,7 @@ class _Run:
             "size_bytes": written.size_bytes,
             "partition_rows": written.partition_rows,
             "partition_bytes": written.partition_bytes,
+            "written_hash": None if hashed is None else hashed % 2**64,
         }
 
     def _part_path(self) -> str:
