@@ -18,7 +18,7 @@ from millpond.formats.shard_index import INDEX_NAME, Index, read_index
 from millpond.loader.batches import Batch, Format
 from millpond.loader.cache import CachedShards
 from millpond.loader.columns import to_arrow
-from millpond.loader.flat import LocalShards, RemoteShards, Shards
+from millpond.loader.flat import LocalShards, Shards
 from millpond.loader.gather import ShardRows, Verify
 from millpond.loader.loader import Loader, OnError, Settings
 from millpond.loader.mds import INDEX as MDS_INDEX
@@ -26,6 +26,7 @@ from millpond.loader.mds import MdsRows
 from millpond.loader.order import Shuffle
 from millpond.loader.parquet import ParquetRows
 from millpond.loader.plan import Choice, identity_of, order_of, sequence_about, units_of
+from millpond.loader.remote import RemoteShards
 from millpond.loader.selection import Select
 from millpond.loader.sequence import Single
 from millpond.loader.steps import Geometry
