@@ -8,9 +8,6 @@
                  (bare DuckDB: the same three queries by hash of the ticker)
     group-by     the same in one global query
     import       `import duckdb` against `import millpond`
-
-Processor seconds (user and system, of the process and its children) are measured beside
-the wall clock, as they say more on a machine that does other work.
 """
 
 import argparse
@@ -19,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-from pairs import Compared, compared, save, table
+from pairs import Compared, Spent, compare, save, table
 
 MAKE = """
 COPY (SELECT 'T' || (i * 7919 % 500) AS ticker, (hash(i) % 100000) / 100.0 AS price
@@ -62,7 +60,7 @@ assert (r.to_arrow_table() if hasattr(r, "to_arrow_table") else r.fetch_arrow_ta
 }
 
 
-def process(code: str, folder: str) -> tuple[float, float]:
+def process(code: str, folder: str) -> Spent:
     """Wall and processor seconds of a Python process that runs `code`."""
     # Byte code is kept, as it is for every installed package, wherever this runs.
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -97,9 +95,8 @@ def main() -> None:
             sides = [bare, ours]
             for code in sides:  # Byte code is compiled, files are in memory.
                 process(code, folder)
-            measured = [[process(code, folder) for code in sides] for _ in range(pairs)]
-            rows.append(compared(f"{name}, wall", [(b[0], o[0]) for b, o in measured]))
-            rows.append(compared(f"{name}, processor", [(b[1], o[1]) for b, o in measured]))
+            spent = [partial(process, code, folder) for code in sides]
+            rows.append(compare(name, *spent, pairs))
     table(rows, "duckdb")
     save("hello", rows)
 

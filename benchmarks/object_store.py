@@ -7,6 +7,7 @@ other work on the machine only ever adds time.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -16,13 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
 import obstore
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
 import pytest
 import servers
 from hf3fs import Cluster
 from obstore.store import S3Store
 
-from millpond.storage import Range, ThreeFsStorage, open_storage
+from millpond.engine.duckdb import Engine
+from millpond.storage import Range, RemoteFiles, ThreeFsStorage, open_storage
 from millpond.storage.preads import Piece
 from millpond.storage.ranges import merge
 from millpond.storage.usrbio import Ring
@@ -89,6 +96,79 @@ def read_ranges(folder: Path, mib: int) -> list[dict[str, Any]]:
     return lines
 
 
+def scan_parquet(folder: Path, mib: int) -> list[dict[str, Any]]:
+    """3 of 16 columns, a third of the row groups, of four Parquet files in an S3 server.
+
+    Theirs is DuckDB over s3fs, where that is installed (it needs an older botocore than the
+    test servers do, so an environment of its own), and else pyarrow's own reader.
+    """
+    rows = mib * MIB // (16 * 8 * 4)
+    with servers.juicefs(folder) as server:
+        uri = f"s3://{server.bucket}/scan"
+        storage = open_storage(uri, server.options())
+        numbers = np.random.default_rng(1)
+        for part in range(4):
+            columns = {f"c{i:02}": numbers.integers(0, 1 << 62, rows) for i in range(1, 16)}
+            table = pa.table({"c00": np.arange(rows), **columns})
+            staged = storage.stage(f"{uri}/{part}.parquet", "bench")
+            pq.write_table(table, staged.local, row_group_size=rows // 12, use_dictionary=False)
+            storage.publish([storage.seal(staged)])
+        files = [f"{uri}/{part}.parquet" for part in range(4)]
+        query = f"SELECT sum(c05), sum(c09) FROM read_parquet({files}) WHERE c00 < {rows // 3}"
+
+        # A new instance for each round: DuckDB keeps what it has read of remote files.
+        def ours() -> list[Any]:
+            engine = Engine(threads=4, memory_limit_bytes=2 << 30, scratch=str(folder))
+            engine.read_through(RemoteFiles(storage, "s3"))
+            with engine.cursor() as cursor:
+                found = cursor.rows(query)
+            engine.close()
+            return found
+
+        name, bar, theirs = peer_scan(server, files, query, rows // 3)
+        assert ours() == theirs()
+        found = best_of(ours, theirs)
+    return [line(f"S3: 3 of 16 columns of {mib} MiB; {name}", *found, bar)]
+
+
+def peer_scan(
+    server: servers.Server, files: list[str], query: str, below: int
+) -> tuple[str, float, Callable[[], list[Any]]]:
+    """The peer's name, the bar for our time by its, and its way to do the same."""
+    if importlib.util.find_spec("s3fs"):
+        import s3fs
+
+        def by_s3fs() -> list[Any]:
+            s3fs.S3FileSystem.clear_instance_cache()
+            files_ = s3fs.S3FileSystem(
+                key=servers.USER, secret=servers.PASSWORD, endpoint_url=server.endpoint
+            )
+            with duckdb.connect() as connection:
+                connection.register_filesystem(files_)
+                return connection.execute(query).fetchall()
+
+        return "DuckDB on s3fs", 1 / 3, by_s3fs
+
+    store = pa.fs.S3FileSystem(
+        access_key=servers.USER,
+        secret_key=servers.PASSWORD,
+        endpoint_override=server.endpoint.removeprefix("http://"),
+        scheme="http",
+        region="us-east-1",
+    )
+    paths = [file.removeprefix("s3://") for file in files]
+
+    def by_pyarrow() -> list[Any]:
+        columns = ["c00", "c05", "c09"]
+        pruned = [("c00", "<", below)]
+        table = pq.read_table(paths, columns=columns, filesystem=store, filters=pruned)
+        with duckdb.connect() as connection:
+            connection.register("rows", table)
+            return connection.execute("SELECT sum(c05), sum(c09) FROM rows").fetchall()
+
+    return "pyarrow", 1.0, by_pyarrow
+
+
 def read_rings(folder: Path) -> list[dict[str, Any]]:
     """512 random reads of 4 KiB: what our part costs, beside a loop of preadv.
 
@@ -100,7 +180,7 @@ def read_rings(folder: Path) -> list[dict[str, Any]]:
     patch = pytest.MonkeyPatch()
     try:
         io = Cluster(mount).install(patch)
-        storage = ThreeFsStorage(str(mount), io)
+        storage = ThreeFsStorage(io)
         path = mount / "big.bin"
         path.write_bytes(os.urandom(MIB) * 256)
         offsets = [at << 12 for at in random.Random(7).sample(range(256 * 256), 512)]
@@ -142,8 +222,12 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
-        lines = read_rings(Path(b)) + read_ranges(Path(a), options.mib)
+    with (
+        tempfile.TemporaryDirectory() as a,
+        tempfile.TemporaryDirectory() as b,
+        tempfile.TemporaryDirectory() as c,
+    ):
+        lines = read_rings(Path(b)) + read_ranges(Path(a), options.mib) + scan_parquet(Path(c), 192)
     print(f"{'work':<44} {'ours':>9} {'theirs':>9} {'ratio':>7} {'bar':>6}")
     for one in lines:
         print(

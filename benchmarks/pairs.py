@@ -2,64 +2,94 @@
 
 Other work on the machine disturbs both sides of a pair alike, so what is reported is the
 median of the differences and of the ratios, pair by pair, and each side's own median.
+Processor seconds stand beside the wall clock: they say more on a machine that is not idle.
 """
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Medians of one comparison: seconds of both sides, and pair by pair."""
+    """Medians of one comparison, pair by pair: wall clock, and processor seconds."""
 
     name: str
     theirs_s: float
     ours_s: float
     ratio: float
     more_s: float
+    theirs_cpu_s: float
+    ours_cpu_s: float
+    ratio_cpu: float
+    more_cpu_s: float
     pairs: int
 
 
-def compare(
-    name: str, theirs: Callable[[], float], ours: Callable[[], float], pairs: int
-) -> Compared:
-    """Run both `pairs` times in turn; each gives the seconds that it took."""
-    times = []
-    for i in range(pairs):
+Spent = tuple[float, float]
+"""Wall clock and processor seconds."""
+
+
+def compare(name: str, theirs: Callable[[], Spent], ours: Callable[[], Spent], n: int) -> Compared:
+    """Run both `n` times in turn."""
+    pairs: list[tuple[Spent, Spent]] = []
+    for i in range(n):
         # Who goes second finds warmer caches: they take turns.
         if i % 2:
             mine = ours()
-            times.append((theirs(), mine))
+            pairs.append((theirs(), mine))
         else:
-            times.append((theirs(), ours()))
-    return compared(name, times)
+            pairs.append((theirs(), ours()))
+    return compared(name, pairs)
 
 
-def compared(name: str, times: Sequence[tuple[float, float]]) -> Compared:
-    """From pairs of (their seconds, our seconds)."""
-    return Compared(
-        name,
-        statistics.median(t for t, _ in times),
-        statistics.median(o for _, o in times),
-        statistics.median(o / t for t, o in times),
-        statistics.median(o - t for t, o in times),
-        len(times),
-    )
+def compared(name: str, pairs: Sequence[tuple[Spent, Spent]]) -> Compared:
+    """From pairs of what they and we spent."""
+
+    def sides(kind: int) -> list[float]:
+        theirs, ours = [t[kind] for t, _ in pairs], [o[kind] for _, o in pairs]
+        both = list(zip(theirs, ours, strict=True))
+        every = (theirs, ours, [o / t for t, o in both], [o - t for t, o in both])
+        return [statistics.median(some) for some in every]
+
+    return Compared(name, *sides(0), *sides(1), len(pairs))
+
+
+def timed(work: Callable[[], object]) -> Callable[[], Spent]:
+    """What `work` spends in this process and its children, on all their threads."""
+    me = psutil.Process()
+
+    def cpu_s() -> float:
+        times = [me.cpu_times(), *(child.cpu_times() for child in me.children(recursive=True))]
+        ended = times[0].children_user + times[0].children_system
+        return ended + sum(t.user + t.system for t in times)
+
+    def once() -> Spent:
+        wall, cpu = time.perf_counter(), cpu_s()
+        work()
+        return time.perf_counter() - wall, cpu_s() - cpu
+
+    return once
 
 
 def table(rows: Sequence[Compared], theirs: str) -> None:
     """Print the comparisons."""
     width = max(len(row.name) for row in rows)
-    print(f"{'':{width}}  {theirs:>10}  {'millpond':>10}  {'ratio':>6}  {'more':>9}")
+    head = f"{theirs:>10}  {'millpond':>10}  {'ratio':>6}  {'more':>9}"
+    print(f"{'':{width}}  {'wall':<41}    processor\n{'':{width}}  {head}    {head}")
     for row in rows:
         print(
             f"{row.name:{width}}  {_s(row.theirs_s):>10}  {_s(row.ours_s):>10}"
             f"  {row.ratio:6.2f}  {_s(row.more_s):>9}"
+            f"    {_s(row.theirs_cpu_s):>10}  {_s(row.ours_cpu_s):>10}"
+            f"  {row.ratio_cpu:6.2f}  {_s(row.more_cpu_s):>9}"
         )
 
 

@@ -12,9 +12,19 @@ from millpond.version import VERSION as __version__
 if TYPE_CHECKING:
     from millpond.dataframe import DataFrame, WriteResult
     from millpond.errors import MillpondError
+    from millpond.loader import mix, open_dataset
     from millpond.session import Session, init
 
-__all__ = ["DataFrame", "MillpondError", "Session", "WriteResult", "__version__", "init"]
+__all__ = [
+    "DataFrame",
+    "MillpondError",
+    "Session",
+    "WriteResult",
+    "__version__",
+    "init",
+    "mix",
+    "open_dataset",
+]
 
 _ROOMS = {
     "DataFrame": "millpond.dataframe",
@@ -22,6 +32,8 @@ _ROOMS = {
     "Session": "millpond.session",
     "WriteResult": "millpond.dataframe",
     "init": "millpond.session",
+    "mix": "millpond.loader",
+    "open_dataset": "millpond.loader",
 }
 
 

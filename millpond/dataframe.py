@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from millpond.errors import OptionError
 from millpond.expr import Dialect
 from millpond.lazy import extra
+from millpond.options import size
 from millpond.plan import build, sinks
 from millpond.plan import nodes as n
 from millpond.plan.functions import python_call
 from millpond.plan.partitioning import partitioning
+from millpond.plan.udfs import udf_values
 from millpond.schema import Schema
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ class Runner(Protocol):
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]: ...
     def count(self, plan: n.Node) -> int: ...
     def write(self, plan: n.DataSink) -> WriteResult: ...
+    def keep(self, plan: n.Node) -> n.Node: ...
+    def check_resources(self, cpus: float, gpus: float, where: str) -> None: ...
+    def write_dataset(self, plan: n.Node, path: str, **layout: int | None) -> None: ...
     def arrow_schema(self, schema: Schema) -> pa.Schema: ...
     def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str: ...
     def partitions(self, plan: n.Node) -> int: ...
@@ -80,23 +85,28 @@ class DataFrame:
 
     def map(
         self, sql_or_fn: str | Function, *, schema: Mapping[str, str] | None = None,
-        key: str | None = None, deterministic: bool = True,
+        udfs: Sequence[Function] | None = None, key: str | None = None,
+        deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """Each row to one row: an SQL select list, or a function `dict -> dict`.
 
         A function's columns are learnt from up to 100 rows unless `schema` (name to DuckDB
-        type) says them. Row order is kept.
+        type) says them. Row order is kept. `udfs` are Python functions that the SQL calls by
+        name, typed by annotations; they get Arrow arrays, or single values if written so.
 
         >>> sp.from_items([1, 2, 3]).map("item * 10 AS tens").take_all()
         [{'tens': 10}, {'tens': 20}, {'tens': 30}]
         """
         if isinstance(sql_or_fn, str):
-            return self._new(build.project(self.plan, sql_or_fn, _where("map", sql_or_fn), self._d))
+            where = _where("map", sql_or_fn)
+            called = udf_values(udfs, where, self._d, deterministic=deterministic)
+            return self._new(build.project(self.plan, sql_or_fn, where, self._d, udfs=called))
         return self._python("map", sql_or_fn, "row", schema, key, deterministic)
 
     def flat_map(
         self, sql_or_fn: str | Function, *, schema: Mapping[str, str] | None = None,
-        key: str | None = None, deterministic: bool = True,
+        udfs: Sequence[Function] | None = None, key: str | None = None,
+        deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """Each row to any number of rows: a select list with `unnest`, or `dict -> list[dict]`.
 
@@ -105,12 +115,15 @@ class DataFrame:
         """
         if isinstance(sql_or_fn, str):
             where = _where("flat_map", sql_or_fn)
-            return self._new(build.project(self.plan, sql_or_fn, where, self._d, flat=True))
+            called = udf_values(udfs, where, self._d, deterministic=deterministic)
+            plan = build.project(self.plan, sql_or_fn, where, self._d, flat=True, udfs=called)
+            return self._new(plan)
         return self._python("flat_map", sql_or_fn, "flat", schema, key, deterministic)
 
     def filter(
-        self, sql_or_fn: str | Function, *, key: str | None = None, deterministic: bool = True
-    ) -> DataFrame:
+        self, sql_or_fn: str | Function, *, udfs: Sequence[Function] | None = None,
+        key: str | None = None, deterministic: bool = True,
+    ) -> DataFrame:  # fmt: skip
         """Rows for which the SQL condition, or the function `dict -> bool`, is true.
 
         >>> sp.from_items([1, 2, 3]).filter("item > 1").count()
@@ -118,7 +131,8 @@ class DataFrame:
         """
         if isinstance(sql_or_fn, str):
             where = _where("filter", sql_or_fn)
-            return self._new(build.filtered(self.plan, sql_or_fn, where, self._d))
+            called = udf_values(udfs, where, self._d, deterministic=deterministic)
+            return self._new(build.filtered(self.plan, sql_or_fn, where, self._d, called))
         call = python_call(sql_or_fn, "filter", "filter()", key=key, deterministic=deterministic)
         return self._new(n.PythonBatches(self.plan, call, self.schema))
 
@@ -169,6 +183,7 @@ class DataFrame:
         arrays). It may give any of these. Without `schema` it is tried on up to 100 rows.
         """
         build.whole(batch_size, "map_batches()", "batch_size", least=1)
+        self._runner.check_resources(cpus, gpus, "map_batches()")
         rest = {"batch_size": batch_size, "format": _format(format, "map_batches()"),
                 "cpus": float(cpus), "gpus": float(gpus)}  # fmt: skip
         return self._python("map_batches", fn_or_class, "batch", schema, key, deterministic, **rest)
@@ -355,15 +370,8 @@ class DataFrame:
     def compute(self) -> DataFrame:
         """Compute now and keep the rows; frames derived later reuse them."""
         if self._kept is None:
-            plan = self.plan
-            self._kept = self._runner_keep(plan)
+            self._kept = self._runner.keep(self.plan)
         return self
-
-    def _runner_keep(self, plan: n.Node) -> n.Node:
-        from millpond.formats.memory import ArrowRows
-        from millpond.formats.scan import Scan
-
-        return n.DataSource(Scan("memory", plan.schema), rows=ArrowRows(self._runner.table(plan)))
 
     def is_computed(self) -> bool:
         """Whether the rows are kept."""
@@ -416,6 +424,21 @@ class DataFrame:
         where = f"write_fixed({str(path)!r})"
         widths = fields or sinks.widths(self.plan, where)
         return self._write("fixed", path, mode, {"fields": json.dumps(dict(widths))})
+
+    def write_dataset(
+        self, path: str, *, rows_per_shard: int | None = None, shard_bytes: str | int = "256MB",
+        align: int | None = None,
+    ) -> None:  # fmt: skip
+        """Write a training set for `millpond.open_dataset`: shards and one index, all or nothing.
+
+        Shards hold about `shard_bytes`, or exactly `rows_per_shard` rows. `align` keeps
+        samples from straddling chunks of a store. Rows come in partition order, through this
+        process; `path` must be empty.
+        """
+        self._runner.write_dataset(
+            self.plan, str(path), rows_per_shard=rows_per_shard,
+            shard_bytes=size("shard_bytes", shard_bytes), align=align,
+        )  # fmt: skip
 
     def write_parquet_lazy(
         self, path: str | os.PathLike[str], *, mode: str = "error", **parquet_options: Any

@@ -20,21 +20,24 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame, WriteResult
 from millpond.engine.duckdb import VERSION as DUCKDB
-from millpond.errors import MillpondError, TargetNotEmpty, TaskError
+from millpond.errors import MillpondError, OptionError, SchemaMismatch, TargetNotEmpty, TaskError
 from millpond.events import Event, Published, RunFinished, RunStarted
 from millpond.expr import Dialect, parse
 from millpond.formats.memory import ArrowRows
 from millpond.formats.parquet import RowGroups, row_groups
 from millpond.formats.scan import Scan
+from millpond.keep import Keeper
 from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
 from millpond.physical.explain import explain_stages
 from millpond.physical.fragment import plain
-from millpond.physical.planner import Physical, Settings, plan_stages, why_staged
+from millpond.physical.planner import plan_stages
+from millpond.physical.shape import Physical, Settings, why_staged
 from millpond.physical.stages import OutputFile, PartRef, PartRows
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
+from millpond.plan.partitioning import partitioning
 from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
 from millpond.runtime import Journal, Outcome, StageOutcome, run
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from millpond.runtime import Runtime
+
+KEPT_IN_MEMORY_BYTES = 64 * 2**20  # Of one computed frame; beyond, its rows go to files.
 
 
 def init(
@@ -85,7 +90,10 @@ class Session:
         self._scratch = tempfile.mkdtemp(prefix="millpond-")  # Made private (0700).
         self._remove = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         root = options.data_root
-        parts = os.path.join(root, "parts") if root else os.path.join(self._scratch, "parts")
+        # In an object store lie journal and receipts only: parts are read by small ranges,
+        # so they stay on the disks of the machines that wrote them.
+        mounted = root is not None and "://" not in root
+        parts = os.path.join(root if root and mounted else self._scratch, "parts")
         self._worker_options = WorkerOptions(
             scratch=self._scratch,
             parts=parts,
@@ -202,6 +210,8 @@ class Session:
         import pyarrow as pa
 
         table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+        if not table.num_columns:
+            raise SchemaMismatch("from_arrow(): the rows have no columns.")
         schema = self._worker.engine.schema_of(table)
         return DataFrame(self, n.DataSource(Scan("memory", schema), rows=ArrowRows(table)))
 
@@ -271,14 +281,26 @@ class Session:
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
         """Rows in partition order, in the types that users see."""
-        physical = self._stages(plan)
+        yield from self._rows_of(self._stages(plan), self.arrow_schema(plan.schema))
+
+    def _rows_of(self, physical: Physical, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
         result = self._run(physical).only
-        wanted = self.arrow_schema(plan.schema)
         try:
             for batch in self._result_batches(physical, result):
                 yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
         finally:
             self._forget(physical)
+
+    def write_dataset(self, plan: n.Node, path: str, **layout: Any) -> None:
+        """Shards in partition order; rows stream through this process."""
+        from millpond.loader.write import write_dataset
+
+        # Staged, so that rows wait in parts on disk and not in memory.
+        physical = plan_stages(self._optimized(plan), replace(self._settings(), shape="staged"))
+        schema = self.arrow_schema(plan.schema)
+        rows = self._rows_of(physical, schema)
+        options = self.options.storage_options
+        write_dataset(rows, path, schema=schema, storage_options=options, **layout)
 
     def count(self, plan: n.Node) -> int:
         """Rows, without keeping any."""
@@ -316,6 +338,48 @@ class Session:
         self._emit(Published(len(staged), result.rows, result.size_bytes))
         self._forget(physical)
         return _write_result(staged, result.rows)
+
+    def keep(self, plan: n.Node) -> n.Node:
+        """Compute, and keep the rows of each partition: in memory while they are small."""
+        settings = self._settings()
+        if partitioning(plan).n not in (None, 1):  # Its partitions may be observed later.
+            settings = replace(settings, shape="staged")
+        physical = plan_stages(self._optimized(plan), settings)
+        result = self._run(physical).only
+        kept = Keeper(self.arrow_schema(plan.schema), self._kept_folder(), KEPT_IN_MEMORY_BYTES)
+        try:
+            if result.parts and result.parts[0].path.startswith("memory:"):
+                kept.add(self._worker.memory.pop(result.parts[0].path).to_batches())
+            else:
+                stage = physical.stages[-1]
+                schema = self._worker.engine.arrow_schema(stage.schema)
+                for i in range(len(result.parts)):
+                    rows = PartRows(stage.id, stage.schema, first_part=i, n_parts=1,
+                                    parts=result.parts)  # fmt: skip
+                    kept.add(read_part_rows(rows, schema, self._worker.ranges))
+        finally:
+            self._forget(physical)
+        splits, files = kept.splits()
+        scan = Scan("memory" if not files else "arrow", plan.schema)
+        rows_ = ArrowRows(kept.table()) if not files else None
+        return n.Kept(plan, n.DataSource(scan, files, rows_), splits)
+
+    def _kept_folder(self) -> str:
+        return os.path.join(
+            os.path.dirname(self._worker_options.parts), "kept", secrets.token_hex(8)
+        )
+
+    def check_resources(self, cpus: float, gpus: float, where: str) -> None:
+        """More than this machine has would wait for ever. A cluster may grow: it is asked later."""
+        if self.options.runtime != "local":
+            return
+        if cpus > self.options.threads:
+            raise OptionError(
+                f"{where}: cpus={cpus:g}, and this session has {self.options.threads} threads. "
+                "Ask for less, or open it with init(threads=…)."
+            )
+        if gpus > 0 and not any(name.startswith("nvidia") for name in os.listdir("/dev")):
+            raise OptionError(f"{where}: gpus={gpus:g}, and this machine has no GPU.")
 
     def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str:
         """The plan as text; with `physical` its stages as well."""

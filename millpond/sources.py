@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from millpond.engine.duckdb import Engine
-from millpond.errors import FileUnreadable, MillpondError, SchemaMismatch, SqlError
+from millpond.errors import FileUnreadable, MillpondError, OptionError, SchemaMismatch, SqlError
 from millpond.expr import quote
 from millpond.formats import rows
 from millpond.formats.find import NO_VALUE, Found, find_files
@@ -40,6 +40,8 @@ class Sources:
 
     def find(self, paths: Paths, where: str, *, recursive: bool = True) -> Found:
         given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        if not given:
+            raise OptionError(f"{where}: needs at least one path.")
         return find_files([os.fspath(p) for p in given], self.storage, where, recursive=recursive)
 
     # ---- Parquet ---------------------------------------------------------------------

@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
+from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import write_rows
-from millpond.errors import MillpondError, TaskError, WorkerLost
-from millpond.formats.rows import FORMATS, read_rows
-from millpond.formats.scan import Scan, Split, scan_sql
+from millpond.errors import FileUnreadable, MillpondError, SqlError, TaskError, WorkerLost
+from millpond.formats.rows import FORMATS, read_rows, schema_of
+from millpond.formats.scan import Scan, Split, reader, scan_sql
 from millpond.physical.stages import (
     OutputFile,
     PartRef,
     PartRows,
     PartsLost,
-    PythonStep,
+    RecordSortStep,
     SplitRows,
     SqlStep,
+    Step,
     Task,
     TaskId,
     TaskResult,
@@ -37,7 +39,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.shuffle.read import PartsUnreadable, read_part_rows
-from millpond.storage import Range, Storage, open_storage
+from millpond.storage import STORES, LocalStorage, Range, RemoteFiles, Staged, Storage, open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,13 +79,18 @@ class Worker:
 
     def ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
         """Bytes of a part, wherever it lies."""
+        from millpond.storage.direct import read_direct
+
         if ref.node and ref.node != self.node:
             if self.fetch is None:
                 raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
             return self.fetch(ref, ranges)
-        return self.storage(ref.path).read_many(
-            [Range(ref.path, offset, length) for offset, length in ranges]
-        )
+        storage = self.storage(ref.path)
+        if type(storage) is LocalStorage:  # Not 3FS, which has a faster way of its own.
+            # Parts were written past the page cache: reading them through it costs ten times
+            # the CPU, see benchmarks/exchange.py.
+            return read_direct(ref.path, ranges)
+        return storage.read_many([Range(ref.path, offset, length) for offset, length in ranges])
 
     def close(self) -> None:
         self.engine.close()
@@ -107,6 +114,8 @@ def build_worker(options: WorkerOptions, *, node: str = "", fetch: Fetch | None 
         with lock:
             if scheme not in stores:
                 stores[scheme] = open_storage(uri, options.storage_options)
+                if scheme in STORES:
+                    engine.read_through(RemoteFiles(stores[scheme], scheme))
             return stores[scheme]
 
     return Worker(engine, storage, options, node, fetch)
@@ -123,9 +132,10 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
         except PartsUnreadable as bad:
             return PartsLost(task.id, bad.refs, bad.damaged, bad.reason)
         except MillpondError as error:
-            raise _said(task, run.failure or error)  # noqa: B904 (it brings its own cause)
+            failure = run.failure or run.unreadable(error) or error
+            raise _said(task, failure)  # noqa: B904 (it brings its own cause)
     return TaskResult(
-        **result, task=task.id, rows_in=run.rows_in, node=worker.node,
+        **result, task=task.id, rows_in=run.rows_in, node=worker.node, rows_hash=run.hash_in,
         wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu,
     )  # fmt: skip
 
@@ -136,9 +146,11 @@ class _Run:
     def __init__(self, task: Task, worker: Worker, stack: ExitStack) -> None:
         self.task, self.worker, self.stack = task, worker, stack
         self.rows_in = 0
+        self.hash_in = 0 if worker.options.verify == "rows" else None
         # What a stream raised while DuckDB read it: DuckDB only tells that something did.
         self.failure: MillpondError | None = None
         self._bounds: pa.Array | None = None
+        self._called: set[str] = set()
         self._cursors: list[Cursor] = []
         self._interrupted = False
 
@@ -156,6 +168,8 @@ class _Run:
         for step in before:
             rows, cursor = self._step(step, rows, cursor), self._cursor()
         match output, last:
+            case ToFile(), RecordSortStep():
+                return self._sort_records(last)
             case ToFile(), SqlStep():
                 return self._to_file(cursor, self._bound(last, rows, cursor))
             case ToFile(), _:
@@ -174,15 +188,15 @@ class _Run:
         engine = self.worker.engine
         cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
         self._cursors.append(cursor)
-        if self._interrupted:
-            raise WorkerLost("the task was cancelled")
+        self._check()
         return cursor
 
     # ---- input -----------------------------------------------------------------------
 
     def _step(
-        self, step: SqlStep | PythonStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor
+        self, step: Step, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor
     ) -> Iterator[pa.RecordBatch]:
+        assert not isinstance(step, RecordSortStep)
         if isinstance(step, SqlStep):
             return cursor.reader(self._bound(step, rows, cursor))
         if rows is None:
@@ -192,6 +206,12 @@ class _Run:
 
     def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
         """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""
+        for udf in step.udfs:
+            if udf.name in self._called:  # All cursors of a process share their functions.
+                continue
+            self._called.add(udf.name)
+            kinds = [field.type for field in udf.parameters]
+            cursor.function(udf.name, functions.vectorised(udf, self._fail), kinds, udf.returns)
         if rows is not None:
             place = self.task.fragment.steps.index(step)
             cursor.register("__s0", self._reader(rows, self.task.fragment.steps[place - 1]))
@@ -201,11 +221,13 @@ class _Run:
             name = f"__s{i}"
             match item:
                 case SplitRows(scan, splits):
+                    for path in {s.path for split in splits for s in split.slices}:
+                        self.worker.storage(path)  # From now on the engine can read there.
                     table = ""
                     held = [s.rows.table for s in splits if s.rows is not None]
                     if held:
                         table = f"__rows{i}"
-                        cursor.register(table, held[0])
+                        cursor.register(table, held[0] if len(held) == 1 else _together(held))
                     how = "NOT MATERIALIZED"
                     if scan.format in FORMATS and not table:
                         # A stream is read once, whatever the query names how often.
@@ -220,12 +242,32 @@ class _Run:
                         cursor.register(name, table_)
         return f"WITH {', '.join(views)}\n{_nested(step.sql)}" if views else step.sql
 
+    def unreadable(self, error: MillpondError) -> FileUnreadable | None:
+        """Whether an error of DuckDB's comes from a file that has no footer any more."""
+        if not isinstance(error, SqlError):
+            return None
+        for item in self.task.inputs:
+            if not isinstance(item, SplitRows) or item.scan.format != "parquet":
+                continue
+            for piece in (piece for split in item.splits for piece in split.slices):
+                try:
+                    self.worker.engine.describe(f"FROM {reader('parquet', [piece.path], ())}", {})
+                except MillpondError as why:
+                    return FileUnreadable(f"{piece.path}: not a readable Parquet file ({why}).")
+        return None
+
+    def _fail(self, error: MillpondError) -> None:
+        self.failure = self.failure or error
+
     def _stream(self, scan: Scan, splits: Sequence[Split]) -> pa.RecordBatchReader:
         """Rows of a format that DuckDB does not read by itself."""
         import pyarrow as pa
 
         slices = [piece for split in splits for piece in split.slices]
         schema = self.worker.engine.arrow_schema(scan.schema)
+        if scan.format == "arrow" and slices:  # Its own types; the query casts.
+            own = schema_of(self.worker.storage(slices[0].path), slices[0].path)
+            schema = pa.schema([own.field(name) for name in scan.schema.names])
 
         def kept() -> Iterator[pa.RecordBatch]:
             try:
@@ -250,11 +292,11 @@ class _Run:
         schema = self.worker.engine.arrow_schema(rows.schema)
         table = pa.Table.from_batches(read_part_rows(rows, schema, self.worker.ranges), schema)
         self.rows_in += table.num_rows
+        if self.hash_in is not None:
+            self.hash_in = (self.hash_in + rows_hash(self.worker.engine, table)) % 2**64
         return table
 
-    def _reader(
-        self, rows: Iterable[pa.RecordBatch], step: SqlStep | PythonStep
-    ) -> pa.RecordBatchReader:
+    def _reader(self, rows: Iterable[pa.RecordBatch], step: Step) -> pa.RecordBatchReader:
         import pyarrow as pa
 
         def kept() -> Iterator[pa.RecordBatch]:
@@ -270,6 +312,8 @@ class _Run:
     # ---- output ----------------------------------------------------------------------
 
     def _to_part(self, rows: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        import pyarrow as pa
+
         from millpond.engine.kernels import partition_numbers, range_partition
         from millpond.shuffle.write import PartWriter
 
@@ -279,18 +323,19 @@ class _Run:
         schema = self.worker.engine.arrow_schema(task.schema)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         writer = PartWriter(path, output.n, schema)
+        hashed = None if self.hash_in is None else 0
         try:
             for batch in rows:
-                if output.how == "single":
-                    writer.add(batch, None)
-                    continue
                 last = batch.num_columns - 1
-                numbers = (
-                    partition_numbers(batch.column(last), f"{output.n} partitions")
-                    if output.how == "column"
-                    else range_partition(batch.column(last), self._bounds)
-                )
-                writer.add(batch.select(range(last)), numbers)
+                numbers: Any = None
+                if output.how == "column":
+                    numbers = partition_numbers(batch.column(last), f"{output.n} partitions")
+                elif output.how == "range":
+                    numbers = range_partition(batch.column(last), self._bounds)
+                kept = batch if numbers is None else batch.select(range(last))
+                if hashed is not None:
+                    hashed += rows_hash(self.worker.engine, pa.Table.from_batches([kept]))
+                writer.add(kept, numbers)
             written = writer.close()
         except BaseException:
             writer.abort()
@@ -306,6 +351,7 @@ class _Run:
             "size_bytes": written.size_bytes,
             "partition_rows": written.partition_rows,
             "partition_bytes": written.partition_bytes,
+            "written_hash": None if hashed is None else hashed % 2**64,
         }
 
     def _part_path(self) -> str:
@@ -321,10 +367,8 @@ class _Run:
     def _to_file(self, cursor: Cursor, sql: str) -> dict[str, Any]:
         output = self.task.output
         assert isinstance(output, ToFile)
-        name = output.name.replace("{partition}", f"{self.task.id.partition:05d}")
-        target = f"{output.directory.rstrip('/')}/{name}"
-        storage = self.worker.storage(target)
-        staged = storage.stage(target, f"s{self.task.id.stage}a{self.task.id.attempt}")
+        storage = self.worker.storage(output.directory)
+        staged = self._staged(output, self.task.id.partition)
         try:
             rows = write_rows(cursor, sql, staged.local, output, self.worker.engine)
             staged = storage.seal(staged)
@@ -337,6 +381,53 @@ class _Run:
             "size_bytes": staged.size_bytes,
         }
 
+    def _staged(self, output: ToFile, number: int) -> Staged:
+        """An output file, begun aside."""
+        name = output.name.replace("{partition}", f"{number:05d}")
+        target = f"{output.directory.rstrip('/')}/{name}"
+        tag = f"s{self.task.id.stage}a{self.task.id.attempt}"
+        return self.worker.storage(target).stage(target, tag)
+
+    def _sort_records(self, step: RecordSortStep) -> dict[str, Any]:
+        """Whole files to sorted files; as many as the memory asks for."""
+        from millpond.formats.fixed import Layout
+        from millpond.shuffle.records import RecordSort, sort_files
+
+        (given,), output, options = self.task.inputs, self.task.output, self.worker.options
+        assert isinstance(given, SplitRows)
+        assert isinstance(output, ToFile)
+        layout = Layout.of(dict(step.fields), "sort")
+        paths = [piece.path for split in given.splits for piece in split.slices]
+        files = [file for path in paths if (file := self.worker.storage(path).stat(path))]
+        memory, key = options.memory_limit_bytes * 9 // 10, layout.places[step.key]
+        how = RecordSort(layout, key, memory, options.threads, self._check)
+        scratch = os.path.join(options.parts, self.task.run, f"records-a{self.task.id.attempt}")
+        os.makedirs(scratch, mode=0o700, exist_ok=True)
+        storage, staged = self.worker.storage(output.directory), dict[int, Staged]()
+
+        def name(number: int) -> str:
+            if number not in staged:
+                staged[number] = self._staged(output, number)
+            return staged[number].local
+
+        try:
+            done = sort_files(files, name, scratch, how)
+            sealed = [storage.seal(staged[number]) for number in sorted(staged)]
+        except BaseException:
+            storage.discard(list(staged.values()))
+            raise
+        self.rows_in = done.rows
+        made = [OutputFile(each, each.size_bytes // layout.record_bytes) for each in sealed]
+        return {
+            "files": tuple(made),
+            "rows": done.rows,
+            "size_bytes": sum(each.size_bytes for each in sealed),
+        }
+
+    def _check(self) -> None:
+        if self._interrupted:
+            raise WorkerLost("the task was cancelled")
+
     def _to_memory(self, table: pa.Table) -> dict[str, Any]:
         stage, partition, attempt = self.task.id
         path = f"memory:{id(table)}"
@@ -344,6 +435,12 @@ class _Run:
         ref = PartRef(stage, partition, attempt, "memory", path, table.nbytes, 1, 0, 0, 0,
                       table.num_rows)  # fmt: skip
         return {"part": ref, "rows": table.num_rows, "size_bytes": table.nbytes}
+
+
+def _together(tables: Sequence[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables)
 
 
 def _nested(sql: str) -> str:

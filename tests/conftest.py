@@ -15,3 +15,7 @@ def events_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def data_root(tmp_path: Path) -> str:
     return str(tmp_path / "root")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update", action="store_true", help="rewrite the golden files")

@@ -22,7 +22,7 @@ LEVELS = {
             ["worker"],
             ["runtime", "loader"],
             ["report"],
-            ["dataframe", "sources"],
+            ["dataframe", "keep", "sources"],
             ["session"],
             ["cli"],
             ["__init__", "__main__"],

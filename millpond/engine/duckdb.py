@@ -13,7 +13,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,14 @@ from millpond.errors import (
 )
 from millpond.expr import Dialect, SortKey, quote
 from millpond.schema import Schema
+from millpond.storage import RemoteFiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION: str = duckdb.__version__
 BATCH_ROWS = 122_880  # DuckDB's row group; see benchmarks/exchange.py.
+CLOSED = "this session is closed; open another with millpond.init()."
 _LOW_DISK_BYTES = 16 * 2**20
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -44,6 +46,7 @@ class Engine:
     def __init__(self, *, threads: int, memory_limit_bytes: int, scratch: str) -> None:
         self.scratch = scratch
         self._lock = threading.Lock()
+        self._files: list[RemoteFiles] = []
         self._root = duckdb.connect(
             ":memory:",
             config={
@@ -75,12 +78,15 @@ class Engine:
     def cursor(self) -> Iterator[Cursor]:
         """A cursor of one's own; closed, and its tables forgotten, at the end."""
         with self._lock:
-            raw = self._root.cursor()
+            try:
+                raw = self._root.cursor()
+            except duckdb.ConnectionException:
+                raise MillpondError(CLOSED) from None
         cursor = Cursor(raw, self)
         try:
             yield cursor
         finally:
-            raw.close()
+            cursor.close()
 
     @contextmanager
     def watched_cursor(self) -> Iterator[Cursor]:
@@ -108,6 +114,17 @@ class Engine:
         percent = self._watched.query_progress()
         return percent / 100 if percent >= 0 else None
 
+    def read_through(self, files: RemoteFiles) -> None:
+        """Let SQL read the paths of another storage, by its scheme."""
+        self._root.register_filesystem(files.filesystem())
+        self._files.append(files)
+
+    def failure_in(self, error: duckdb.Error) -> MillpondError | None:
+        """The failure of a storage that DuckDB met and passes on; None if it is its own."""
+        text = str(error)
+        found = (files.failure_in(text) for files in self._files)
+        return next((failure for failure in found if failure is not None), None)
+
     def close(self) -> None:
         self._watched.close()
         self._root.close()
@@ -133,12 +150,16 @@ class Engine:
             text = quote.value(json.dumps(tree))
             return str(cursor.rows(f"SELECT json_deserialize_sql({text}::JSON)")[0][0])
 
-    def describe(self, sql: str, inputs: Mapping[str, Schema]) -> Schema:
+    def describe(
+        self, sql: str, inputs: Mapping[str, Schema], macros: Sequence[str] = ()
+    ) -> Schema:
         """Names and types of `sql` over empty tables of the given schemas; reads no data."""
         with self.cursor() as cursor:
             for name, schema in inputs.items():
                 items = ", ".join(f"NULL::{f.type} AS {quote.name(f.name)}" for f in schema)
                 cursor.run(f"CREATE TEMP VIEW {quote.name(name)} AS SELECT {items or '1 AS empty'}")
+            for macro in macros:
+                cursor.run(macro)
             rows = cursor.rows(f"DESCRIBE {sql}")
         return Schema.of((row[0], row[1]) for row in rows)
 
@@ -177,6 +198,7 @@ class Cursor:
 
     def __init__(self, raw: Any, engine: Engine) -> None:
         self._raw = raw
+        self._functions: list[str] = []
         self._engine = engine
         self._registered: list[str] = []
 
@@ -190,6 +212,22 @@ class Cursor:
         for name in self._registered:
             self._raw.unregister(name)
         self._registered.clear()
+
+    def function(
+        self, name: str, call: Callable[..., Any], parameters: Sequence[str], returns: str
+    ) -> None:
+        """Let SQL call `call`, with Arrow arrays, as `name`, until this cursor is closed."""
+        with self._errors():
+            self._raw.create_function(
+                name, call, list(parameters), returns, type="arrow", null_handling="special",
+                side_effects=True,
+            )  # fmt: skip
+        self._functions.append(name)
+
+    def close(self) -> None:
+        for name in self._functions:
+            self._raw.remove_function(name)
+        self._raw.close()
 
     def run(self, sql: str) -> None:
         with self._errors():
@@ -248,6 +286,8 @@ class Cursor:
         try:
             yield
         except duckdb.Error as error:
+            if (failure := self._engine.failure_in(error)) is not None:
+                raise failure from None
             raise translated(error, self._engine.scratch) from error
         except OSError as error:
             # pyarrow wraps what a DuckDB stream raises while it is read.

@@ -8,6 +8,7 @@ field and the row; the worker turns it into a `TaskError` with the place in the 
 from __future__ import annotations
 
 import functools
+import inspect
 import traceback as tb
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -16,10 +17,14 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from millpond.errors import MillpondError
-from millpond.plan.nodes import PythonCall
+from millpond.plan.nodes import PythonCall, Udf
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+# A few thousand rows stay in the processor's cache: a quarter faster than 100,000 at once.
+_ROWS_AT_ONCE = 2048
 
 
 class FunctionError(MillpondError):
@@ -76,30 +81,69 @@ def _rows(
 
     first = 0
     for batch in batches:
-        out: list[Any] = []
-        rows = batch.to_pylist()
-        place = 0
-        try:
-            if kind == "row":
+        kept: list[bool] = []
+        made: list[pa.RecordBatch] = []
+        for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
+            rows = as_rows(batch.slice(start, _ROWS_AT_ONCE))
+            out = _called(kind, function, name, rows, first + start)
+            if kind == "filter":
+                kept += out
+            else:
+                made.append(from_rows(out, wanted, name, first + start))
+        first += batch.num_rows
+        if kind == "filter":
+            yield batch.filter(pa.array(kept, pa.bool_()))
+        else:
+            yield from pa.Table.from_batches(made, wanted).combine_chunks().to_batches()
+
+
+def _called(
+    kind: str, function: Callable[..., Any], name: str, rows: list[dict[str, Any]], first: int
+) -> list[Any]:
+    """What the function gives for each row; `first` is the place of the first, for an error."""
+    out: list[Any] = []
+    place = 0
+    try:
+        match kind:
+            case "row":
                 for row in rows:
                     out.append(function(row))
                     place += 1
-            elif kind == "flat":
+            case "flat":
                 for row in rows:
                     out.extend(function(row))
                     place += 1
-            else:
+            case _:
                 for row in rows:
                     out.append(bool(function(row)))
                     place += 1
-        except Exception as error:  # A user's function may raise anything.
-            said = f"{_said(name, error)} on row {first + place} of the partition"
-            raise FunctionError(said, error, tb.format_exc()) from error
-        first += len(rows)
-        if kind == "filter":
-            yield batch.filter(pa.array(out, pa.bool_()))
-        else:
-            yield from_rows(out, wanted, name, first - len(rows))
+    except Exception as error:  # A user's function may raise anything.
+        said = f"{_said(name, error)} on row {first + place} of the partition"
+        raise FunctionError(said, error, tb.format_exc()) from error
+    return out
+
+
+def as_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as dicts, as Arrow's `to_pylist`, in half of its time."""
+    if not batch.num_columns:
+        return [{} for _ in range(batch.num_rows)]
+    make = _row_maker(tuple(batch.schema.names))
+    return make([column.to_pylist() for column in batch.columns])
+
+
+@functools.lru_cache(maxsize=64)
+def _row_maker(names: tuple[str, ...]) -> Callable[[list[list[Any]]], list[dict[str, Any]]]:
+    """`lambda columns: [{"a": v0, "b": v1} for (v0, v1,) in zip(*columns)]`, for these names.
+
+    Python makes a dict from a literal twice as fast as from pairs. A name is written by
+    `repr`, so that it stays a name whatever it contains.
+    """
+    items = ", ".join(f"{name!r}: v{i}" for i, name in enumerate(names))
+    each = "".join(f"v{i}, " for i in range(len(names)))
+    made: Callable[[list[list[Any]]], list[dict[str, Any]]] = eval(
+        f"lambda columns: [{{{items}}} for ({each}) in zip(*columns)]"
+    )
+    return made
 
 
 def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> pa.RecordBatch:
@@ -107,13 +151,13 @@ def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> 
     import pyarrow as pa
 
     names = wanted.names
-    width = len(names)
+    known = set(names)
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
             what = f"{name} gave {type(row).__name__} for row {first + i}, not a dict"
             raise FunctionError(f"{what}.", None, "")
-        if len(row) > width or (len(row) < width and not row.keys() <= set(names)):
-            extra = sorted(map(str, set(row) - set(names)))
+        if not row.keys() <= known:
+            extra = sorted(map(str, set(row) - known))
             raise FunctionError(
                 f"{name} gave the field {extra[0]!r} for row {first + i}, which its schema "
                 f"({', '.join(names)}) does not have. Pass schema= with all of its columns.",
@@ -258,7 +302,13 @@ def _one(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     if len(batches) == 1:
         return batches[0]
     table = pa.Table.from_batches(batches, schema).combine_chunks()
-    return table.to_batches(max_chunksize=max(1, table.num_rows))[0]
+    found = table.to_batches()
+    if len(found) > 1:  # Arrow's text and binary hold 2 GB in one piece.
+        raise MillpondError(
+            f"a batch of {table.num_rows:,} rows holds more than 2 GB in one column; "
+            "pass a smaller batch_size."
+        )
+    return found[0]
 
 
 def _groups(
@@ -325,3 +375,53 @@ def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
         raise FunctionError(
             f"its fields have mixed types ({error}). Pass schema=.", error, ""
         ) from error
+
+
+def vectorised(udf: Udf, failed: Callable[[MillpondError], None]) -> Callable[..., Any]:
+    """The function as DuckDB calls it: with arrays, for an array.
+
+    What it raises goes to `failed` as well: DuckDB passes on no more than a text.
+    """
+    import pyarrow as pa
+
+    function = _guarded(udf.call)
+    by_batch: bool | None = None
+
+    def call(*columns: Any) -> Any:
+        nonlocal by_batch
+        try:
+            arrays = [c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for c in columns]
+            if by_batch is None:
+                by_batch = _takes_arrays(function, arrays)
+            if by_batch:
+                return _array(function(*arrays))
+            rows = zip(*(array.to_pylist() for array in arrays), strict=True)
+            return pa.array([function(*row) for row in rows])
+        except Exception as error:  # A user's function may raise anything.
+            said = FunctionError(_said(udf.name, error), error, tb.format_exc())
+            failed(said)
+            raise
+
+    kind = inspect.Parameter.POSITIONAL_ONLY
+    fields = [inspect.Parameter(field.name, kind) for field in udf.parameters]
+    call.__signature__ = inspect.Signature(fields)  # type: ignore[attr-defined]
+    return call
+
+
+def _takes_arrays(function: Callable[..., Any], arrays: list[Any]) -> bool:
+    """Whether a call with no rows gives an array; else it is written for single values."""
+    import pyarrow as pa
+
+    try:
+        given = function(*(array.slice(0, 0) for array in arrays))
+    except Exception:  # Whatever single-value code does with an array.
+        return False
+    return isinstance(given, pa.Array | pa.ChunkedArray) or hasattr(given, "__array__")
+
+
+def _array(given: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(given, pa.ChunkedArray):
+        return given.combine_chunks()
+    return given if isinstance(given, pa.Array) else pa.array(given)

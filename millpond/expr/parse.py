@@ -5,7 +5,7 @@ bare DuckDB takes is taken, and nothing else. A text is kept as the user wrote i
 only sort keys are split and written anew.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +51,13 @@ class Dialect:
 
     `parse` gives DuckDB's JSON tree of a text of SELECT statements, or raises `SqlError`
     with the position; `unparse` turns one back to text; `describe` names and types the
-    result of a query over typed empty inputs, or raises `SqlError`.
+    result of a query over typed empty inputs, or raises `SqlError`; a third argument is SQL
+    that makes macros which the query may call.
     """
 
     parse: Callable[[str], Tree]
     unparse: Callable[[Tree], str]
-    describe: Callable[[str, Mapping[str, Schema]], Schema]
+    describe: Callable[..., Schema]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class SortKey:
     sql: str
     descending: bool = False
     nulls_first: bool = False
+    columns: frozenset[str] | None = None  # What it reads, where that is known.
 
     @property
     def direction(self) -> str:
@@ -124,11 +126,11 @@ def sort_keys(by: str | list[str] | tuple[str, ...], schema: Schema, where: str,
             expression = order["expression"]
             if expression["class"] == "CONSTANT" or expression["class"] == "STAR":
                 raise SqlError(f"{where}: {text!r} is not a column or an expression over columns.")
-            _expression("", [expression], schema, where)
+            reads = _expression("", [expression], schema, where).columns
             descending = order["type"] == "DESCENDING"
             # DuckDB's default: NULLs last, whatever the direction.
             first = order["null_order"] == "NULLS FIRST"
-            keys.append(SortKey(_unparse(expression, dialect), descending, first))
+            keys.append(SortKey(_unparse(expression, dialect), descending, first, reads))
     if not keys:
         raise SqlError(f"{where}: needs at least one sort key.")
     return tuple(keys)
@@ -136,16 +138,57 @@ def sort_keys(by: str | list[str] | tuple[str, ...], schema: Schema, where: str,
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One whole query. `varies` if its rows may differ between two runs."""
+    """One whole query. `varies` if its rows may differ between two runs.
+
+    `names` holds every name in it, in lower case: a column that is not among them is not
+    read. None where columns are read without being named (stars, whole rows).
+    """
 
     sql: str
     varies: bool
+    names: frozenset[str] | None = None
 
 
 def query(text: str, where: str, dialect: Dialect) -> Query:
     """`text` as exactly one query."""
     node, sql = _statement(text, "", where, dialect)
-    return Query(sql, _varies([node]))
+    return Query(sql, _varies([node]), _names(node))
+
+
+def _names(query: Tree) -> frozenset[str] | None:
+    """All texts of a query's tree; None where it may read columns that it does not name."""
+    texts: set[str] = set()
+    columns: set[str] = set()
+    for found in walk(query):
+        kinds = {found.get("class"), found.get("type")}
+        if kinds & {"STAR", "POSITIONAL_REFERENCE", "PIVOT", "SHOW_REF"}:
+            return None
+        if found.get("ref_type") in ("NATURAL", "POSITIONAL"):
+            return None
+        if "COLUMN_REF" in kinds:
+            columns.add(found["column_names"][-1].casefold())
+        for item in found.values():
+            parts = item if isinstance(item, list) else [item]
+            texts |= {part.casefold() for part in parts if isinstance(part, str)}
+    # A table's name in the place of a column is a whole row of it.
+    return None if columns & _table_names(query) else frozenset(texts)
+
+
+def _table_names(query: Tree) -> set[str]:
+    """What can be named as a row: tables, their aliases, and those of subqueries."""
+    found = [tree for tree in walk(query) if tree.get("type") in _TABLES]
+    names = {str(tree.get(word, "")) for tree in found for word in ("table_name", "alias")}
+    return {name.casefold() for name in names if name}
+
+
+_TABLES = ("BASE_TABLE", "SUBQUERY", "TABLE_FUNCTION", "JOIN", "EXPRESSION_LIST")
+
+
+def may_name(sql: str, table: str) -> bool:
+    """Could `sql` read the table of this name? False is certain: nothing is opened for it."""
+    text, name = sql.casefold(), table.casefold()
+    # A name may be made at run time, or spelt with escapes.
+    return name in text or '"' in name or any(sign in text for sign in ("query", 'u&"'))
 
 
 def _bare_select(text: str, where: str, dialect: Dialect) -> tuple[Tree, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from millpond.errors import FileUnreadable
 from millpond.formats.scan import FileSlice, Split
-from millpond.storage import FileInfo, Storage
+from millpond.storage import FileInfo, Storage, open_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,9 @@ def row_groups(storage: Storage, path: str) -> RowGroups:
     """Read one footer."""
     import pyarrow.parquet as pq
 
+    file = open_file(storage, path)
     try:
-        meta = pq.read_metadata(storage.local_path(path) or path)
+        meta = pq.read_metadata(file)
     except Exception as error:  # pyarrow raises OSError and ArrowInvalid alike.
         raise FileUnreadable(
             f"{path}: not a readable Parquet file ({error}). Is it whole, and is it Parquet?"

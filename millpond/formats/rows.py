@@ -58,6 +58,12 @@ def opened(storage: Storage, path: str) -> Any:
         ) from error
 
 
+def schema_of(storage: Storage, path: str) -> pa.Schema:
+    """The columns of an Arrow IPC file or stream."""
+    with opened(storage, path) as reader:
+        return reader.schema
+
+
 def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
     if hasattr(reader, "num_record_batches"):
         for i in range(reader.num_record_batches):

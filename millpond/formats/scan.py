@@ -99,7 +99,10 @@ def _rows_of(part: FileSlice) -> str:
 
 def _select(scan: Scan, source: str, tail: str) -> str:
     columns = quote.names(scan.schema.names)
-    if scan.format == "memory":  # Rows that were kept may have come back in plainer types.
+    if scan.format in (
+        "memory",
+        "arrow",
+    ):  # Rows that were kept may have come back in plainer types.
         columns = _typed(scan)
     if scan.identity:
         columns += f", file_index AS {quote.name(FILE)}, file_row_number AS {quote.name(ROW)}"

@@ -27,7 +27,7 @@ from millpond.loader.order import Shuffle
 from millpond.loader.parquet import ParquetRows
 from millpond.loader.plan import Choice, identity_of, order_of, sequence_about, units_of
 from millpond.loader.remote import RemoteShards
-from millpond.loader.selection import Select
+from millpond.loader.selection import Predicate, Select
 from millpond.loader.sequence import Single
 from millpond.loader.steps import Geometry
 from millpond.loader.units import RowSource
@@ -169,13 +169,20 @@ def open_dataset(
     """Open a training set: a local path, a URI, a mount; also Parquet, or MDS shards.
 
     `verify` is `"first"` (each value is checked when this process first reads it),
-    `"always"` or `"off"`. `select` evaluates filters. `cache` is a folder of this machine
-    that keeps up to `cache_bytes` of remote shards, for all processes that name it.
-    Reads the index, or the footers.
+    `"always"` or `"off"`. `select` evaluates filters (None: DuckDB does). `cache` is a
+    folder of this machine that keeps up to `cache_bytes` of remote shards, for all
+    processes that name it. Reads the index, or the footers.
     """
     if verify not in ("first", "always", "off"):
         raise OptionError(f"open_dataset(verify={verify!r}): it is one of first, always, off.")
-    return _open(str(path), storage_options, verify, select, cache, cache_bytes)
+    engine = select or _by_the_engine
+    return _open(str(path), storage_options, verify, engine, cache, cache_bytes)
+
+
+def _by_the_engine(text: str, schema: pa.Schema) -> Predicate:
+    from millpond.loader.filters import predicate  # Loads DuckDB: only where there is a filter.
+
+    return predicate(text, schema)
 
 
 def _open(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from millpond.plan import nodes as n
+from millpond.plan.partitioning import partitioning
 
 
 def partition_below_partition(node: n.Node) -> n.Node | None:
@@ -27,8 +28,16 @@ def partition_below_sort(node: n.Node) -> n.Node | None:
     match node:
         case n.Sort(n.HashPartition() | n.EvenPartition() as below, partial=False):
             return replace(node, input=below.input, n=node.n or below.n)
+    return None
+
+
+def partition_below_group(node: n.Node) -> n.Node | None:
+    """Aggregate(Hash(t, a, n=7), b)  ->  Aggregate(t, b, n=7)
+
+    The groups move rows themselves, unless those of a group are together already.
+    """
+    match node:
         case n.Aggregate(n.HashPartition(keys=have) as below, keys) if keys:
-            # Groups that are together already need no other move.
             together = set(have) <= set(keys)
             return None if together else replace(node, input=below.input, n=node.n or below.n)
         case n.Aggregate(n.EvenPartition() as below, keys) if keys:
@@ -36,15 +45,35 @@ def partition_below_sort(node: n.Node) -> n.Node | None:
     return None
 
 
-def filter_below_partition(node: n.Node) -> n.Node | None:
-    """Filter(Hash(t, k), p)  ->  Hash(Filter(t, p), k)
+def partition_as_it_is(node: n.Node) -> n.Node | None:
+    """Hash(Filter(Hash(t, k, 7), p), k, 7)  ->  Filter(Hash(t, k, 7), p)
 
-    Rows that nobody wants do not move. Partitioning by rows is left alone: it counts them.
+    Rows that lie where they should do not move.
     """
     match node:
-        case n.Filter(n.HashPartition() | n.GivenPartition() as below, predicate) if (
-            not predicate.varies
-            and not (isinstance(below, n.GivenPartition) and below.expression.varies)
-        ):
-            return replace(below, input=n.Filter(below.input, predicate))
+        case n.HashPartition(below, keys, count):
+            have = partitioning(below)
+            types = tuple(node.schema.field(key, "repartition").type for key in keys)
+            return below if (have.n, have.keys, have.types) == (count, keys, types) else None
+        case n.EvenPartition(n.EvenPartition(n=have, by_rows=by_rows) as below, count):
+            return below if have == count and by_rows >= node.by_rows else None
     return None
+
+
+def partition_below_sql(node: n.Node) -> n.Node | None:
+    """GlobalSql(Hash(t, k))  ->  GlobalSql(t)
+
+    A query over whole frames sees no partitions.
+    """
+    match node:
+        case n.GlobalSql():
+            inputs = tuple(_together(i) for i in node.inputs)
+            same = all(a is b for a, b in zip(inputs, node.inputs, strict=True))
+            return None if same else replace(node, inputs=inputs)
+    return None
+
+
+def _together(node: n.Node) -> n.Node:
+    while isinstance(node, n.HashPartition | n.EvenPartition):
+        node = node.input
+    return node

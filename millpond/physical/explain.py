@@ -1,9 +1,10 @@
 """Stages → text."""
 
-from millpond.physical.planner import Physical
+from millpond.physical.shape import Physical
 from millpond.physical.stages import (
     ConcatInput,
     PythonStep,
+    RecordSortStep,
     RowsInput,
     SourceInput,
     SqlStep,
@@ -34,6 +35,9 @@ def _stage(stage: Stage) -> list[str]:
                 lines.append(f"  sql {' '.join(sql.split())}")
             case PythonStep(call):
                 lines.append(f"  python {call.name} per {call.kind}")
+            case RecordSortStep(fields, key):
+                width = sum(n_bytes for _, n_bytes in fields)
+                lines.append(f"  sort records of {width} bytes by {key}")
     match stage.output:
         case ToPart(n, how):
             lines.append(f"  to a part of {n} partition{'s' if n > 1 else ''} ({how})")

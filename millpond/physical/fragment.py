@@ -157,7 +157,7 @@ def _distinct(sql: Pieces, names: tuple[str, ...], columns: tuple[str, ...]) -> 
 
 
 def _join(node: n.Join, left: Pieces, right: Pieces) -> Pieces:
-    sql = join_sql(node.how, node.on, node.condition, node.select, "\x00l", "\x00r")
+    sql = join_sql(node.how, node.on, node.condition, node.outputs, "\x00l", "\x00r")
     out: list[str | int] = []
     head, _, rest = sql.partition("\x00l")
     middle, _, tail = rest.partition("\x00r")

@@ -10,6 +10,7 @@ from millpond.physical.stages import (
     ConcatInput,
     Determinism,
     PythonStep,
+    RecordSortStep,
     SourceInput,
     SqlStep,
     Stage,
@@ -45,7 +46,10 @@ def stage_fingerprint(stage: Stage, earlier: Sequence[Stage], versions: str) -> 
 
 def _step(step: Step) -> object:
     match step:
-        case SqlStep(sql, schema):
-            return sql, schema
+        case SqlStep(sql, schema, udfs):
+            called = [(udf.name, udf.call.identity, udf.parameters, udf.returns) for udf in udfs]
+            return (sql, schema, called) if called else (sql, schema)
         case PythonStep(call, input, schema):
             return call.identity, call.kind, call.batch_size, call.format, input, schema
+        case RecordSortStep():
+            return step

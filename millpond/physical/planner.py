@@ -5,16 +5,16 @@ groups exchange by their keys. What needs all rows at once runs whole, on one ta
 until it has a better way; `explain()` says which.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from millpond.expr import Expression, SortKey, quote
-from millpond.formats.parquet import RowGroups
-from millpond.formats.scan import FileSlice, Split
+from millpond.expr import SortKey, quote
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
 from millpond.physical.identity import stage_fingerprint
-from millpond.physical.splits import can_cut, even_splits, source_splits
+from millpond.physical.records import record_sort
+from millpond.physical.shape import Physical, Settings, fused, to_file, why_staged
+from millpond.physical.splits import can_cut, even_splits, finer_splits, source_splits
 from millpond.physical.stages import (
     ConcatInput,
     Determinism,
@@ -30,41 +30,19 @@ from millpond.physical.stages import (
     Stage,
     StageInput,
     Step,
-    ToFile,
-    ToMemory,
     ToPart,
 )
 from millpond.plan import nodes as n
 from millpond.plan.fingerprint import source_identity
+from millpond.plan.nodes import Udf
 from millpond.plan.partitioning import partitioning
 from millpond.schema import Field, Schema
 
 PID, KEY = "__millpond_pid", "__millpond_key"
+ROWS_EACH = 50_000  # For a function of one row: about 50 ms of work, for 2 ms of overhead.
 SAMPLED_TASKS, SAMPLED_ROWS = 16, 1_000
 ONE_CPU = Resources()
 FIXED, ANY_ORDER, VARIES = Determinism.FIXED, Determinism.ANY_ORDER, Determinism.VARIES
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What planning depends on besides the plan. `versions` goes into fingerprints."""
-
-    split_bytes: int
-    footer: Callable[[str], RowGroups]
-    sort_key: Callable[[Sequence[SortKey], Schema], str]
-    shape: str = "auto"
-    staged_only: bool = False  # The runtime is a cluster: nothing can be fused there.
-    versions: str = ""
-    run: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Physical:
-    """Stages in order, the shape, and why it was chosen."""
-
-    stages: tuple[Stage, ...]
-    shape: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +57,7 @@ class Pipe:
     determinism: Determinism = FIXED
     resources: Resources = ONE_CPU
     title: str = ""
+    udfs: tuple[Udf, ...] = ()  # Functions that `sql` calls.
 
     def then(self, sql: Pieces, schema: Schema, title: str) -> "Pipe":
         return replace(self, sql=sql, schema=schema, title=_titled(self.title, title))
@@ -87,68 +66,14 @@ class Pipe:
 def plan_stages(node: n.Node, settings: Settings) -> Physical:
     """The stages that compute `node`: one fused statement where that is possible."""
     reason = why_staged(node, settings)
+    if reason is None and (stage := record_sort(node, settings)):
+        return Physical((stage,), "fused", "records of fixed width, sorted without SQL")
     if reason is None:
-        return Physical(
-            (_fused(node, settings),), "fused", "one machine, and nothing observes partitions"
-        )
+        why = "one machine, and nothing observes partitions"
+        return Physical((fused(node, settings),), "fused", why)
     planner = _Planner(settings)
     planner.finish(node)
     return Physical(tuple(planner.stages), "staged", reason)
-
-
-def why_staged(node: n.Node, settings: Settings) -> str | None:
-    """Why `node` cannot be one statement; None if it can."""
-    if settings.shape == "staged":
-        return "shape='staged'"
-    if settings.staged_only:
-        return "the runtime is a cluster"
-    return _observer(node)
-
-
-def _observer(node: n.Node) -> str | None:
-    match node:
-        case n.PythonBatches(call=call):
-            return f"{call.name} is a Python function"
-        case n.SqlEngine() if any(partitioning(i).n != 1 for i in node.inputs):
-            return "partial_sql observes partitions"
-        case n.Sort(partial=True) if partitioning(node.input).n != 1:
-            return "partial_sort observes partitions"
-        case n.DataSink() if partitioning(node.input).n not in (None, 1):
-            return f"{partitioning(node.input).n} files are asked for"
-        case n.GivenPartition():
-            return "partition numbers are given, and must be checked"
-    return next((why for i in n.inputs_of(node) if (why := _observer(i))), None)
-
-
-def _fused(node: n.Node, settings: Settings) -> Stage:
-    inputs: list[Input] = []
-
-    def build(at: n.Node) -> Pieces:
-        if isinstance(at, n.DataSource):
-            split = Split(tuple(_whole_files(at)), at.rows)
-            inputs.append(SourceInput(at.scan, (split,), broadcast=True))
-            return f.slot(len(inputs) - 1)
-        return f.render(at, tuple(build(i) for i in n.inputs_of(at)))
-
-    output: Output
-    if isinstance(node, n.DataSink):
-        output, schema, sql = _to_file(node), node.schema, build(node.input)
-    else:
-        output, schema = ToMemory(), f.plain(node.schema)
-        sql = f.cast(build(node), node.schema, schema, False)
-    fragment = Fragment((SqlStep(f.text(sql), schema),))
-    return Stage(0, "fused", fragment, tuple(inputs), output, schema, run=settings.run)
-
-
-def _whole_files(source: n.DataSource) -> list[FileSlice]:
-    return [FileSlice(file.path) for file in source.files]
-
-
-def _to_file(node: n.DataSink) -> ToFile:
-    if node.name:
-        return ToFile(node.format, node.path, node.name, node.options)
-    folder, _, name = node.path.rpartition("/")
-    return ToFile(node.format, folder or ".", name, node.options)
 
 
 class _Planner:
@@ -157,11 +82,12 @@ class _Planner:
         self.stages: list[Stage] = []
         self._shared: dict[int, tuple[n.Node, Pipe]] = {}
         self._readers: dict[int, int] = {}
+        self._takes_few = False  # Below a limit, where most of the work is not wanted.
 
     def finish(self, node: n.Node) -> None:
         self._count(node)
         if isinstance(node, n.DataSink):
-            self._close(self._lower(node.input), _to_file(node), "write")
+            self._close(self._lower(node.input), to_file(node), "write")
         else:
             pipe = self._lower(node)
             schema = f.plain(node.schema)
@@ -176,7 +102,7 @@ class _Planner:
 
     def _lower(self, node: n.Node) -> Pipe:
         """The pipe of a node; a node that several read is computed once, in a stage."""
-        if self._readers[id(node)] == 1 or isinstance(node, n.DataSource):
+        if self._readers[id(node)] == 1 or isinstance(node, n.DataSource | n.Kept):
             return self._pipe(node)
         if id(node) not in self._shared:
             pipe = self._pipe(node)
@@ -188,18 +114,17 @@ class _Planner:
         match node:
             case n.DataSource():
                 return self._source(node, None)
-            case (
-                n.Project(expression=Expression(varies=varies))
-                | n.Filter(predicate=Expression(varies=varies))
-            ):
-                pipe = self._lower(node.input)
-                pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, _word(node))
-                return replace(pipe, determinism=VARIES) if varies else pipe
+            case n.Kept():
+                return self._kept(node)
+            case n.Project() | n.Filter():
+                return self._row_wise(node, self._lower(node.input))
             case n.PythonBatches():
                 return self._python(node)
             case n.Limit():
+                self._takes_few = _is_row_wise(node.input)
                 pipe = self._lower(node.input)
-                pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, "limit")
+                self._takes_few = False
+                pipe.then(f.render(node, (pipe.sql,)), node.schema, "limit")
                 return self._whole(node, (pipe,)) if pipe.n > 1 else _ordered(pipe)
             case n.Sort(partial=True):
                 pipe = self._lower(node.input)
@@ -244,6 +169,10 @@ class _Planner:
             (source,), f.slot(0), node.schema, len(splits), title=f"read {node.scan.format}"
         )
 
+    def _kept(self, node: n.Kept) -> Pipe:
+        source = SourceInput(node.source.scan, node.splits, identity=source_identity(node.source))
+        return Pipe((source,), f.slot(0), node.schema, len(node.splits), title="read kept rows")
+
     def _python(self, node: n.PythonBatches) -> Pipe:
         call = node.call
         before = node.input
@@ -252,7 +181,7 @@ class _Planner:
             pipe = self._grouped(node.input, call.group_keys, None)
             pipe = pipe.then(f.render(before, (pipe.sql,)), pipe.schema, "sort groups")
         else:
-            pipe = self._lower(before)
+            pipe = self._cut_finer(call, before) or self._lower(before)
         wanted = Resources(call.cpus, call.gpus)
         if wanted != pipe.resources:
             if pipe.resources != ONE_CPU or wanted.gpus:
@@ -266,9 +195,25 @@ class _Planner:
             steps=(*_steps(pipe), PythonStep(call, given, gives)),
             sql=f.cast(f.slot(0), gives, node.schema, False),
             schema=node.schema,
+            udfs=(),
             title=_titled(pipe.title, call.name),
             determinism=pipe.determinism if call.deterministic else VARIES,
         )
+
+    def _cut_finer(self, call: n.PythonCall, node: n.Node) -> Pipe | None:
+        """The source below a function, cut so that all processors call it."""
+        source = _row_wise_source(node)
+        if source is None or self._takes_few or call.kind in ("partition", "group"):
+            return None
+        at: n.Node = node
+        while isinstance(at, n.Project | n.Filter):
+            if self._readers[id(at)] > 1:
+                return None
+            at = at.input
+        settings = self.settings
+        rows_each = call.batch_size if call.kind == "batch" else ROWS_EACH
+        count = finer_splits(source, settings.split_bytes, rows_each, settings.footer)
+        return self._replanned(node, source, count) if count else None
 
     # ---- moving rows -----------------------------------------------------------------
 
@@ -372,10 +317,16 @@ class _Planner:
         if node is source:
             return self._source(source, count)
         assert isinstance(node, n.Project | n.Filter)
-        pipe = self._replanned(node.input, source, count)
+        return self._row_wise(node, self._replanned(node.input, source, count))
+
+    def _row_wise(self, node: n.Project | n.Filter, pipe: Pipe) -> Pipe:
+        if _clash(_called(pipe), node.udfs):
+            stage = self._close(pipe, ToPart(), "hand over")
+            pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
         pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, _word(node))
         varies = (node.expression if isinstance(node, n.Project) else node.predicate).varies
-        return replace(pipe, determinism=VARIES) if varies else pipe
+        udfs = tuple(dict.fromkeys((*pipe.udfs, *node.udfs)))
+        return replace(pipe, determinism=VARIES if varies else pipe.determinism, udfs=udfs)
 
     # ---- several inputs --------------------------------------------------------------
 
@@ -421,7 +372,8 @@ class _Planner:
         queries: list[Pieces] = []
         determinism = FIXED
         for pipe in pipes:
-            if (pipe.steps and len(pipes) > 1) or pipe.resources != ONE_CPU:
+            apart = pipe.steps or pipe.udfs
+            if (apart and len(pipes) > 1) or pipe.resources != ONE_CPU:
                 stage = self._close(pipe, ToPart(), "hand over")
                 pipe = self._read(stage, Edge.FORWARD, pipe, pipe.n)
             queries.append(f.shifted(pipe.sql, len(inputs)))
@@ -431,7 +383,8 @@ class _Planner:
         names = {pipe.title for pipe in pipes if pipe.title}
         count = max((pipe.n for pipe in pipes), default=1)
         return Pipe(tuple(inputs), f.render(node, tuple(queries)), node.schema, count, steps,
-                    determinism, title=_titled(" + ".join(sorted(names)), title))  # fmt: skip
+                    determinism, title=_titled(" + ".join(sorted(names)), title),
+                    udfs=pipes[0].udfs if len(pipes) == 1 else ())  # fmt: skip
 
     # ---- stages ----------------------------------------------------------------------
 
@@ -465,7 +418,19 @@ class _Planner:
 def _steps(pipe: Pipe) -> tuple[Step, ...]:
     if pipe.steps and f.is_plain(pipe.sql):
         return pipe.steps
-    return (*pipe.steps, SqlStep(f.text(pipe.sql), pipe.schema))
+    return (*pipe.steps, SqlStep(f.text(pipe.sql), pipe.schema, pipe.udfs))
+
+
+def _called(pipe: Pipe) -> tuple[Udf, ...]:
+    """The functions that a pipe's SQL calls, in all of its steps."""
+    before = (udf for step in pipe.steps if isinstance(step, SqlStep) for udf in step.udfs)
+    return (*before, *pipe.udfs)
+
+
+def _clash(some: tuple[Udf, ...], others: tuple[Udf, ...]) -> bool:
+    """Whether two different functions have one name; they cannot be in one task."""
+    named = {udf.name.casefold(): udf for udf in some}
+    return any(named.get(udf.name.casefold(), udf) != udf for udf in others)
 
 
 def _narrowed(pipe: Pipe) -> Pipe:
@@ -491,6 +456,13 @@ def _narrowed(pipe: Pipe) -> Pipe:
             case _:
                 inputs.append(item)
     return replace(pipe, inputs=tuple(inputs), n=count)
+
+
+def _is_row_wise(node: n.Node) -> bool:
+    """Does each row come from one of the source's, so that a few need only a few?"""
+    while isinstance(node, n.Project | n.Filter | n.PythonBatches):
+        node = node.input
+    return isinstance(node, n.DataSource)
 
 
 def _row_wise_source(node: n.Node) -> n.DataSource | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from millpond.formats.fixed import Layout
 
 Footer = Callable[[str], RowGroups]
+FINER = 64  # Enough for the processors of a large machine.
 
 
 def source_splits(source: DataSource, target_bytes: int, footer: Footer) -> tuple[Split, ...]:
@@ -48,6 +49,24 @@ def can_cut(source: DataSource, count: int, footer: Footer) -> bool:
     if source.rows is not None or len(source.files) >= count:
         return True
     return source.scan.format in ("parquet", "fixed")
+
+
+def finer_splits(
+    source: DataSource, target_bytes: int, rows_each: int, footer: Footer
+) -> int | None:
+    """How many splits of about `rows_each` rows a source gives, if that is more than it has.
+
+    For work that costs much a row. The answer is a function of the data alone: a rerun on
+    another machine finds its results again.
+    """
+    if source.scan.format not in ("memory", "parquet") or len(source.files) > FINER:
+        return None
+    if source.rows is not None:
+        total = source.rows.table.num_rows
+    else:
+        total = sum(sum(footer(file.path).rows) for file in source.files)
+    count = min(FINER, total // rows_each)
+    return count if count > len(source_splits(source, target_bytes, footer)) else None
 
 
 def _pieces(source: DataSource, footer: Footer) -> list[tuple[FileSlice, int]]:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from millpond.formats.scan import Scan, Split
-from millpond.plan.nodes import PythonCall
+from millpond.plan.nodes import PythonCall, Udf
 from millpond.schema import Schema
 from millpond.storage import Staged
 
@@ -38,10 +38,14 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class SqlStep:
-    """One query over `__s0`, `__s1`, …: the task's inputs, or `__s0` is the step before."""
+    """One query over `__s0`, `__s1`, …: the task's inputs, or `__s0` is the step before.
+
+    `udfs` are the Python functions that it calls.
+    """
 
     sql: str
     schema: Schema
+    udfs: tuple[Udf, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,16 @@ class PythonStep:
     schema: Schema
 
 
-Step = SqlStep | PythonStep
+@dataclass(frozen=True, slots=True)
+class RecordSortStep:
+    """Files of fixed-width records, sorted by one field, file to file and without SQL."""
+
+    fields: tuple[tuple[str, int], ...]
+    key: str
+    schema: Schema
+
+
+Step = SqlStep | PythonStep | RecordSortStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,7 @@ class Fragment:
 
     @property
     def has_python(self) -> bool:
-        return any(isinstance(step, PythonStep) for step in self.steps)
+        return any(isinstance(s, PythonStep) or getattr(s, "udfs", ()) for s in self.steps)
 
     @property
     def schema(self) -> Schema:
@@ -277,7 +290,9 @@ class TaskResult:
     size_bytes: int = 0
     partition_rows: bytes = b""
     partition_bytes: bytes = b""
-    rows_hash: int | None = None  # With verify="rows": order-independent, over what was read.
+    # With verify="rows", in no order: over the rows of parts read, and over those written.
+    rows_hash: int | None = None
+    written_hash: int | None = None
     wall_s: float = 0.0
     cpu_s: float = 0.0
     node: str = ""

@@ -5,12 +5,14 @@ Every function takes `where`, the call as the user wrote it, for its errors, and
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from millpond.errors import OptionError, SchemaMismatch, SqlError
 from millpond.expr import Dialect, quote
 from millpond.expr import parse as p
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
+from millpond.plan.udfs import known
 from millpond.schema import Field, Schema
 
 IN = "__in0"
@@ -18,10 +20,14 @@ HOWS = ("inner", "left", "right", "full", "semi", "anti", "cross")
 
 
 def project(
-    node: n.Node, sql: str, where: str, dialect: Dialect, *, flat: bool = False
-) -> n.Project:
+    node: n.Node, sql: str, where: str, dialect: Dialect, *, flat: bool = False,
+    udfs: tuple[n.Udf, ...] = (),
+) -> n.Project:  # fmt: skip
     """A select list over each row; with `flat`, `unnest` may make several rows of one."""
+    dialect = known(dialect, udfs)
     expression = p.select_list(sql, node.schema, where, dialect, flat=flat)
+    if any(not udf.call.deterministic for udf in udfs):
+        expression = replace(expression, varies=True)
     schema = _describe(f"SELECT {expression.sql}\nFROM {IN}", node.schema, where, dialect)
     # An aggregate cannot stand beside a plain column: DuckDB's own word for "not row-wise".
     witness = Schema((*node.schema.fields, Field("__millpond_witness", "BIGINT")))
@@ -35,7 +41,7 @@ def project(
             f"{where}: an aggregate looks at many rows. Use group_by().agg() or sql() for the "
             "whole frame, or partial_sql() inside partitions."
         ) from None
-    return n.Project(node, expression, schema, flat)
+    return n.Project(node, expression, schema, flat, udfs)
 
 
 def select(node: n.Node, items: Sequence[str], where: str, dialect: Dialect) -> n.Project:
@@ -43,7 +49,9 @@ def select(node: n.Node, items: Sequence[str], where: str, dialect: Dialect) -> 
     if not items:
         raise SqlError(f"{where}: needs at least one column.")
     parts = [quote.name(f.name) if (f := node.schema.find(item)) else item for item in items]
-    return project(node, ",\n".join(parts), where, dialect)
+    plain = all(item in node.schema for item in items)
+    # SQL may end in a comment; plain names are written as rules recognise them.
+    return project(node, (", " if plain else ",\n").join(parts), where, dialect)
 
 
 def with_columns(
@@ -90,11 +98,16 @@ def drop(node: n.Node, names: Sequence[str], where: str, dialect: Dialect) -> n.
     return project(node, quote.names(kept), where, dialect)
 
 
-def filtered(node: n.Node, sql: str, where: str, dialect: Dialect) -> n.Filter:
+def filtered(
+    node: n.Node, sql: str, where: str, dialect: Dialect, udfs: tuple[n.Udf, ...] = ()
+) -> n.Filter:
     """Rows for which `sql` is true."""
+    dialect = known(dialect, udfs)
     predicate = p.predicate(sql, node.schema, where, dialect)
     _describe(f"SELECT * FROM {IN} WHERE (\n{predicate.sql}\n)", node.schema, where, dialect)
-    return n.Filter(node, predicate)
+    if any(not udf.call.deterministic for udf in udfs):
+        predicate = replace(predicate, varies=True)
+    return n.Filter(node, predicate, udfs)
 
 
 def python(
@@ -164,19 +177,40 @@ def join(
         for name in names:
             left.schema.field(name, f"{where}, left side")
             right.schema.field(name, f"{where}, right side")
-    select = _joined(left.schema, right.schema, names, how, suffix, where)
+    outputs = _joined(left.schema, right.schema, names, how, suffix, where)
     equal = tuple((name, name) for name in names) if names else _equalities(condition, dialect)
     equal = tuple((a, b) for a, b in equal if a in left.schema and b in right.schema)
-    sql = join_sql(how, tuple(names), condition, select, "__in0", "__in1")
+    sql = join_sql(how, tuple(names), condition, outputs, "__in0", "__in1")
     both = {"__in0": left.schema, "__in1": right.schema}
     schema = p.check(lambda: dialect.describe(sql, both), where)
-    return n.Join(left, right, how, tuple(names), condition, equal, select, schema)
+    reads = _condition_reads(condition, dialect)
+    return n.Join(left, right, how, tuple(names), condition, equal, outputs, schema, reads)
+
+
+def _condition_reads(
+    condition: str, dialect: Dialect
+) -> tuple[frozenset[str], frozenset[str]] | None:
+    """The columns of `l` and `r` in a condition; None where only DuckDB can tell."""
+    if not condition:
+        return frozenset(), frozenset()
+    sides: dict[str, set[str]] = {"l": set(), "r": set()}
+    for found in p.walk(dialect.parse(f"SELECT {condition}")["statements"]):
+        if found.get("class") in ("STAR", "SUBQUERY", "POSITIONAL_REFERENCE"):
+            return None
+        if found.get("class") == "COLUMN_REF":
+            side, *rest = found["column_names"]
+            if side.casefold() not in sides or not rest:
+                return None
+            sides[side.casefold()].add(rest[0].casefold())
+    return frozenset(sides["l"]), frozenset(sides["r"])
 
 
 def join_sql(
-    how: str, on: tuple[str, ...], condition: str, select: str, left: str, right: str
-) -> str:
+    how: str, on: tuple[str, ...], condition: str, outputs: Sequence[n.JoinOutput],
+    left: str, right: str,
+) -> str:  # fmt: skip
     """The query of a join over two table expressions."""
+    select = ", ".join(f"{_output(o)} AS {quote.name(o.alias)}" for o in outputs)
     kind = {"full": "FULL OUTER", "cross": "CROSS"}.get(how, how.upper())
     if on:
         condition = " AND ".join(f"l.{quote.name(k)} = r.{quote.name(k)}" for k in on)
@@ -184,21 +218,23 @@ def join_sql(
     return f"SELECT {select} FROM {left} AS l {kind} JOIN {right} AS r{tail}"
 
 
+def _output(output: n.JoinOutput) -> str:
+    name = quote.name(output.name)
+    return f"coalesce(l.{name}, r.{name})" if output.side == "both" else f"{output.side}.{name}"
+
+
 def _joined(
     left: Schema, right: Schema, on: Sequence[str], how: str, suffix: str, where: str
-) -> str:
+) -> tuple[n.JoinOutput, ...]:
     keys = {name.casefold() for name in on}
-    items: list[str] = []
+    outputs: list[n.JoinOutput] = []
     taken: set[str] = set()
     for f in left:
-        name = quote.name(f.name)
-        if f.name.casefold() in keys and how in ("right", "full"):
-            items.append(f"coalesce(l.{name}, r.{name}) AS {name}")
-        else:
-            items.append(f"l.{name} AS {name}")
+        both = f.name.casefold() in keys and how in ("right", "full")
+        outputs.append(n.JoinOutput("both" if both else "l", f.name, f.name))
         taken.add(f.name.casefold())
     if how in ("semi", "anti"):
-        return ", ".join(items)
+        return tuple(outputs)
     for f in right:
         if f.name.casefold() in keys:
             continue
@@ -209,8 +245,8 @@ def _joined(
                 "Pass another suffix=, or rename a column."
             )
         taken.add(new.casefold())
-        items.append(f"r.{quote.name(f.name)} AS {quote.name(new)}")
-    return ", ".join(items)
+        outputs.append(n.JoinOutput("r", f.name, new))
+    return tuple(outputs)
 
 
 def _is_name(text: str) -> bool:
@@ -333,9 +369,10 @@ def _check_partitions(
 def global_sql(text: str, frames: Mapping[str, n.Node], where: str, d: Dialect) -> n.GlobalSql:
     """One query over whole frames by name."""
     query = p.query(text, where, d)
-    tables = {name: node.schema for name, node in frames.items()}
+    read = {name: node for name, node in frames.items() if p.may_name(query.sql, name)}
+    tables = {name: node.schema for name, node in read.items()}
     schema = p.check(lambda: d.describe(query.sql, tables), where)
-    return n.GlobalSql(tuple(frames), tuple(frames.values()), query, schema)
+    return n.GlobalSql(tuple(read), tuple(read.values()), query, schema)
 
 
 def whole(number: int, where: str, name: str, *, least: int) -> int:

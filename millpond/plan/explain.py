@@ -32,6 +32,8 @@ def line(node: n.Node) -> str:
             return (
                 f"DataSource {scan.format}, {what}{where}{limit} [{', '.join(scan.schema.names)}]"
             )
+        case n.Kept(splits=splits):
+            return f"Kept, {len(splits)} partitions [{', '.join(node.schema.names)}]"
         case n.Project(expression=e, flat=flat):
             return f"Project{' flat' if flat else ''} {_short(e.sql)}"
         case n.Filter(predicate=e):

@@ -6,11 +6,12 @@ A node that exists is valid: `plan/build.py` checks where the user's words are k
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from millpond.expr import Expression, Query, SortKey
 from millpond.formats.memory import ArrowRows
-from millpond.formats.scan import Scan
-from millpond.schema import Schema
+from millpond.formats.scan import Scan, Split
+from millpond.schema import Field, Schema
 from millpond.storage import FileInfo
 
 
@@ -28,6 +29,30 @@ class DataSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Rows of `input` that were computed: one split of `source` per partition of it."""
+
+    input: "Node"
+    source: DataSource
+    splits: tuple[Split, ...]
+
+    @property
+    def schema(self) -> Schema:
+        return self.input.schema
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """`input`, which several nodes read. Only while rules run: no rule looks through it."""
+
+    input: "Node"
+
+    @property
+    def schema(self) -> Schema:
+        return self.input.schema
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """A row-wise SQL select list. Keeps row order; with `flat`, rows may become several."""
 
@@ -35,6 +60,7 @@ class Project:
     expression: Expression
     schema: Schema
     flat: bool = False
+    udfs: tuple["Udf", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +69,7 @@ class Filter:
 
     input: "Node"
     predicate: Expression
+    udfs: tuple["Udf", ...] = ()
 
     @property
     def schema(self) -> Schema:
@@ -67,6 +94,16 @@ class PythonCall:
     cpus: float = 1.0
     gpus: float = 0.0
     group_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Udf:
+    """A Python function that SQL calls by `name`, with its types in DuckDB's words."""
+
+    name: str
+    call: PythonCall
+    parameters: tuple[Field, ...]
+    returns: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +165,20 @@ class Aggregate:
     n: int | None = None
 
 
+class JoinOutput(NamedTuple):
+    """A column of a join: `side` "l" or "r", or "both" for a key that either may lack."""
+
+    side: str
+    name: str
+    alias: str
+
+
 @dataclass(frozen=True, slots=True)
 class Join:
     """`how`: inner, left, right, full, semi, anti, cross. `on` are names of both sides;
-    otherwise `condition` is SQL over `l.` and `r.`; `equal` are its equal columns.
-    `select` is the select list that names the result's columns.
+    otherwise `condition` is SQL over `l.` and `r.`; `equal` are its equal columns, and
+    `reads` the columns of each side in it, where that is known.
+    `outputs` says where each column of the result comes from.
     """
 
     left: "Node"
@@ -141,8 +187,9 @@ class Join:
     on: tuple[str, ...]
     condition: str
     equal: tuple[tuple[str, str], ...]
-    select: str
+    outputs: tuple[JoinOutput, ...]
     schema: Schema
+    reads: tuple[frozenset[str], frozenset[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +303,8 @@ class DataSink:
 
 Node = (
     DataSource
+    | Kept
+    | Shared
     | Project
     | Filter
     | PythonBatches
@@ -279,7 +328,7 @@ Node = (
 def inputs_of(node: Node) -> tuple[Node, ...]:
     """The nodes that `node` reads, in order."""
     match node:
-        case DataSource():
+        case DataSource() | Kept():
             return ()
         case Join(left=left, right=right):
             return (left, right)

@@ -36,7 +36,7 @@ def partitioning(node: n.Node) -> Partitioning:
         case n.HashPartition():
             types = tuple(node.schema.field(key, "repartition").type for key in node.keys)
             return Partitioning(node.n, node.keys, types)
-        case n.Filter() | n.DataSink():
+        case n.Filter() | n.DataSink() | n.Kept() | n.Shared():
             return partitioning(node.input)
         case n.Sort(partial=True):
             return partitioning(node.input)

@@ -6,15 +6,19 @@ place, and a task only says which stages it reads.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeGuard
 
-from millpond.physical.stages import PartRef, PartRows, Task
+from millpond.physical.stages import PartRef, PartRows, Task, TaskInput
 
 Parts = tuple[PartRef, ...]
 
 
 def unbound(task: Task) -> tuple[Task, dict[int, Parts]]:
-    """The task without parts, and the parts by stage: the very tuples that were bound."""
-    parts = {item.stage: item.parts for item in task.inputs if isinstance(item, PartRows)}
+    """The task without shared parts, and those by stage: the very tuples that were bound.
+
+    The few parts of a task that reads only some of a stage are its own: they stay.
+    """
+    parts = {item.stage: item.parts for item in task.inputs if _is_shared(item)}
     return (_with_parts(task, dict.fromkeys(parts, ())) if parts else task), parts
 
 
@@ -27,7 +31,11 @@ def _with_parts(task: Task, parts: Mapping[int, Parts]) -> Task:
     return replace(
         task,
         inputs=tuple(
-            replace(item, parts=parts[item.stage]) if isinstance(item, PartRows) else item
+            replace(item, parts=parts[item.stage]) if _is_shared(item) else item
             for item in task.inputs
         ),
     )
+
+
+def _is_shared(item: TaskInput) -> TypeGuard[PartRows]:
+    return isinstance(item, PartRows) and item.n_parts is None

@@ -9,7 +9,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from millpond.errors import Transient
-from millpond.physical.stages import PartRows, Task, TaskInput, TaskResult, ToPart
+from millpond.physical.stages import (
+    Edge,
+    Input,
+    PartRows,
+    RowsInput,
+    StageInput,
+    Task,
+    TaskInput,
+    TaskResult,
+    ToPart,
+)
 from millpond.runtime.progress import Progress
 
 
@@ -33,6 +43,50 @@ def check(result: TaskResult, task: Task, progress: Mapping[int, Progress]) -> N
             f"{_name(task)}: stage {sources} wrote {expected} rows for this task, "
             f"but it read {result.rows_in}"
         )
+
+
+def check_stage(stage: Progress, progress: Mapping[int, Progress]) -> None:
+    """Raise if a complete stage has not read, in all, exactly what was written for it.
+
+    The counts per partition know nothing of attempts undone; these totals always do.
+    With `verify="rows"` the rows themselves are compared, by a hash that knows no order.
+    """
+    times = [_times_read(item, stage.n, progress) for item in stage.stage.inputs]
+    if not times or None in times:
+        return
+    read = [(progress[before], n or 0) for found in times if found for before, n in [found]]
+    sources = ", ".join(str(before.stage.id) for before, _ in read)
+    name = f"stage {stage.stage.id} ({stage.stage.title})"
+    if min(stage.rows_in, default=0) >= 0:
+        written = sum(sum(before.rows) * n for before, n in read)
+        if written != (rows_in := sum(stage.rows_in)):
+            raise RowsNotConserved(
+                f"{name} read {rows_in} rows in all, but stage {sources} wrote {written} for it: "
+                f"attempts were mixed, or rows were lost. {_REPORT}"
+            )
+    if stage.hashed_in and all(before.hashed_out for before, _ in read):
+        hashed = sum(sum(before.hash_out) * n for before, n in read)
+        if (hashed - sum(stage.hash_in)) % 2**64:
+            raise RowsNotConserved(
+                f"{name} read other rows than stage {sources} wrote, though as many. {_REPORT}"
+            )
+
+
+_REPORT = "This is a fault of Millpond: please report it with the events of the run."
+
+
+def _times_read(
+    item: Input, n_tasks: int, progress: Mapping[int, Progress]
+) -> tuple[int, int] | None:
+    """A stage, and how often its rows are read; None where that cannot be told."""
+    match item:
+        case StageInput(before, edge, None):
+            times = n_tasks if edge is Edge.ALL else 1
+        case RowsInput(before):
+            times = 1
+        case _:
+            return None
+    return (before, times) if progress[before].complete else None
 
 
 def rows_expected(task: Task, progress: Mapping[int, Progress]) -> int | None:

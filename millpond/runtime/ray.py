@@ -54,6 +54,7 @@ class RayRuntime:
         self._services: dict[str, Handle] = {}
         self._capacity = Capacity(0, 1)
         self._refreshed_s = float("-inf")
+        self._gpus = 0.0  # Of the node that has most.
         self._remotes: dict[tuple[Resources, str], Handle] = {}
         self._parts: dict[int, tuple[Parts, Handle]] = {}
         self._running: dict[TaskId, Handle] = {}
@@ -74,6 +75,7 @@ class RayRuntime:
         return self._capacity
 
     def submit(self, task: Task) -> Future[Ended]:
+        self._check_fits(task)
         bare, parts = unbound(task)
         handles = [self._shipped(stage, refs) for stage, refs in parts.items()]
         near = next((node for node in task.prefer if node in self._services), "")
@@ -141,16 +143,27 @@ class RayRuntime:
     def _refresh(self) -> None:
         """Follow the cluster: services on new nodes, none for those that are gone."""
         self._refreshed_s = time.monotonic()
-        cpus = {
-            node["NodeID"]: int(node["Resources"].get("CPU", 0))
-            for node in ray.nodes()
-            if node["Alive"]
-        }
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in alive}
+        self._gpus = max((node["Resources"].get("GPU", 0.0) for node in alive), default=0.0)
         for node in [node for node in self._services if node not in cpus]:
             del self._services[node]
         for node in [node for node in cpus if node not in self._services]:
             self._services[node] = self._start_service(node)
-        self._capacity = Capacity(sum(cpus.values()), max(1, *cpus.values(), 1))
+        # One more for each node, so that a worker finds its next task waiting there.
+        # At least one: a cluster that grows by itself must see a task that waits.
+        slots = sum(n + 1 for n in cpus.values() if n)
+        self._capacity = Capacity(max(1, slots), max(1, *cpus.values(), 1))
+
+    def _check_fits(self, task: Task) -> None:
+        """Ray would wait for ever, and silently, for a node that has what no node has."""
+        wants, has = task.resources, self._capacity.node_slots
+        if wants.gpus > self._gpus or wants.cpus > has:
+            raise OptionError(
+                f"stage {task.id.stage} wants {wants.cpus:g} CPUs and {wants.gpus:g} GPUs for a "
+                f"task, but no node has more than {has} CPUs and {self._gpus:g} GPUs. Start such "
+                "a node first, or ask for less (cpus=, gpus=)."
+            )
 
     def _start_service(self, node: str) -> Handle:
         name = _service_name(self._session, node)
@@ -229,7 +242,7 @@ def _connect(address: str | None, cpus: int | None) -> bool:
         else:
             _report_nothing()
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise OptionError(
             f"runtime='ray': no connection to a cluster at {address or 'this machine'!r}: {error} "
             "Check that it runs (`ray status`), and that Ray and Python have its versions."

@@ -33,11 +33,12 @@ from millpond.physical.stages import (
     Stage,
     Task,
     TaskId,
+    TaskInput,
     TaskResult,
     tasks,
 )
-from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
-from millpond.runtime.conservation import check
+from millpond.runtime.commands import Cancel, Command, Finished, GiveUp, Policy, Submit, discards
+from millpond.runtime.conservation import RowsNotConserved, check, check_stage
 from millpond.runtime.giving_up import part_damaged, part_lost_again, task_failed
 from millpond.runtime.progress import DONE, RUNNING, WAITING, Progress, Reused
 
@@ -127,8 +128,7 @@ class Schedule:
         self._now_s = max(self._now_s, now_s)  # A clock may jump; a task never gets younger.
         if self._free <= 0 or self.closed:
             return []
-        limits: dict[int, float | None] = {}
-        commands: list[Command] = []
+        limits, commands = dict[int, float | None](), list[Command]()
         for (stage, partition), attempts in list(self._running.items()):
             if stage not in limits:
                 limits[stage] = self._slow_after_s(self.progress[stage])
@@ -147,12 +147,12 @@ class Schedule:
         stage, partition, attempt = result.task
         attempts = self._running.get((stage, partition), {})
         if attempt not in attempts or self.closed:
-            return _discard(result.part, result.files)
+            return discards(result.part, result.files)
         progress = self.progress[stage]
         try:
             check(result, progress.tasks[partition], self.progress)
-        except Transient as error:
-            return [*_discard(result.part, result.files), *self.failed(result.task, error)]
+        except RowsNotConserved as error:
+            return [*discards(result.part, result.files), *self.failed(result.task, error)]
         progress.durations_s.append(self._now_s - attempts.pop(attempt))
         commands = self._cancel(stage, partition)
         self._stories.pop((stage, partition), None)
@@ -161,10 +161,7 @@ class Schedule:
             progress.varies = True
             commands += self._roll_back(stage, {partition})
         self._events.append(_finished(result))
-        if progress.complete:
-            self._tell_complete(progress)
-            commands += self._advance()
-        return commands
+        return commands + (self._completed(progress) if progress.complete else [])
 
     def failed(self, task: TaskId, error: BaseException) -> list[Command]:
         """An attempt failed. What may pass is tried again; what will not ends the run."""
@@ -203,7 +200,7 @@ class Schedule:
             if error is not None:
                 return commands + self._give_up(error)
             progress.undo(ref.task)
-            commands += _discard(ref, ())
+            commands += discards(ref, ())
             missing.setdefault(ref.stage, set()).add(ref.task)
         self._tell_missing(missing, lost.reason)
         for stage, parts in missing.items():
@@ -230,13 +227,17 @@ class Schedule:
             task = replace(task, resources=replace(task.resources, cpus=cpus))
         if not progress.reads:
             return task
-        return replace(
-            task,
-            inputs=tuple(
-                replace(i, parts=self.progress[i.stage].bound()) if isinstance(i, PartRows) else i
-                for i in task.inputs
-            ),
-        )
+        return replace(task, inputs=tuple(self._bound(item) for item in task.inputs))
+
+    def _bound(self, item: TaskInput) -> TaskInput:
+        """The input with the parts that exist: all, in one shared tuple, or the few it reads."""
+        if not isinstance(item, PartRows):
+            return item
+        parts = self.progress[item.stage].bound()
+        if item.n_parts is None:
+            return replace(item, parts=parts)
+        few = parts[item.first_part : item.first_part + item.n_parts]
+        return replace(item, parts=few, first_part=0)
 
     def _need(self, progress: Progress, partition: int) -> int:
         wants = ceil(progress.stage.resources.cpus)
@@ -272,7 +273,8 @@ class Schedule:
         if len(durations) < policy.twin_after or 2 * progress.n_done < progress.n:
             return None
         usual_s = float(np.quantile(np.fromiter(durations, float), policy.twin_quantile))
-        return max(policy.twin_min_s, policy.twin_factor * usual_s)
+        limit_s = max(policy.twin_min_s, policy.twin_factor * usual_s)
+        return limit_s * (policy.one_node_factor if self._slots <= self._node_slots else 1.0)
 
     # ---- stages ----------------------------------------------------------------------
 
@@ -290,6 +292,14 @@ class Schedule:
                 break
         self._open, self._first_open = ready, 0
         return []
+
+    def _completed(self, progress: Progress) -> list[Command]:
+        self._tell_complete(progress)
+        try:
+            check_stage(progress, self.progress)
+        except RowsNotConserved as error:
+            return self._give_up(error)
+        return self._advance()
 
     def _wanted(self) -> set[int]:
         """Stages that have to run: incomplete, and final or read by one that has to run."""
@@ -359,7 +369,7 @@ class Schedule:
             undone = set()
             for partition in hit:
                 if progress.state[partition] == DONE:
-                    commands += _discard(*progress.undo(partition))
+                    commands += discards(*progress.undo(partition))
                     undone.add(partition)
                 elif progress.state[partition] == RUNNING:
                     commands += self._cancel(reader, partition)
@@ -383,12 +393,6 @@ class Schedule:
     def _give_up(self, error: BaseException) -> list[Command]:
         self.closed = True
         return [GiveUp(error)]
-
-
-def _discard(part: PartRef | None, files: tuple[object, ...]) -> list[Command]:
-    if part is None and not files:
-        return []
-    return [Discard((part,) if part else (), files)]  # type: ignore[arg-type]
 
 
 def _finished(result: TaskResult) -> TaskFinished:

@@ -8,24 +8,30 @@ set. Credentials are read in this room and nowhere else.
 from collections.abc import Mapping
 
 from millpond.errors import StorageError
+from millpond.storage.files import RemoteFile, RemoteFiles, open_file
 from millpond.storage.local import LocalStorage
 from millpond.storage.object_keys import STORES
 from millpond.storage.object_store import ObjectStorage
 from millpond.storage.paths import plain, scheme
-from millpond.storage.protocol import Storage
-from millpond.storage.threefs import ThreeFsStorage, find_client, find_mount
+from millpond.storage.protocol import Storage, put_new
+from millpond.storage.threefs import ThreeFsStorage, any_mount, find_client
 from millpond.storage.values import Buffers, FileInfo, Range, Staged
 
 __all__ = [
+    "STORES",
     "Buffers",
     "FileInfo",
     "LocalStorage",
     "ObjectStorage",
     "Range",
+    "RemoteFile",
+    "RemoteFiles",
     "Staged",
     "Storage",
     "ThreeFsStorage",
+    "open_file",
     "open_storage",
+    "put_new",
 ]
 
 
@@ -34,7 +40,7 @@ def open_storage(uri: str, options: Mapping[str, object] | None = None) -> Stora
 
     `s3://`, `gs://`, `az://`, `http://` and `https://` are object stores, opened with
     `options` (see `ObjectStorage`); a plain path and `file://` are files of
-    this machine, or of the 3FS that is mounted there.
+    this machine and of what is mounted there, 3FS included.
     """
     kind = scheme(uri)
     if kind in STORES:
@@ -42,6 +48,6 @@ def open_storage(uri: str, options: Mapping[str, object] | None = None) -> Stora
     if kind not in ("", "file"):
         known = ", ".join(f"{name}://" for name in ("file", *STORES))
         raise StorageError(f"{uri!r}: no storage is known for {kind}://. There are: {known}.")
+    plain(uri)  # Refuses what names no file of this machine.
     client = find_client()
-    mount = find_mount(plain(uri), client)
-    return ThreeFsStorage(mount, client) if mount else LocalStorage()
+    return ThreeFsStorage(client) if client is not None or any_mount() else LocalStorage()

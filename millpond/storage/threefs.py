@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from millpond.errors import MillpondError, MissingExtra
@@ -38,6 +38,7 @@ from millpond.storage.values import Buffers, Range
 log = logging.getLogger(__name__)
 
 VIRTUAL = "3fs-virt"
+_KIND = "fuse.hf3fs"
 # A quarter of a ring's buffer, so that a long range fills several rings at once.
 PIECE = BUFFER // 4
 # Files of one batch: sixteen threads of them stay below the usual limit of 1024 open files.
@@ -63,13 +64,21 @@ def find_mount(path: str, client: Any | None = None, mountinfo: str | None = Non
     if client is not None:
         found: str | None = client.extract_mount_point(path)
         return found
-    if mountinfo is None:
-        try:
-            with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-                mountinfo = file.read()
-        except FileNotFoundError:  # Not Linux, so not 3FS.
-            return None
-    return _mount_in(mountinfo, os.path.realpath(path))
+    table = _mount_table() if mountinfo is None else mountinfo
+    return _mount_in(table, os.path.realpath(path)) if _KIND in table else None
+
+
+def any_mount() -> bool:
+    """Is a 3FS mounted on this machine?"""
+    return _KIND in _mount_table()
+
+
+def _mount_table() -> str:
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except FileNotFoundError:  # Not Linux, so not 3FS.
+        return ""
 
 
 def _mount_in(mountinfo: str, path: str) -> str | None:
@@ -84,7 +93,7 @@ def _mount_in(mountinfo: str, path: str) -> str | None:
         # Of two mounts on one point the later one is on top.
         if inside and len(point) >= len(best):
             best, kind, name = point, types[0], _unescape(types[1])
-    if kind != "fuse.hf3fs":
+    if kind != _KIND:
         return None
     return best if name == VIRTUAL or os.path.isdir(os.path.join(best, VIRTUAL)) else None
 
@@ -94,11 +103,23 @@ def _unescape(field: str) -> str:
 
 
 class ThreeFsStorage(LocalStorage):
-    """The files of one 3FS mount. `client` is the client package, or None without it."""
+    """The files of a machine that has 3FS mounts; files elsewhere are read as any others.
 
-    def __init__(self, mount: str, client: Any | None, *, wait_s: float = WAIT_S) -> None:
-        self._mount, self._client, self._wait_s = mount, client, wait_s
-        self._no_rings = client is None
+    `client` is the client package, or None without it; `mount_of` says on which mount an
+    absolute path lies, or None.
+    """
+
+    def __init__(
+        self,
+        client: Any | None,
+        *,
+        mount_of: Callable[[str], str | None] | None = None,
+        wait_s: float = WAIT_S,
+    ) -> None:
+        self._client, self._wait_s = client, wait_s
+        self._find = mount_of or (lambda path: find_mount(path, client))
+        self._mounts: dict[str, str | None] = {}  # By folder: finding one asks the kernel.
+        self._without_rings: set[str] = set()
         self._start()
 
     def _start(self) -> None:
@@ -116,15 +137,24 @@ class ThreeFsStorage(LocalStorage):
             self._start()
         wanted = plain_ranges(ranges)
         reads = merge(wanted, size_of)
-        rings = not self._no_rings and self._ring() is not None
-        return split(wanted, reads, self._by_rings(reads) if rings else read_files(reads))
+        mounts = {path: self._mount(path) for path in {read.path for read in reads}}
+        buffers = [memoryview(b"")] * len(reads)
+        for mount in set(mounts.values()):
+            mine = [i for i, read in enumerate(reads) if mounts[read.path] == mount]
+            some = reads if len(mine) == len(reads) else [reads[i] for i in mine]
+            rings = mount is not None and self._ring(mount) is not None
+            done = self._by_rings(mount, some) if mount and rings else read_files(some)
+            for i, buffer in zip(mine, done, strict=True):
+                buffers[i] = buffer
+        return split(wanted, reads, buffers)
 
     def remove_scratch(self, folder: str) -> None:
         """Remove a folder of Millpond's own at once, on the server. There is no undo."""
         local = check_scratch(plain(folder))
         with explained(local, "remove"):
-            if os.path.isdir(local) and not os.path.islink(local):
-                place = os.path.join(self._mount, VIRTUAL, "rm-rf", uuid.uuid4().hex)
+            mount = self._mount(local)
+            if mount and os.path.isdir(local) and not os.path.islink(local):
+                place = os.path.join(mount, VIRTUAL, "rm-rf", uuid.uuid4().hex)
                 try:
                     os.symlink(os.path.realpath(local), place)
                 except OSError as error:
@@ -132,7 +162,15 @@ class ThreeFsStorage(LocalStorage):
         # The server says nothing where it did not remove all.
         super().remove_scratch(local)
 
-    def _by_rings(self, reads: Sequence[Read]) -> Buffers:
+    def _mount(self, path: str) -> str | None:
+        folder = os.path.dirname(path)
+        if folder not in self._mounts:
+            if len(self._mounts) > 10_000:
+                self._mounts.clear()
+            self._mounts[folder] = self._find(path)
+        return self._mounts[folder]
+
+    def _by_rings(self, mount: str, reads: Sequence[Read]) -> Buffers:
         # One block for all: a batch fills a stretch of it, and is copied in one go.
         memory = memory_of(sum(read.length for read in reads))
         buffers: Buffers = []
@@ -150,10 +188,11 @@ class ThreeFsStorage(LocalStorage):
             for at, part in cut(length, PIECE):
                 pieces.append(Piece(path, offset + at, buffer[at : at + part]))
                 owners.append(i)
-        counts = each(self._fill, batches(pieces, memory, FILES))
+        work = batches(pieces, memory, FILES)
+        counts = each(lambda batch: self._fill(mount, batch), work)
         return assemble(buffers, pieces, owners, [n for batch in counts for n in batch])
 
-    def _fill(self, batch: Batch) -> list[int]:
+    def _fill(self, mount: str, batch: Batch) -> list[int]:
         """Fill the memory of each piece; the number of bytes that each got."""
         pieces = batch.pieces
         files = self._acquire({piece.path for piece in pieces})
@@ -161,7 +200,8 @@ class ThreeFsStorage(LocalStorage):
         try:
             waiting = [i for i, piece in enumerate(pieces) if piece.path in files]
             for _ in range(2):  # What may pass is asked of a ring once more.
-                waiting = self._round(batch, waiting, files, counts) if waiting else []
+                ring = self._ring(mount) if waiting else None
+                waiting = self._round(ring, batch, waiting, files, counts) if ring else []
         finally:
             for file in files.values():
                 self._files.release(file)
@@ -173,19 +213,21 @@ class ThreeFsStorage(LocalStorage):
         return counts
 
     def _round(
-        self, batch: Batch, waiting: list[int], files: dict[str, OpenFile], counts: list[int]
+        self,
+        ring: Ring,
+        batch: Batch,
+        waiting: list[int],
+        files: dict[str, OpenFile],
+        counts: list[int],
     ) -> list[int]:
         """One round of the pieces numbered `waiting`; those that should be tried again."""
-        ring = self._ring()
-        if ring is None:
-            return []
         whole = len(waiting) == len(batch.pieces)
         wanted = batch.pieces if whole else [batch.pieces[i] for i in waiting]
         fds = {path: file.fd for path, file in files.items()}
         try:
             results = ring.read(wanted, fds, self._wait_s)
         except RingBroken as error:
-            log.info("a ring of %s gave up (%s); preadv reads instead", self._mount, error)
+            log.info("a ring gave up (%s); preadv reads instead", error)
             return []
         if whole and results == [len(piece.memory) for piece in wanted]:
             ring.copy(0, batch.memory)
@@ -217,17 +259,19 @@ class ThreeFsStorage(LocalStorage):
             raise
         return files
 
-    def _ring(self) -> Ring | None:
-        """This thread's ring. None: there is none to be had, now and for this storage."""
-        ring: Ring | None = getattr(self._thread, "ring", None)
-        if ring is None or ring.broken:
-            self._thread.ring = ring = None
+    def _ring(self, mount: str) -> Ring | None:
+        """This thread's ring. None: there is none to be had on this mount, now and later."""
+        if self._client is None or mount in self._without_rings:
+            return None
+        rings: dict[str, Ring] = self._thread.__dict__.setdefault("rings", {})
+        if mount not in rings or rings[mount].broken:
+            rings.pop(mount, None)
             try:
-                self._thread.ring = ring = Ring(self._client, self._mount)
+                rings[mount] = Ring(self._client, mount)
             except (OSError, RuntimeError, ValueError) as error:
-                log.warning("no ring on %s (%s): preadv reads instead", self._mount, error)
-                self._no_rings = True
-        return ring
+                log.warning("no ring on %s (%s): preadv reads instead", mount, error)
+                self._without_rings.add(mount)
+        return rings.get(mount)
 
 
 def _check(result: int, path: str) -> None:

@@ -13,7 +13,6 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +44,9 @@ class Ring:
     """
 
     def __init__(self, client: Any, mount: str) -> None:
+        # Not at the top: few machines have rings, and it loads much.
+        from multiprocessing.shared_memory import SharedMemory
+
         shm = SharedMemory(create=True, size=BUFFER)
         parts: list[Any] = [shm]
         try:

@@ -48,9 +48,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
             return Place(LocalStorage, str(node / uuid.uuid4().hex))
         case "3fs-fake":
             io = Cluster(tmp_path).install(monkeypatch)
-            return Place(lambda: ThreeFsStorage(str(tmp_path), io), str(tmp_path / "data"))
+            return Place(lambda: ThreeFsStorage(io), str(tmp_path / "data"))
         case "3fs-without-client":
-            return Place(lambda: ThreeFsStorage(str(tmp_path), None), str(tmp_path / "data"))
+            return Place(
+                lambda: ThreeFsStorage(None, mount_of=lambda _: str(tmp_path)),
+                str(tmp_path / "data"),
+            )
         case "juicefs-s3":
             return remote(request.getfixturevalue("juicefs_server"), atomic=False)
         case "moto-s3":

@@ -4,62 +4,37 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
-from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_runtime import FakeRuntime
+from runtimes import in_this_thread, local, ray, reading
 from small_pipelines import (
     ALL,
     SqlStep,
     X,
     forward,
-    from_files,
     gather,
     one_task,
-    options,
     python,
     rows_of,
     spread,
-    worker,
 )
 
-from millpond.errors import GaveUp, TaskError
+from millpond.errors import GaveUp, OptionError, TaskError
 from millpond.events import Event
-from millpond.physical.stages import TaskResult
+from millpond.physical.stages import Resources, TaskResult
 from millpond.runtime import Runtime, run
 from millpond.runtime.local import LocalRuntime
-from millpond.worker import run_task
-
-
-@contextmanager
-def in_this_thread(folder: Path) -> Iterator[Runtime]:
-    with ExitStack() as stack:
-        ours = worker(folder)
-        stack.callback(ours.close)
-        yield FakeRuntime(2, lambda task: run_task(task, ours))
-
-
-@contextmanager
-def local(folder: Path) -> Iterator[Runtime]:
-    ours = worker(folder)
-    runtime = LocalRuntime(ours, options(folder, "processes"), slots=2)
-    try:
-        yield runtime
-    finally:
-        runtime.close()
-        ours.close()
 
 
 @pytest.fixture(scope="module")
 def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
-    """One for all tests: a cluster takes seconds to start, and each worker of it one."""
+    """One for all tests."""
     pytest.importorskip("ray")
-    from ray_cluster import cluster, connected
-
-    with cluster() as found, connected(found, tmp_path_factory.mktemp("ray")) as runtime:
+    with ray(tmp_path_factory.mktemp("ray")) as runtime:
         yield runtime
 
 
@@ -110,6 +85,13 @@ def test_a_users_exception_keeps_its_traceback(runtime: Runtime) -> None:
         runtime.submit(one_task(python(fails))).result(60)
     assert "in fails" in caught.value.traceback
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.slow
+def test_resources_that_no_node_has_are_refused_and_not_waited_for(on_ray: Runtime) -> None:
+    task = one_task(resources=Resources(gpus=8))
+    with pytest.raises(OptionError, match="8 GPUs for a task, but no node has more than 1 CPUs"):
+        on_ray.submit(task)
 
 
 @pytest.mark.slow
@@ -242,11 +224,6 @@ def test_an_idle_worker_process_that_was_killed_is_replaced(tmp_path: Path) -> N
         for pid in runtime.pids:
             os.kill(pid, signal.SIGKILL)
         assert run(stages, runtime, ignore).only.rows == len(ALL)
-
-
-def reading(runtime: Runtime) -> Any:
-    """How to read the parts that `runtime` left."""
-    return getattr(runtime, "fetch", from_files)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -39,7 +39,7 @@ def test_a_target_that_fills(small_disk: Path, shape: str) -> None:
     with Counted(shape=shape) as run:
         many = run.session.from_items(list(range(10))).flat_map("unnest(range(60000)) AS i")
         wide = many.map("i, hash(i) AS h, 'x' || hash(i, 1) AS s")
-        with pytest.raises(DiskFull, match="(?i)no space"):
+        with pytest.raises(DiskFull, match=r"(?i)no space"):
             wide.write_parquet(str(small_disk / "out"))
     assert files_below(small_disk) == []
 
@@ -48,6 +48,6 @@ def test_a_target_that_fills(small_disk: Path, shape: str) -> None:
 def test_a_data_root_that_fills(small_disk: Path) -> None:
     with Counted(shape="staged", data_root=str(small_disk / "root")) as run:
         many = run.session.from_items(list(range(10))).flat_map("unnest(range(60000)) AS i")
-        with pytest.raises(DiskFull, match="(?i)no space"):
+        with pytest.raises(DiskFull, match=r"(?i)no space"):
             many.map("i, hash(i) AS h").repartition(4, hash_by="h").partial_sort("h").to_arrow()
     assert [file for file in files_below(small_disk) if file.suffix == ".part"] == []

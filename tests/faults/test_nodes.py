@@ -1,5 +1,6 @@
 """A node goes, and its parts with it: the rows that come out are those of the oracle."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from itertools import chain
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_pipelines import ALL, gather, rows_of, spread, spread_at_random
 from ray_cluster import cluster, connected
+from small_pipelines import ALL, gather, rows_of, spread, spread_at_random
 
 from millpond.events import Event, PartsMissing, TaskFinished
 from millpond.physical.stages import Edge, PartRef, Stage, Task, TaskId, TaskResult
@@ -19,14 +20,17 @@ N = 6
 
 
 class Watched:
-    """A runtime that remembers the parts its tasks wrote."""
+    """A runtime that remembers the parts its tasks wrote, and runs two at a time.
+
+    Else all readers might have begun before the node goes.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.parts: dict[TaskId, PartRef] = {}
 
     def capacity(self) -> Capacity:
-        return self._runtime.capacity()
+        return Capacity(2, 1)
 
     def submit(self, task: Task) -> Future[Ended]:
         future = self._runtime.submit(task)
@@ -123,3 +127,16 @@ def test_a_node_is_lost_after_half_of_its_varying_parts_were_read(
 def test_a_node_is_lost_before_its_parts_are_read(nodes: Any, tmp_path: Path) -> None:
     rows, _ = run_and_lose(nodes, tmp_path, [spread(N), gather(1, 0)], nothing_was_read)
     assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]
+
+
+def test_a_node_that_joins_takes_tasks(nodes: Any, tmp_path: Path) -> None:
+    with connected(nodes, tmp_path) as runtime:
+        before = runtime.capacity().slots
+        new = nodes.add_node(num_cpus=2)
+        while runtime.capacity().slots == before:
+            time.sleep(0.1)  # It asks the cluster once a second.
+        watched = Watched(runtime)
+        outcome = run([spread(N), gather(1, 0)], watched, lambda event: None).only
+        nodes.remove_node(new)
+        assert outcome.rows == len(ALL)
+        assert new.node_id in {part.node for part in watched.parts.values()}

@@ -11,6 +11,7 @@ from millpond.physical.stages import (
     Fragment,
     OutputFile,
     PartRef,
+    PartRows,
     PartsLost,
     Resources,
     SourceInput,
@@ -99,15 +100,12 @@ def result(
 
 def expected_rows(task: Task) -> int:
     """Rows of the parts bound to `task`, if each part holds equal partitions."""
-    total = 0
-    for item in task.inputs:
-        for part in getattr(item, "parts", ()):
-            if (
-                item.n_parts is None
-                or item.first_part <= part.task < item.first_part + item.n_parts
-            ):
-                total += part.rows // part.n_partitions * item.n_partitions
-    return total
+    return sum(
+        part.rows // part.n_partitions * item.n_partitions
+        for item in task.inputs
+        if isinstance(item, PartRows)
+        for part in item.parts
+    )
 
 
 def lost(task: Task, *refs: PartRef, damaged: bool = False) -> PartsLost:
@@ -122,10 +120,12 @@ def ids(tasks: Sequence[Task]) -> list[TaskId]:
     return [task.id for task in tasks]
 
 
-def begun(*stages: Stage, slots: int = 100, **options: object) -> Schedule:
-    """A schedule that has started, on `slots` slots of one node."""
+def begun(
+    *stages: Stage, slots: int = 100, node_slots: int | None = None, **options: object
+) -> Schedule:
+    """A schedule that has started, on `slots` slots of one node, or of nodes of `node_slots`."""
     schedule = Schedule(stages, **options)  # type: ignore[arg-type]
-    schedule.capacity(slots, slots)
+    schedule.capacity(slots, node_slots or slots)
     assert schedule.start() == []
     return schedule
 

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from part_files import from_disk, numbers_batch, part_ref, read, wanted, write_part
 
 from millpond.errors import DiskFull, MillpondError, SchemaMismatch
 from millpond.shuffle import part
 from millpond.shuffle.read import part_counts
 from millpond.shuffle.write import PartWriter
+from tests.unit.part_files import from_disk, numbers_batch, part_ref, read, wanted, write_part
 
 NUMBERS = pa.schema({"n": pa.int64()})
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from part_files import from_disk, numbers_batch, read, wanted, write_part
 
 from millpond.physical.stages import PartRef
 from millpond.shuffle.read import PartsUnreadable, check_part, read_part_rows
+from tests.unit.part_files import from_disk, numbers_batch, read, wanted, write_part
 
 SCHEMA = pa.schema({"n": pa.int64()})
 

@@ -1,5 +1,7 @@
 """The schedule: events in, commands out."""
 
+from dataclasses import replace
+
 import pytest
 from runtime_values import begun, finish, ids, lost, reader, result, sink, source, submitted
 
@@ -30,6 +32,14 @@ def test_a_stage_starts_when_all_it_reads_is_done_and_is_bound_to_the_parts() ->
     assert [part.task for part in first.parts] == [0, 1, 2]
     assert first.parts is second.parts
     assert finish(schedule, reduces) == [Finished()]
+
+
+def test_a_task_that_reads_one_part_is_bound_to_that_part_alone() -> None:
+    schedule = begun(source(0, 3), reader(1, 0, edge=Edge.FORWARD))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    item = submitted(schedule.free_slots(9))[2].inputs[0]
+    assert isinstance(item, PartRows)
+    assert ([part.task for part in item.parts], item.first_part, item.n_parts) == ([2], 0, 1)
 
 
 def test_independent_stages_overlap() -> None:
@@ -135,7 +145,7 @@ def test_late_success_of_an_attempt_given_up_is_discarded() -> None:
 
 
 def test_the_twin_of_a_slow_task_wins_and_the_slow_one_is_cancelled() -> None:
-    schedule = begun(source(0, 8), reader(1, 0))
+    schedule = begun(source(0, 8), reader(1, 0), node_slots=10)
     tasks = submitted(schedule.free_slots(9))
     schedule.tick(now_s=5.0)
     finish(schedule, tasks[:7])
@@ -150,7 +160,7 @@ def test_the_twin_of_a_slow_task_wins_and_the_slow_one_is_cancelled() -> None:
 
 
 def test_a_slow_task_has_one_twin_and_none_without_a_free_slot() -> None:
-    schedule = begun(source(0, 4))
+    schedule = begun(source(0, 4), node_slots=10)
     tasks = submitted(schedule.free_slots(4))
     finish(schedule, tasks[:3])
     assert schedule.tick(now_s=100.0) == []
@@ -160,7 +170,7 @@ def test_a_slow_task_has_one_twin_and_none_without_a_free_slot() -> None:
 
 
 def test_the_failure_of_one_twin_leaves_the_other() -> None:
-    schedule = begun(source(0, 4))
+    schedule = begun(source(0, 4), node_slots=10)
     tasks = submitted(schedule.free_slots(5))
     finish(schedule, tasks[:3])
     (twin,) = submitted(schedule.tick(now_s=100.0))
@@ -170,13 +180,20 @@ def test_the_failure_of_one_twin_leaves_the_other() -> None:
 
 
 def test_a_clock_that_jumps_back_makes_no_task_younger() -> None:
-    schedule = begun(source(0, 4))
+    schedule = begun(source(0, 4), node_slots=10)
     schedule.tick(now_s=1_000.0)
     tasks = submitted(schedule.free_slots(5))
     schedule.tick(now_s=3.0)
     finish(schedule, tasks[:3])
     assert schedule.tick(now_s=4.0) == []
     assert len(schedule.tick(now_s=1_011.0)) == 1
+
+
+def test_on_one_node_a_slow_task_is_given_longer() -> None:
+    schedule = begun(source(0, 4), slots=100)
+    finish(schedule, submitted(schedule.free_slots(5))[:3])
+    assert schedule.tick(now_s=59.0) == []
+    assert len(schedule.tick(now_s=60.0)) == 1
 
 
 # ---- lost parts ----------------------------------------------------------------------
@@ -295,7 +312,7 @@ def test_forward_readers_of_other_parts_that_vary_are_left_alone() -> None:
     finish(schedule, submitted(schedule.free_slots(9)))
     one, two = submitted(schedule.free_slots(9))
     schedule.succeeded(result(one))
-    schedule.parts_lost(lost(two, parts(two)[1]))
+    schedule.parts_lost(lost(two, *parts(two)))
     finish(schedule, submitted(schedule.free_slots(9)))
     (again,) = submitted(schedule.free_slots(9))
     assert again.id == TaskId(1, 1, 1)
@@ -334,6 +351,27 @@ def test_a_worker_that_stopped_early_on_purpose_is_believed() -> None:
     finish(schedule, submitted(schedule.free_slots(9)))
     (task,) = submitted(schedule.free_slots(9))
     assert schedule.succeeded(result(task, rows_in=-1)) == [Finished()]
+
+
+def test_totals_that_disagree_end_the_run_even_where_partitions_cannot_be_compared() -> None:
+    schedule = begun(source(0, 2), reader(1, 0))
+    finish(schedule, submitted(schedule.free_slots(9)))
+    schedule.progress[0].exact = False
+    (task,) = submitted(schedule.free_slots(9))
+    (command,) = schedule.succeeded(result(task, rows_in=21))
+    assert isinstance(command, GiveUp)
+    assert "read 21 rows in all, but stage 0 wrote 20" in str(command.error)
+
+
+@pytest.mark.parametrize(("read", "command"), [(12, Finished), (13, GiveUp)])
+def test_with_hashes_other_rows_in_the_same_number_end_the_run(read: int, command: type) -> None:
+    schedule = begun(source(0, 2), reader(1, 0))
+    one, two = submitted(schedule.free_slots(9))
+    for task, written in ((one, 2**64 - 3), (two, 15)):
+        schedule.succeeded(replace(result(task), rows_hash=0, written_hash=written))
+    (task,) = submitted(schedule.free_slots(9))
+    last = replace(result(task), rows_hash=read, written_hash=0)
+    assert [type(given) for given in schedule.succeeded(last)] == [command]
 
 
 # ---- reuse ---------------------------------------------------------------------------

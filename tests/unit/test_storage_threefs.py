@@ -57,7 +57,7 @@ def test_a_batch_is_one_submit_and_one_wait(
             file.write(b"%4096d" % i)
     ranges = [Range(str(big), i << 21, 4096) for i in range(512)]
     Random(1).shuffle(ranges)
-    storage = ThreeFsStorage(cluster.mount, client)
+    storage = ThreeFsStorage(client)
     views = storage.read_many(ranges)
     assert [int(bytes(v)) for v in views] == [r.offset >> 21 for r in ranges]
     assert [c for c in cluster.calls if c in ("submit", "wait")] == ["submit", "wait"]
@@ -67,7 +67,7 @@ def test_a_batch_is_one_submit_and_one_wait(
 def test_the_ring_and_the_open_file_are_used_again(
     cluster: Cluster, client: types.ModuleType, path: str
 ) -> None:
-    storage = ThreeFsStorage(cluster.mount, client)
+    storage = ThreeFsStorage(client)
     for _ in range(3):
         ranges = spread(path, 10)
         assert right(ranges, storage.read_many(ranges))
@@ -78,7 +78,7 @@ def test_the_ring_and_the_open_file_are_used_again(
 def test_a_file_that_was_replaced_is_opened_anew(
     cluster: Cluster, client: types.ModuleType, path: str
 ) -> None:
-    storage = ThreeFsStorage(cluster.mount, client)
+    storage = ThreeFsStorage(client)
     assert bytes(storage.read_many([Range(path, 0, 3)])[0]) == BYTES[:3]
     staged = storage.stage(path, "t1")
     Path(staged.local).write_bytes(b"new bytes")
@@ -105,7 +105,7 @@ def test_a_file_that_was_replaced_is_opened_anew(
 def test_reads_that_fail_in_a_ring_are_done_in_another_way(
     cluster: Cluster, client: types.ModuleType, path: str, faults: list[int | str]
 ) -> None:
-    storage = ThreeFsStorage(cluster.mount, client)
+    storage = ThreeFsStorage(client)
     for _ in range(2):
         cluster.faults.extend(faults)
         ranges = spread(path, 10)
@@ -118,14 +118,14 @@ def test_what_may_pass_is_asked_of_the_ring_once_more(
 ) -> None:
     cluster.faults.extend([0, errno.EREMOTEIO, 0])
     ranges = spread(path, 3)
-    assert right(ranges, ThreeFsStorage(cluster.mount, client).read_many(ranges))
+    assert right(ranges, ThreeFsStorage(client).read_many(ranges))
     assert [c for c in cluster.calls if c in ("submit", "wait")] == ["submit", "wait"] * 2
 
 
 def test_a_ring_with_a_read_still_under_way_is_never_used_again(
     cluster: Cluster, client: types.ModuleType, path: str
 ) -> None:
-    storage = ThreeFsStorage(cluster.mount, client, wait_s=0.1)
+    storage = ThreeFsStorage(client, wait_s=0.1)
     cluster.faults.append("hang")
     ranges = spread(path, 3)
     assert right(ranges, storage.read_many(ranges))
@@ -139,7 +139,7 @@ def test_what_no_other_way_would_change_is_an_error_with_the_path(
     cluster: Cluster, client: types.ModuleType, path: str, code: int
 ) -> None:
     cluster.faults.extend([0, code])
-    storage = ThreeFsStorage(cluster.mount, client)
+    storage = ThreeFsStorage(client)
     with pytest.raises(StorageError, match=rf"read '{path}'.*{errno.errorcode[code]}"):
         storage.read_many(spread(path, 3))
     ranges = spread(path, 3)  # And afterwards the storage works.
@@ -151,7 +151,7 @@ def test_a_ring_that_cannot_be_had_or_used_leaves_preadv(
     cluster: Cluster, client: types.ModuleType, path: str, call: str
 ) -> None:
     cluster.refuse[call] = errno.ENOMEM
-    storage = ThreeFsStorage(cluster.mount, client)
+    storage = ThreeFsStorage(client)
     ranges = spread(path, 10)
     assert right(ranges, storage.read_many(ranges))
     assert right(ranges, storage.read_many(ranges))
@@ -167,7 +167,7 @@ def test_a_file_that_the_client_does_not_take_is_read_by_preadv(
     cluster.refuse["register_fd"] = code
     before = len(os.listdir("/proc/self/fd"))
     ranges = spread(path, 10)
-    assert right(ranges, ThreeFsStorage(cluster.mount, client).read_many(ranges))
+    assert right(ranges, ThreeFsStorage(client).read_many(ranges))
     assert "submit" not in cluster.calls
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -178,7 +178,7 @@ def test_files_on_and_off_the_mount_are_read_together(
     other = tmp_path / "elsewhere.bin"
     other.write_bytes(b"elsewhere")
     ranges = [Range(str(other), 0, 9), Range(path, 5, 5)]
-    views = ThreeFsStorage(cluster.mount, client).read_many(ranges)
+    views = ThreeFsStorage(client).read_many(ranges)
     assert [bytes(v) for v in views] == [b"elsewhere", BYTES[5:10]]
 
 
@@ -203,7 +203,7 @@ def test_only_the_last_used_files_stay_open(cluster: Cluster, client: types.Modu
     paths = [Path(cluster.mount) / f"{i}.bin" for i in range(OPEN_FILES + 50)]
     for i, path in enumerate(paths):
         path.write_bytes(b"%d" % i)
-    storage = ThreeFsStorage(cluster.mount, client)
+    storage = ThreeFsStorage(client)
     views = storage.read_many([Range(str(path), 0, 10) for path in paths])
     assert [bytes(v) for v in views] == [b"%d" % i for i in range(len(paths))]
     assert len(cluster.registered) == OPEN_FILES
@@ -242,7 +242,7 @@ def test_batches_fit_a_ring_and_its_buffer() -> None:
 def test_a_long_range_is_read_by_several_rings(cluster: Cluster, client: types.ModuleType) -> None:
     path = Path(cluster.mount) / "long.bin"
     path.write_bytes(BYTES * 40)
-    views = ThreeFsStorage(cluster.mount, client).read_many(
+    views = ThreeFsStorage(client).read_many(
         [Range(str(path), 7, -1), Range(str(path), (40 << 20) - 5, 100)]
     )
     assert views[0] == (BYTES * 40)[7:]
@@ -268,7 +268,7 @@ from millpond.storage import Range, ThreeFsStorage
 
 mount = Path(sys.argv[1])
 cluster = Cluster(mount)
-storage = ThreeFsStorage(str(mount), cluster.install(pytest.MonkeyPatch()))
+storage = ThreeFsStorage(cluster.install(pytest.MonkeyPatch()))
 (mount / "a.bin").write_bytes(b"abcdef" * 1000)
 ask = [Range(str(mount / "a.bin"), i, 6) for i in range(0, 6000, 6)]
 
@@ -311,7 +311,7 @@ def test_scratch_is_gone_whatever_the_server_does(
     folder = Path(cluster.mount) / ".millpond-run/x"
     folder.mkdir(parents=True)
     (folder / "part").write_bytes(b"")
-    ThreeFsStorage(cluster.mount, client).remove_scratch(str(folder))
+    ThreeFsStorage(client).remove_scratch(str(folder))
     assert not folder.exists()
     assert folder.parent.exists()
 
@@ -324,7 +324,7 @@ def test_a_link_is_never_removed_through_the_server(
     link = Path(cluster.mount) / ".millpond-link"
     link.symlink_to(kept)
     with pytest.raises(StorageError):
-        ThreeFsStorage(cluster.mount, client).remove_scratch(str(link))
+        ThreeFsStorage(client).remove_scratch(str(link))
     assert kept.exists()
 
 
@@ -360,10 +360,16 @@ def test_a_mount_of_another_name_is_known_by_its_virtual_folder(tmp_path: Path) 
     assert find_mount(f"{tmp_path}/a.bin", None, table) == str(tmp_path)
 
 
-def test_where_the_client_is_there_it_decides(
-    cluster: Cluster, client: types.ModuleType, tmp_path: Path
+def test_where_the_client_is_there_it_decides_for_each_path(
+    cluster: Cluster, client: types.ModuleType, path: str, tmp_path: Path
 ) -> None:
-    assert isinstance(open_storage(f"{cluster.mount}/new/a.bin"), ThreeFsStorage)
-    elsewhere = open_storage(str(tmp_path))
-    assert isinstance(elsewhere, LocalStorage)
-    assert not isinstance(elsewhere, ThreeFsStorage)
+    (tmp_path / "b.bin").write_bytes(b"elsewhere")
+    storage = open_storage(str(tmp_path))  # Opened for a path elsewhere, used for all.
+    assert bytes(storage.read_many([Range(str(tmp_path / "b.bin"), 0, 9)])[0]) == b"elsewhere"
+    assert "submit" not in cluster.calls
+    assert bytes(storage.read_many([Range(path, 0, 9)])[0]) == BYTES[:9]
+    assert "submit" in cluster.calls
+
+
+def test_without_client_and_mount_files_are_ordinary(tmp_path: Path) -> None:
+    assert type(open_storage(str(tmp_path))) is LocalStorage

@@ -1,0 +1,199 @@
+"""What the driver costs: tasks per second, and bytes, with a runtime that does nothing.
+
+    python benchmarks/scale.py [--tasks 1000000] [--wide 10000] [--overhead]
+
+Each measurement runs in a process of its own. `tasks` is one stage of many tasks and a
+reader; `exchange` is `--wide` tasks × as many partitions. Both go through `run`: the
+schedule, the counting of rows per partition, the events. `MB` is the peak resident
+memory minus that of a run of ten tasks. `--overhead` adds milliseconds per task on
+real workers: an empty SQL query in threads, and on a Ray cluster of two CPUs (if ray
+is installed) beside bare Ray tasks that do nothing.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from millpond.formats.scan import FileSlice, Scan, Split
+from millpond.physical.stages import (
+    Edge,
+    Fragment,
+    PartRef,
+    SourceInput,
+    SqlStep,
+    Stage,
+    StageInput,
+    Task,
+    TaskId,
+    TaskResult,
+    ToPart,
+)
+from millpond.runtime import Capacity, Runtime, run
+from millpond.schema import Schema
+
+SCHEMA = Schema.of([("x", "BIGINT")])
+LIMIT_BYTES, LIMIT_TASKS_PER_S = 2 * 10**9, 20_000
+
+
+class Nothing:
+    """A runtime whose tasks are done when they are submitted, with a row per partition."""
+
+    def __init__(self, n_partitions: int) -> None:
+        self._counts = np.ones(n_partitions, "<i8").tobytes()
+
+    def capacity(self) -> Capacity:
+        return Capacity(10_000, 200)
+
+    def submit(self, task: Task) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(self._result(task))
+        return future
+
+    def _result(self, task: Task) -> TaskResult:
+        assert isinstance(task.output, ToPart)
+        n = task.output.n
+        path = f"/data/parts/0123456789ab-1/{task.id.stage:04d}/{task.id.partition:05d}.a0.part"
+        part = PartRef(*task.id, f"node-{task.id.partition % 50}", path, 64 * n, n, 1, 64, 0, n)
+        counts = self._counts if n > 1 else b""
+        return TaskResult(task.id, part, (), -1, n, 64 * n, counts, counts, node=part.node)
+
+    def cancel(self, task: TaskId) -> None: ...
+    def check_shared(self, folder: str, what: str) -> None: ...
+    def forget(self, run: str) -> None: ...
+    def close(self) -> None: ...
+
+
+def stages(n_tasks: int, n_partitions: int) -> list[Stage]:
+    """`n_tasks` tasks that write `n_partitions` each, and those that read them."""
+    fragment = Fragment((SqlStep("SELECT x FROM __s0", SCHEMA),))
+    splits = tuple(Split((FileSlice(f"/data/in/{i:07d}.parquet", i, 1),)) for i in range(n_tasks))
+    source = SourceInput(Scan("parquet", SCHEMA), splits)
+    return [
+        Stage(0, "write", fragment, (source,), ToPart(n_partitions), SCHEMA),
+        Stage(1, "read", fragment, (StageInput(0, Edge.ONE_TO_ONE),), ToPart(), SCHEMA),
+    ]
+
+
+def measure(n_tasks: int, n_partitions: int) -> dict[str, float]:
+    """Seconds, and peak memory of this process, of one run."""
+    graph = stages(n_tasks, n_partitions)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    cpu = time.process_time()
+    run(graph, Nothing(n_partitions), lambda event: None)
+    return {
+        "tasks": n_tasks + n_partitions,
+        "wall_s": time.perf_counter() - start,
+        "cpu_s": time.process_time() - cpu,
+        "plan_bytes": before,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def in_process(n_tasks: int, n_partitions: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--one", str(n_tasks), str(n_partitions)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, float] = json.loads(out)
+    return found
+
+
+# ---- overhead on real workers --------------------------------------------------------
+
+
+def overhead(place: str, n_tasks: int) -> dict[str, float]:
+    """Milliseconds per task, of an empty query on two CPUs, the workers being warm."""
+    from millpond.worker import WorkerOptions, build_worker
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = WorkerOptions(scratch=folder + "/scratch", parts=folder + "/parts")
+        worker, bare_ms = build_worker(options), 0.0
+        runtime: Runtime
+        if place == "ray":
+            from millpond.runtime.ray import RayRuntime
+
+            runtime = RayRuntime(options, cpus=2)
+            bare_ms = bare_ray(n_tasks)
+        else:
+            from millpond.runtime.local import LocalRuntime
+
+            runtime = LocalRuntime(worker, options, slots=2)
+        try:
+            seconds(runtime, 20)
+            each_ms = seconds(runtime, n_tasks) / n_tasks * 1e3
+            return {"ms_per_task": each_ms, "bare_ray_ms": bare_ms}
+        finally:
+            runtime.close()
+            worker.close()
+
+
+def seconds(runtime: Runtime, n_tasks: int) -> float:
+    fragment = Fragment((SqlStep("SELECT 1::BIGINT AS x", SCHEMA),))
+    splits = SourceInput(Scan("memory", SCHEMA), (Split(),) * n_tasks)
+    start = time.perf_counter()
+    run([Stage(0, "empty", fragment, (splits,), ToPart(), SCHEMA)], runtime, lambda event: None)
+    return time.perf_counter() - start
+
+
+def bare_ray(n_tasks: int) -> float:
+    """Milliseconds per task of Ray itself, two at a time as the schedule has them."""
+    import ray
+
+    nothing = ray.remote(lambda: b"").options(max_retries=0)
+    waiting = [nothing.remote() for _ in range(2)]
+    for number in range(20 + n_tasks):
+        if number == 20:
+            start = time.perf_counter()
+        ready, waiting = ray.wait(waiting, num_returns=1)
+        ray.get(ready)
+        waiting.append(nothing.remote())
+    return (time.perf_counter() - start) / n_tasks * 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--tasks", type=int, default=1_000_000)
+    parser.add_argument("--wide", type=int, default=10_000)
+    parser.add_argument("--overhead", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(*args.one)))
+        return
+    base = in_process(10, 1)["peak_bytes"]
+    table = []
+    for name, n_tasks, n_partitions in [
+        ("tasks / 10", args.tasks // 10, 1),
+        ("tasks", args.tasks, 1),
+        ("exchange / 4", args.wide // 2, args.wide // 2),
+        ("exchange", args.wide, args.wide),
+    ]:
+        found = in_process(n_tasks, n_partitions)
+        extra = found["peak_bytes"] - base
+        rate = found["tasks"] / found["cpu_s"]  # Of CPU time: others may share the machine.
+        table.append({"case": name, **found, "tasks_per_s": rate, "extra_bytes": extra})
+        print(
+            f"{name:>13}: {n_tasks:>9,} × {n_partitions:<6,} {rate:>9,.0f} tasks/s "
+            f"{found['cpu_s']:>7.1f} CPU s {extra / 1e6:>8,.0f} MB "
+            f"{extra / found['tasks']:>7,.0f} bytes/task"
+        )
+        assert found["peak_bytes"] <= LIMIT_BYTES, "the driver takes more than it may"
+    for place in ("threads", "ray") if args.overhead else ():
+        told = overhead(place, 1_000)
+        table.append({"case": f"overhead {place}", **told})
+        print(f"{place:>13}: " + ", ".join(f"{k} {v:.2f}" for k, v in told.items() if v))
+    if args.json:
+        args.json.write_text(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()

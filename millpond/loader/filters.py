@@ -1,0 +1,46 @@
+"""SQL filters of a training set, by the engine; loaded only when a filter is used."""
+
+import functools
+import tempfile
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millpond.engine.duckdb import Engine
+from millpond.expr import parse
+from millpond.loader.selection import Predicate
+
+_MEMORY_BYTES = 512 << 20
+
+
+def predicate(text: str, schema: pa.Schema) -> Predicate:
+    """`text` over the columns of `schema`. Raises `ColumnNotFound` or `SqlError`."""
+    engine = _engine()
+    known = engine.schema_of(schema.empty_table())
+    where = f"loader(filter={text!r})"
+    found = parse.predicate(text, known, where, engine.dialect)
+    columns = known.names if found.columns is None else tuple(sorted(found.columns))
+    sql = f"SELECT coalesce((\n{found.sql}\n), false) AS kept FROM given"
+    # Found out before any row is read, and by this name.
+    parse.check(lambda: engine.describe(sql, {"given": known}), where)
+
+    def mask(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        with engine.cursor() as cursor:
+            cursor.register("given", pa.Table.from_batches([batch]))
+            kept = cursor.table(sql).column(0)
+        return np.asarray(kept.to_numpy(), np.bool_)
+
+    # A filter without columns still needs one, to know how many rows there are.
+    return Predicate(columns or known.names[:1], mask)
+
+
+@functools.cache
+def _engine() -> Engine:
+    return Engine(threads=1, memory_limit_bytes=_MEMORY_BYTES, scratch=_scratch().name)
+
+
+@functools.cache
+def _scratch() -> "tempfile.TemporaryDirectory[str]":
+    """Removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="millpond-filter-")

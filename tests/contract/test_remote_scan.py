@@ -1,0 +1,183 @@
+"""What lies in an object store gives the same rows and types as a local file."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import servers
+from faulty_s3 import faulty_s3
+from places import Place, remote
+
+import millpond
+from millpond.engine.duckdb import Engine
+from millpond.errors import MillpondError, PathNotFound, StorageError
+from millpond.storage import (
+    LocalStorage,
+    ObjectStorage,
+    Range,
+    RemoteFile,
+    RemoteFiles,
+    Storage,
+    open_file,
+)
+
+
+@pytest.fixture
+def there(juicefs_server: servers.Server) -> Place:
+    return remote(juicefs_server, atomic=False)
+
+
+@pytest.fixture
+def session(juicefs_server: servers.Server) -> Iterator[Any]:
+    with millpond.init(storage_options=juicefs_server.options(), threads=2) as sp:
+        yield sp
+
+
+WRITE = {
+    "parquet": "COPY ({}) TO '{}' (FORMAT parquet, ROW_GROUP_SIZE 2048)",
+    "csv": "COPY ({}) TO '{}' (FORMAT csv, HEADER)",
+    "csv.gz": "COPY ({}) TO '{}' (FORMAT csv, HEADER, COMPRESSION gzip)",
+    "json": "COPY ({}) TO '{}' (FORMAT json)",
+}
+ROWS = (
+    "SELECT i, i::DOUBLE / 3 AS d, 'text ' || i AS t, DATE '2026-01-01' + i::INTEGER AS day, "
+    "[i, NULL] AS l, CASE WHEN i % 7 > 0 THEN i::DECIMAL(18,3) END AS m FROM range({}, {}) r(i)"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", WRITE)
+def test_each_format_reads_alike_from_a_store_and_from_this_machine(
+    session: Any, there: Place, tmp_path: Path, ending: str
+) -> None:
+    for part in range(3):
+        rows = ROWS.format(part * 10_000, part * 10_000 + 10_000)
+        duckdb.execute(WRITE[ending].format(rows, tmp_path / f"{part}.{ending}"))
+        there.put(f"d/{part}.{ending}", (tmp_path / f"{part}.{ending}").read_bytes())
+    read = getattr(session, f"read_{ending.split('.')[0]}")
+    here, remote_ = read(f"{tmp_path}/*.{ending}"), read(there.path(f"d/*.{ending}"))
+    assert remote_.schema == here.schema
+    query = "SELECT * FROM t WHERE i % 3 = 1 ORDER BY i"
+    assert session.sql(query, t=remote_).to_arrow() == session.sql(query, t=here).to_arrow()
+
+
+@pytest.mark.slow
+def test_a_frame_is_written_to_a_store_and_read_back_in_parts(session: Any, there: Place) -> None:
+    session.from_arrow(pa.table({"a": range(50_000)})).repartition(4, by_rows=True).write_parquet(
+        there.path("out")
+    )
+    assert len(there.names("out")) == 4
+    frame = session.read_parquet(there.path("out")).repartition(3, hash_by="a")
+    assert frame.filter("a % 2 = 0").count() == 25_000
+
+
+def test_a_missing_path_is_named(session: Any, there: Place) -> None:
+    with pytest.raises(PathNotFound, match=r"nothing/\*\.parquet"):
+        session.read_parquet(there.path("nothing/*.parquet"))
+
+
+class Counted:
+    """A storage that counts the bytes that are read from it."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage, self.asked = storage, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.storage, name)
+
+    def read_many(self, ranges: Sequence[Range]) -> list[memoryview]:
+        views = self.storage.read_many(ranges)
+        self.asked += sum(len(view) for view in views)
+        return views
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    running = Engine(threads=4, memory_limit_bytes=1 << 30, scratch=str(tmp_path))
+    yield running
+    running.close()
+
+
+@pytest.mark.slow
+def test_only_the_columns_and_row_groups_that_a_query_needs_are_moved(
+    there: Place, engine: Engine, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    table = pa.table({f"c{i:02}": rng.integers(0, 1 << 62, 300_000) for i in range(16)})
+    table = table.set_column(0, "c00", pa.array(np.arange(300_000)))
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=20_000, use_dictionary=False)
+    there.put("a.parquet", (tmp_path / "a.parquet").read_bytes())
+
+    meta = pq.read_metadata(tmp_path / "a.parquet")
+    needed = sum(
+        meta.row_group(g).column(c).total_compressed_size for g in range(5) for c in (0, 5, 9)
+    )
+    counted = Counted(there.storage)
+    engine.read_through(RemoteFiles(counted, "s3"))  # type: ignore[arg-type]
+    query = "SELECT sum(c05), sum(c09), count(*) FROM read_parquet('{}') WHERE c00 < 100000"
+    with engine.cursor() as cursor:
+        found = cursor.rows(query.format(there.path("a.parquet")))
+        assert found == cursor.rows(query.format(tmp_path / "a.parquet"))
+    footer = 300_000  # DuckDB reads the end of a file before it knows how long its footer is.
+    assert counted.asked - footer <= 1.1 * needed
+
+
+@pytest.mark.slow
+def test_many_threads_read_one_file_each_at_its_own_place(there: Place) -> None:
+    data = bytes(range(256)) * 1000
+    file = open_file(there.storage, there.put("a.bin", data))
+    assert isinstance(file, RemoteFile)
+    together = threading.Barrier(8)
+
+    def some(i: int) -> bool:
+        good = True
+        for k in range(10):
+            file.seek(i * 1000 + k * 37)
+            together.wait()  # All have moved before any reads.
+            good &= file.read(50) == data[i * 1000 + k * 37 :][:50]
+        return good
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(some, range(8)))
+
+
+def test_a_file_to_read_behaves_as_pythons_own(there: Place, tmp_path: Path) -> None:
+    data = bytes(range(100))
+    (tmp_path / "a.bin").write_bytes(data)
+    ours = open_file(there.storage, there.put("a.bin", data))
+    assert isinstance(ours, RemoteFile)
+    with open(tmp_path / "a.bin", "rb") as theirs:
+        for file in (ours, theirs):
+            assert file.read(10) == data[:10]
+            assert file.tell() == 10
+            assert file.seek(-5, 2) == 95
+            assert file.read() == data[95:]
+            assert file.read(3) == b""
+            assert file.seek(-20, 1) == 80
+            assert file.read(None) == data[80:]
+    assert open_file(LocalStorage(), str(tmp_path / "a.bin")) == str(tmp_path / "a.bin")
+    with pytest.raises(PathNotFound, match=r"none\.bin"):
+        open_file(there.storage, there.path("none.bin"))
+
+
+def test_a_failure_of_the_store_comes_through_the_engine_as_it_is(engine: Engine) -> None:
+    with faulty_s3() as server:
+        server.objects["a.csv"] = (b"a,b\n" + b"1,2\n" * 1000, {})
+        storage = ObjectStorage("s3", server.options(max_retries=0))
+        engine.read_through(RemoteFiles(storage, "s3"))
+        with engine.cursor() as cursor:
+            assert cursor.rows("SELECT count(*) FROM 's3://bucket/a.csv'") == [(1000,)]
+            server.faults = ["", "403"] * 20
+            with pytest.raises(StorageError, match=r"s3://bucket/b\.csv.*403 Forbidden") as caught:
+                cursor.rows("SELECT count(*) FROM read_csv('s3://bucket/b.csv')")
+            assert "the-session-token" not in str(caught.value)
+            server.faults = []
+            with pytest.raises(MillpondError, match=r"b\.csv"):
+                cursor.rows("SELECT count(*) FROM read_csv('s3://bucket/b.csv')")

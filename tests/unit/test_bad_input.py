@@ -1,0 +1,207 @@
+"""Bad input: one clear MillpondError each, at the call that is wrong where that can be known."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from millpond.errors import (
+    ColumnNotFound,
+    FileUnreadable,
+    MillpondError,
+    OptionError,
+    PathNotFound,
+    SchemaMismatch,
+    SqlError,
+    TaskError,
+)
+from millpond.options import options
+from millpond.session import Session
+
+secret_table = pa.table({"a": [1]})  # A Python variable that SQL must not see.
+
+
+@pytest.fixture(scope="module", params=["auto", "staged"])
+def sp(request: pytest.FixtureRequest) -> Iterator[Session]:
+    with Session(options(shape=request.param, split_bytes=1_000, threads=2)) as session:
+        yield session
+
+
+def frame(sp: Session) -> Any:
+    return sp.from_arrow(pa.table({"a": list(range(300)), "price": [1.5] * 300, "s": ["x"] * 300}))
+
+
+Wrong = Callable[[Session, Any], Any]
+AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
+    "unknown column": (lambda sp, f: f.filter("prise > 3"), ColumnNotFound, "Did you mean 'price'"),
+    "unknown in select": (lambda sp, f: f.select("b"), ColumnNotFound, "The input has: a, price"),
+    "unknown key": (lambda sp, f: f.repartition(2, hash_by="k"), ColumnNotFound, "'k'"),
+    "unknown sort key": (lambda sp, f: f.sort("nope desc"), ColumnNotFound, "'nope'"),
+    "unknown group key": (lambda sp, f: f.group_by("g").agg("1 AS x"), ColumnNotFound, "'g'"),
+    "unknown join key": (lambda sp, f: f.join(f, "id"), ColumnNotFound, "left side"),
+    "unknown in sql": (lambda sp, f: sp.sql("SELECT b FROM t", t=f), SqlError, '"b"'),
+    "unknown table": (lambda sp, f: sp.sql("SELECT * FROM u", t=f), SqlError, "u"),
+    "a variable": (lambda sp, f: sp.sql("FROM secret_table"), SqlError, "secret_table"),
+    "a local variable": (lambda sp, f: sp.partial_sql("FROM f, {0}", f), SqlError, "f"),
+    "does not parse": (lambda sp, f: f.map("a +"), SqlError, "character"),
+    "the place": (lambda sp, f: f.filter("a > 1 AND AND a < 3"), SqlError, "character 11"),
+    "wrong types": (lambda sp, f: f.map("upper([a]) AS x"), SqlError, "upper"),
+    "empty sql": (lambda sp, f: f.filter("  ;"), SqlError, "empty"),
+    "no sql": (lambda sp, f: f.filter(7), MillpondError, "needs SQL text or a function"),
+    "injected or": (lambda sp, f: f.filter("a=1) or (1=1"), SqlError, "syntax error"),
+    "injected select": (lambda sp, f: f.map("a FROM t2 --"), SqlError, "without FROM"),
+    "injected statement": (lambda sp, f: f.filter("a = 1; DROP TABLE t"), SqlError, "only"),
+    "two columns for one": (lambda sp, f: f.with_columns(b="a, a"), SqlError, "one condition"),
+    "aggregate in map": (lambda sp, f: f.map("sum(a) AS s"), SqlError, "aggregate"),
+    "window in map": (lambda sp, f: f.map("row_number() OVER () AS r"), SqlError, "window"),
+    "unnest in map": (lambda sp, f: f.map("unnest([a]) AS r"), SqlError, "flat_map"),
+    "parameter": (lambda sp, f: f.filter("a = $1"), SqlError, "parameter"),
+    "duplicate names": (lambda sp, f: f.map("a, s AS A"), SchemaMismatch, "two columns"),
+    "clash of suffixes": (
+        lambda sp, f: f.with_columns(s_right="s").join(f, "a"), SchemaMismatch, "suffix="),
+    "no column left": (lambda sp, f: f.drop("a", "price", "s"), SchemaMismatch, "no column"),
+    "missing path": (lambda sp, f: sp.read_parquet("/no/such"), PathNotFound, "/no/such"),
+    "empty glob": (lambda sp, f: sp.read_csv("/no/such/*.csv"), PathNotFound, r"\*\.csv"),
+    "no paths": (lambda sp, f: sp.read_parquet([]), MillpondError, "path"),
+    "n of zero": (lambda sp, f: f.repartition(0), OptionError, "n is 0"),
+    "n negative": (lambda sp, f: f.limit(-1), OptionError, "n is -1"),
+    "n not whole": (lambda sp, f: f.repartition(2.5), OptionError, "2.5"),
+    "n of text": (lambda sp, f: f.take("many"), OptionError, "'many'"),
+    "two ways": (lambda sp, f: f.repartition(2, hash_by="a", by_rows=True), OptionError, "one of"),
+    "by no integer": (lambda sp, f: f.repartition(2, by="s"), SchemaMismatch, "VARCHAR"),
+    "fraction": (lambda sp, f: f.sample(1.5), OptionError, "between 0 and 1"),
+    "how": (lambda sp, f: f.join(f, "a", "sideways"), OptionError, "'sideways'"),
+    "cross with on": (lambda sp, f: f.join(f, "a", "cross"), OptionError, "cross"),
+    "join without on": (lambda sp, f: f.join(f), OptionError, "needs one"),
+    "union of others": (lambda sp, f: f.union(f.drop("s")), MillpondError, "'s'"),
+    "counts": (
+        lambda sp, f: sp.partial_sql("FROM {0} UNION FROM {1}", f.repartition(2), f.repartition(3)),
+        OptionError, "2, 3"),
+    "no frame": (lambda sp, f: sp.partial_sql("SELECT 1"), OptionError, "one frame"),
+    "brace of no input": (lambda sp, f: sp.partial_sql("FROM {1}", f), SqlError, "partial_sql"),
+    "bad schema": (lambda sp, f: f.map(dict, schema={"a": "INTEGERR"}), MillpondError, "INTEGERR"),
+    "empty schema": (lambda sp, f: f.map(dict, schema={}), SchemaMismatch, "no columns"),
+    "batch size": (lambda sp, f: f.map_batches(len, batch_size=0), OptionError, "batch_size"),
+    "format": (lambda sp, f: f.map_batches(len, format="excel"), OptionError, "'excel'"),
+    "sort by nothing": (lambda sp, f: f.sort([]), SqlError, "sort key"),
+    "sort by a number": (lambda sp, f: f.sort("1"), SqlError, "not a column"),
+    "install": (lambda sp, f: sp.sql("INSTALL httpfs"), SqlError, "SELECT|syntax|Only"),
+    "set": (lambda sp, f: sp.sql("SET threads = 1"), SqlError, "SELECT|syntax|Only"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AT_THE_CALL)
+def test_wrong_at_the_call(sp: Session, name: str) -> None:
+    wrong, kind, said = AT_THE_CALL[name]
+    given = frame(sp)
+
+    with pytest.raises(kind, match=said):
+        wrong(sp, given)
+
+
+def test_a_trailing_comment_or_semicolon_is_fine(sp: Session) -> None:
+    given = frame(sp).filter("a > 1 -- all but two").map("a -- only this").filter("a < 9;")
+
+    assert given.sort("a -- up").count() == 7
+    assert sp.sql("SELECT count(*) AS n FROM t -- counted\n;", t=given).take(1) == [{"n": 7}]
+    assert given.with_columns(b="a + 1 -- more").count() == 7
+
+
+def test_braces_in_sql_are_left_alone(sp: Session) -> None:
+    out = sp.partial_sql("SELECT {'a': a}.a AS a, '{0}{1}' AS t, '{}' AS e FROM {0}", frame(sp))
+
+    assert out.limit(1).select("a", "e").take_all() == [{"a": 0, "e": "{}"}]
+
+
+def test_a_partition_number_out_of_range_is_named(sp: Session) -> None:
+    for sql, value in (("a % 4", "3"), ("-1 - a", r"-\d+"), ("nullif(a, 5)", "NULL")):
+        with pytest.raises(MillpondError, match=value):
+            frame(sp).repartition(3 if "4" in sql else 300, by=sql).count()
+
+
+def test_a_value_that_does_not_convert_is_one_error(sp: Session) -> None:
+    with pytest.raises(MillpondError, match="Could not convert string 'x' to INT32"):
+        frame(sp).map("s::INTEGER AS i").take_all()
+
+
+def test_a_function_that_raises(sp: Session) -> None:
+    def broken(row: dict[str, Any]) -> dict[str, Any]:
+        return {"b": {"one": 1}[row["s"]]}
+
+    with pytest.raises(TaskError, match="KeyError: 'x'") as error:
+        frame(sp).map(broken, schema={"b": "INTEGER"}).count()
+    assert isinstance(error.value.__cause__, KeyError)
+    assert "broken" in error.value.traceback
+    assert error.value.inputs == "rows from Python"
+
+
+def test_a_file_cut_short_after_the_call_is_named(sp: Session, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": list(range(1_000))}), path, row_group_size=100)
+    given = sp.read_parquet(str(path))
+    path.write_bytes(path.read_bytes()[:-100])
+
+    with pytest.raises(FileUnreadable, match=r"a\.parquet"):
+        given.count()
+
+
+def test_a_file_that_is_gone_is_named(sp: Session, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": [1]}), path)
+    given = sp.read_parquet(str(path))
+    path.unlink()
+
+    with pytest.raises(MillpondError, match=r"a\.parquet"):
+        given.take_all()
+
+
+def test_a_csv_value_that_does_not_fit_names_the_file(sp: Session, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id\n1\n2\nx\n")
+
+    with pytest.raises(MillpondError, match=r"a\.csv"):
+        sp.read_csv(str(tmp_path), {"id": "INTEGER"}).take_all()
+
+
+def test_what_is_no_parquet_is_named(sp: Session, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("this is text, and long enough to be a footer")
+
+    with pytest.raises(FileUnreadable, match=r"a\.parquet"):
+        sp.read_parquet(str(tmp_path))
+
+
+def test_a_closed_session_says_so() -> None:
+    session = Session(options(threads=1))
+    given = session.from_items([1])
+    session.close()
+
+    for use in (given.count, lambda: given.filter("item > 0"), lambda: session.from_items([1])):
+        with pytest.raises(MillpondError, match="closed"):
+            use()
+
+
+def test_names_that_need_quotes(sp: Session) -> None:
+    odd = sp.from_items([{'a "b"': 1, "select": 2, "é'": 3}])
+
+    assert odd.rename({"select": 'x"'}).columns == ['a "b"', 'x"', "é'"]
+    assert odd.drop("select").repartition(2, hash_by='a "b"').sort('"a ""b""" desc').count() == 1
+    assert odd.group_by("select").agg('max("é\'") AS m').take_all() == [{"select": 2, "m": 3}]
+    assert odd.join(odd, ["select", "é'"]).columns == ['a "b"', "select", "é'", 'a "b"_right']
+    assert odd.distinct("select").union(odd).count() == 2
+
+
+def test_no_columns(sp: Session) -> None:
+    with pytest.raises(MillpondError):
+        sp.from_arrow(pa.table({})).take_all()
+    with pytest.raises(MillpondError, match="column"):
+        sp.from_items([{}, {}])
+
+
+def test_nulls_only(sp: Session) -> None:
+    nothing = sp.from_items([{"a": None}, {"a": None}])
+
+    assert nothing.group_by("a").agg("count(*) AS n").take_all() == [{"a": None, "n": 2}]
+    assert nothing.join(nothing, "a").count() == 0
+    assert nothing.distinct().count() == 1
