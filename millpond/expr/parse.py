@@ -160,7 +160,8 @@ def _names(query: Tree) -> frozenset[str] | None:
     texts: set[str] = set()
     columns: set[str] = set()
     for found in walk(query):
-        kinds = {found.get("class"), found.get("type")}
+        # The type of a constant's value is an object.
+        kinds = {kind for kind in (found.get("class"), found.get("type")) if isinstance(kind, str)}
         if kinds & {"STAR", "POSITIONAL_REFERENCE", "PIVOT", "SHOW_REF"}:
             return None
         if found.get("ref_type") in ("NATURAL", "POSITIONAL") or found.get("column_name_alias"):
