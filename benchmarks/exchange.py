@@ -13,6 +13,13 @@ steps nest, so differences of neighbours are what a step costs:
     read     all partitions of that part, one after the other, verified
     both     write and read in one measurement
     unsafe   the same without checksums: what conservation costs
+
+Measured on 2 cores that other work shared (load 2 to 12), so in CPU seconds per GB of Arrow
+bytes, medians of 3, 64 partitions: scan 1.1, order 1.5 (0.35 where memory is warm: it waits
+for memory, not for compute), write 0.35, read 0.3; scan to segments 300 to 350 MB per CPU
+second in 0.4 GB. Before parts went past the page cache with reused memory, writing cost
+2.4 (once 3) and reading 1.5. With 1000 partitions 210 MB per CPU second. Without checksums
+`both` took 1.04 times as long (7 pairs): the cost of conservation is lost in the noise.
 """
 
 import argparse

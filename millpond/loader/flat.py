@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from millpond.errors import MillpondError
+from millpond.errors import MillpondError, PathNotFound
 from millpond.formats.shard_index import Shard
 from millpond.storage import Range, Storage
 
@@ -79,7 +79,8 @@ class Memory:
     def __init__(self, size: int) -> None:
         self.size = -(-max(size, 8) // mmap.PAGESIZE) * mmap.PAGESIZE
         self.base = _reserve(self.size)
-        self._finalizer = weakref.finalize(self, _libc().munmap, self.base, self.size)
+        # Not at exit: a thread that still gathers would end the process with a signal.
+        weakref.finalize(self, _libc().munmap, self.base, self.size).atexit = False
         self.bytes: Bytes = np.asarray(self)
         self._slices = memoryview(cast(Any, self.bytes))
         self._views: dict[tuple[int, int], npt.NDArray[Any]] = {}
@@ -238,23 +239,27 @@ class RemoteShards:
             return
         begins = np.fromiter(new, np.int64, len(new))
         sizes = np.fromiter(new.values(), np.int64, len(new))
-        found = self._read(begins, begins + sizes)
-        for (at, size), data in zip(new.items(), found, strict=True):
-            self._writable[at : at + size] = np.frombuffer(data, np.uint8)
-            self._kept[at] = size
-            self._kept_bytes += size
+        found = self.read(begins, begins + sizes)
+        for at, data in zip(new, found, strict=True):
+            self._keep(at, np.frombuffer(data, np.uint8))
         self._give_up(keep=wanted)
 
     def fixed(self, addresses: Int64s, width: int) -> Bytes:
         return self.ragged(addresses, addresses + width).reshape(-1, width)
 
     def ragged(self, starts: Int64s, ends: Int64s) -> Bytes:
-        return np.frombuffer(bytearray().join(self._read(starts, ends)), np.uint8)
+        return np.frombuffer(bytearray().join(self.read(starts, ends)), np.uint8)
+
+    def copy_in(self, other: Memory, starts: Int64s, lengths: Int64s) -> None:
+        """Take whole buffers over from memory that holds them already."""
+        for at, size in dict(zip(starts.tolist(), lengths.tolist(), strict=True)).items():
+            if size and at not in self._kept:
+                self._keep(at, other.bytes[at : at + size])
 
     def advise(self, starts: Int64s, lengths: Int64s) -> None:
         """Nothing: batches are read ahead by the loader's thread."""
 
-    def _read(self, starts: Int64s, ends: Int64s) -> list[memoryview]:
+    def read(self, starts: Int64s, ends: Int64s) -> list[memoryview]:
         shard = np.searchsorted(self.places, starts, side="right") - 1
         offsets = starts - self.places[shard]
         ranges = [
@@ -265,12 +270,32 @@ class RemoteShards:
         ]
         try:
             found = self._storage.read_many(ranges)
-        except MillpondError as error:
-            raise ShardUnreadable(int(shard[0]), f"it cannot be read ({error})") from error
+        # Only a missing file is damage. A store that refuses or does not answer is no
+        # reason to replace rows: its error goes up as it is.
+        except PathNotFound:
+            found = self._read_apart(ranges, shard)
         for i, (data, asked) in enumerate(zip(found, ranges, strict=True)):
             if len(data) != asked.length:
                 raise ShardUnreadable(int(shard[i]), "it is shorter than the index says")
         return found
+
+    def _read_apart(self, ranges: list[Range], shard: Int64s) -> list[memoryview]:
+        """The same reads a shard at a time, to learn which one is missing."""
+        found = [memoryview(b"")] * len(ranges)
+        for s in np.unique(shard).tolist():
+            mine = np.flatnonzero(shard == s).tolist()
+            try:
+                parts = self._storage.read_many([ranges[i] for i in mine])
+            except PathNotFound as error:
+                raise ShardUnreadable(s, f"it cannot be read ({error})") from error
+            for i, part in zip(mine, parts, strict=True):
+                found[i] = part
+        return found
+
+    def _keep(self, at: int, data: Bytes) -> None:
+        self._writable[at : at + data.size] = data
+        self._kept[at] = data.size
+        self._kept_bytes += data.size
 
     def _give_up(self, keep: dict[int, int]) -> None:
         page = mmap.PAGESIZE

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from xxhash import xxh3_128_hexdigest
 
-from millpond.errors import FileUnreadable, MillpondError, RowsUnreadable, SchemaMismatch
+from millpond.errors import FileUnreadable, PathNotFound, RowsUnreadable, SchemaMismatch
 from millpond.loader.columns import Column, from_arrow
 from millpond.storage import Range, Storage
 
@@ -83,10 +83,7 @@ class MdsRows:
         """The named columns of `rows`, in the order asked."""
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         ranges = self._ranges(rows, shard)
-        try:
-            samples = self._storage.read_many(ranges)
-        except MillpondError as error:
-            raise self._bad(rows, int(shard[0]), f"it cannot be read ({error})") from error
+        samples = self._storage.read_many(ranges)
         wanted = [field for field in self._fields if field.name in columns]
         values: dict[str, list[Any]] = {field.name: [] for field in wanted}
         for row, s, sample in zip(rows.tolist(), shard.tolist(), samples, strict=True):
@@ -152,7 +149,7 @@ class MdsRows:
             shard = self._shards[s]
             try:
                 data = self._storage.read_many([Range(shard.path, 0, 4 * (shard.samples + 2))])[0]
-            except MillpondError as error:
+            except PathNotFound as error:
                 raise self._bad(rows, s, f"it cannot be read ({error})") from error
             head = np.frombuffer(data, "<u4").astype(np.int64)
             inside = head.size == shard.samples + 2 and head[0] == shard.samples

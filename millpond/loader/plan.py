@@ -21,7 +21,7 @@ from millpond.loader.packing import PackPlan, plan_packs
 from millpond.loader.selection import Select, Selection, select_rows
 from millpond.loader.state import Identity
 from millpond.loader.units import PackUnits, RowSource, RowUnits, Units
-from millpond.storage import Range, Storage
+from millpond.storage import Range, Storage, put_new
 
 # Small blocks are the cheap way to quality, which depends on the blocks a window only:
 # random blocks of 64 KiB already read as fast as a local disk does in sequence.
@@ -196,5 +196,5 @@ def _kept(
     plan = make()
     # Where the store is read-only, the next process makes the plan again.
     with suppress(StorageError):
-        storage.put_if_absent(path, plan.to_bytes())
+        put_new(storage, path, plan.to_bytes())
     return plan

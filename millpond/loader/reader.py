@@ -16,8 +16,9 @@ from millpond import lazy
 from millpond.errors import FileUnreadable, OptionError, PathNotFound
 from millpond.formats.shard_index import INDEX_NAME, Index, read_index
 from millpond.loader.batches import Batch, Format
+from millpond.loader.cache import CachedShards
 from millpond.loader.columns import to_arrow
-from millpond.loader.flat import LocalShards, RemoteShards
+from millpond.loader.flat import LocalShards, RemoteShards, Shards
 from millpond.loader.gather import ShardRows, Verify
 from millpond.loader.loader import Loader, OnError, Settings
 from millpond.loader.mds import INDEX as MDS_INDEX
@@ -161,16 +162,19 @@ def open_dataset(
     *,
     verify: Verify = "first",
     select: Select | None = None,
+    cache: str | None = None,
+    cache_bytes: int = 64 << 30,
 ) -> Dataset:
     """Open a training set: a local path, a URI, a mount; also Parquet, or MDS shards.
 
     `verify` is `"first"` (each value is checked when this process first reads it),
-    `"always"` or `"off"`. `select` evaluates filters (None: DuckDB does). Reads the index,
-    or the footers.
+    `"always"` or `"off"`. `select` evaluates filters (None: DuckDB does). `cache` is a
+    folder of this machine that keeps up to `cache_bytes` of remote shards, for all
+    processes that name it. Reads the index, or the footers.
     """
     if verify not in ("first", "always", "off"):
         raise OptionError(f"open_dataset(verify={verify!r}): it is one of first, always, off.")
-    return _open(str(path), storage_options, verify, select or _by_the_engine)
+    return _open(str(path), storage_options, verify, select or _by_the_engine, cache, cache_bytes)
 
 
 def _by_the_engine(text: str, schema: pa.Schema) -> Predicate:
@@ -180,20 +184,28 @@ def _by_the_engine(text: str, schema: pa.Schema) -> Predicate:
 
 
 def _open(
-    path: str, options: Mapping[str, str] | None, verify: Verify, select: Select | None
+    path: str,
+    options: Mapping[str, str] | None,
+    verify: Verify,
+    select: Select | None,
+    cache: str | None,
+    cache_bytes: int,
 ) -> Dataset:
     storage = open_storage(path, options)
     root = path.rstrip("/").removesuffix("/" + INDEX_NAME)
-    rows = _rows(root, storage, verify)
-    return Dataset(rows, storage, select, (path, options, verify, select))
+    rows = _rows(root, storage, verify, cache, cache_bytes)
+    reopen = (path, options, verify, select, cache, cache_bytes)
+    return Dataset(rows, storage, select, reopen)
 
 
-def _rows(root: str, storage: Storage, verify: Verify) -> RowSource:
+def _rows(
+    root: str, storage: Storage, verify: Verify, cache: str | None, cache_bytes: int
+) -> RowSource:
     file = f"{root}/{INDEX_NAME}"
     if storage.stat(file) is not None:
         data = storage.read_many([Range(file, 0, -1)])[0]
         index = read_index(bytes(data), file)
-        return ShardRows(root, index, _shards(root, index, storage), verify)
+        return ShardRows(root, index, _shards(root, index, storage, cache, cache_bytes), verify)
     if storage.stat(f"{root}/{MDS_INDEX}") is not None:
         return MdsRows(root, storage)
     found = [info for info in storage.list(root) if info.path.endswith(".parquet")]
@@ -207,9 +219,13 @@ def _rows(root: str, storage: Storage, verify: Verify) -> RowSource:
     )
 
 
-def _shards(root: str, index: Index, storage: Storage) -> LocalShards | RemoteShards:
+def _shards(
+    root: str, index: Index, storage: Storage, cache: str | None, cache_bytes: int
+) -> Shards:
     paths = [f"{root}/{shard.name}" for shard in index.shards]
     local = storage.local_path(root)
+    if local is None and cache is not None:
+        return CachedShards(paths, index.shards, storage, cache, cache_bytes, index.fingerprint)
     if local is None:
         return RemoteShards(paths, index.shards, storage)
     real = os.path.realpath(local)

@@ -290,7 +290,9 @@ class TaskResult:
     size_bytes: int = 0
     partition_rows: bytes = b""
     partition_bytes: bytes = b""
-    rows_hash: int | None = None  # With verify="rows": order-independent, over what was read.
+    # With verify="rows", in no order: over the rows of parts read, and over those written.
+    rows_hash: int | None = None
+    written_hash: int | None = None
     wall_s: float = 0.0
     cpu_s: float = 0.0
     node: str = ""

@@ -46,32 +46,47 @@ def check(result: TaskResult, task: Task, progress: Mapping[int, Progress]) -> N
 
 
 def check_stage(stage: Progress, progress: Mapping[int, Progress]) -> None:
-    """Raise if a complete stage has read more or fewer rows in all than were written for it.
+    """Raise if a complete stage has not read, in all, exactly what was written for it.
 
     The counts per partition know nothing of attempts undone; these totals always do.
+    With `verify="rows"` the rows themselves are compared, by a hash that knows no order.
     """
-    expected = [_expected_of_stage(item, stage.n, progress) for item in stage.stage.inputs]
-    if not expected or None in expected or min(stage.rows_in, default=0) < 0:
+    times = [_times_read(item, stage.n, progress) for item in stage.stage.inputs]
+    if not times or None in times:
         return
-    written = sum(count for count in expected if count is not None)
-    if written != (read := sum(stage.rows_in)):
-        sources = ", ".join(str(before) for before in stage.reads)
-        raise RowsNotConserved(
-            f"stage {stage.stage.id} ({stage.stage.title}) read {read} rows in all, but stage "
-            f"{sources} wrote {written} for it: attempts were mixed, or rows were lost. "
-            "This is a fault of Millpond: please report it with the events of the run."
-        )
+    read = [(progress[before], n or 0) for found in times if found for before, n in [found]]
+    sources = ", ".join(str(before.stage.id) for before, _ in read)
+    name = f"stage {stage.stage.id} ({stage.stage.title})"
+    if min(stage.rows_in, default=0) >= 0:
+        written = sum(sum(before.rows) * n for before, n in read)
+        if written != (rows_in := sum(stage.rows_in)):
+            raise RowsNotConserved(
+                f"{name} read {rows_in} rows in all, but stage {sources} wrote {written} for it: "
+                f"attempts were mixed, or rows were lost. {_REPORT}"
+            )
+    if stage.hashed_in and all(before.hashed_out for before, _ in read):
+        hashed = sum(sum(before.hash_out) * n for before, n in read)
+        if (hashed - sum(stage.hash_in)) % 2**64:
+            raise RowsNotConserved(
+                f"{name} read other rows than stage {sources} wrote, though as many. {_REPORT}"
+            )
 
 
-def _expected_of_stage(item: Input, n_tasks: int, progress: Mapping[int, Progress]) -> int | None:
+_REPORT = "This is a fault of Millpond: please report it with the events of the run."
+
+
+def _times_read(
+    item: Input, n_tasks: int, progress: Mapping[int, Progress]
+) -> tuple[int, int] | None:
+    """A stage, and how often its rows are read; None where that cannot be told."""
     match item:
         case StageInput(before, edge, None):
-            if not progress[before].complete:
-                return None
-            return sum(progress[before].rows) * (n_tasks if edge is Edge.ALL else 1)
+            times = n_tasks if edge is Edge.ALL else 1
         case RowsInput(before):
-            return sum(progress[before].rows) if progress[before].complete else None
-    return None
+            times = 1
+        case _:
+            return None
+    return (before, times) if progress[before].complete else None
 
 
 def rows_expected(task: Task, progress: Mapping[int, Progress]) -> int | None:

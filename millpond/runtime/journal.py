@@ -18,10 +18,10 @@ from millpond.errors import StorageError
 from millpond.physical.stages import OutputFile, PartRef, Stage, TaskId, TaskResult, ToFile
 from millpond.runtime.progress import Reused
 from millpond.shuffle.read import PartsUnreadable, part_counts
-from millpond.storage import Range, Staged, Storage
+from millpond.storage import Range, Staged, Storage, put_new
 from millpond.storage.paths import beneath
 
-_VERSION = 1
+_VERSION = 2
 _MAX_RECORDS, _MAX_AGE_S = 1_000, 1.0
 
 Record = dict[str, Any]
@@ -68,7 +68,7 @@ class StoredJournal:
             return
         data = "".join(json.dumps(record) + "\n" for record in self._waiting).encode()
         path = f"{self._root}/journal/{self._session}-{self._number:06d}.jsonl"
-        if not self._storage.put_if_absent(path, data):
+        if not put_new(self._storage, path, data):
             raise StorageError(
                 f"{path!r} exists already, but only this session writes names that begin with "
                 f"{self._session!r}. Give each session on one data_root its own name."
@@ -86,6 +86,8 @@ class StoredJournal:
             "rows_in": result.rows_in,
             "rows": result.rows,
             "size_bytes": result.size_bytes,
+            "rows_hash": result.rows_hash,
+            "written_hash": result.written_hash,
         }
         if result.part is not None:
             name = self._relative(self._root, result.part.path)
@@ -165,6 +167,8 @@ class StoredJournal:
                 rows_in=int(record["rows_in"]),
                 rows=int(record["rows"]),
                 size_bytes=int(record["size_bytes"]),
+                rows_hash=_hash(record["rows_hash"]),
+                written_hash=_hash(record["written_hash"]),
             )
             if isinstance(stage.output, ToFile):
                 return self._with_files(result, stage.output.directory, record["files"])
@@ -202,6 +206,10 @@ class StoredJournal:
 
     def _read_ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         return list(self._storage.read_many([Range(ref.path, at, n) for at, n in ranges]))
+
+
+def _hash(told: Any) -> int | None:
+    return None if told is None else int(told) % 2**64
 
 
 _OF_THE_RUN = {"stage", "task", "attempt", "node"}

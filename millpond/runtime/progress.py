@@ -78,6 +78,10 @@ class Progress:
         self.rows = array("q", [-1]) * n
         self.rows_in = array("q", [0]) * n
         self.size_bytes = array("q", [0]) * n
+        # With verify="rows"; one result without a hash, and the stage has none.
+        self.hashed_in = self.hashed_out = True
+        self.hash_in = array("Q", [0]) * n
+        self.hash_out = array("Q", [0]) * n
         self.partition_rows: NDArray[np.int64] = np.zeros(self.n_partitions, np.int64)
         self.partition_bytes: NDArray[np.int64] = np.zeros(self.n_partitions, np.int64)
         # False: `partition_rows` hold counts of an attempt undone, or lack some.
@@ -136,6 +140,9 @@ class Progress:
         self.parts[p], self.files[p] = result.part, result.files
         self.rows[p], self.rows_in[p] = result.rows, result.rows_in
         self.size_bytes[p] = result.size_bytes
+        self.hashed_in = self.hashed_in and result.rows_hash is not None
+        self.hashed_out = self.hashed_out and result.written_hash is not None
+        self.hash_in[p], self.hash_out[p] = result.rows_hash or 0, result.written_hash or 0
         self._bound = None
         if before < 0:
             self._add(result)

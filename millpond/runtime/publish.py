@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from millpond.plan.fingerprint import digest
-from millpond.storage import Range, Staged, Storage
+from millpond.storage import Range, Staged, Storage, put_new
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Receipts:
         folder = self._folder(target)
         data = json.dumps(asdict(receipt)).encode()
         number = len(list(self._storage.list(folder)))
-        while not self._storage.put_if_absent(f"{folder}/{number:08d}.json", data):
+        while not put_new(self._storage, f"{folder}/{number:08d}.json", data):
             number += 1
 
     def _folder(self, target: str) -> str:
@@ -68,7 +68,7 @@ def publish(
 ) -> None:  # fmt: skip
     """Give `staged` their names, and remove `old` files that were not replaced."""
     if receipts is not None:
-        versions = tuple(_version(storage, file.local) for file in staged)
+        versions = tuple(_version(storage, file.aside) for file in staged)
         receipts.write(target, Receipt(fingerprint, tuple(staged), versions, tuple(old), rows))
     storage.publish(staged)
     _remove_old(storage, staged, old)
@@ -77,14 +77,14 @@ def publish(
 def rolled_forward(storage: Storage, receipt: Receipt, target: str) -> bool:
     """Finish what a killed run began to publish. True if all its files are now in place."""
     beside = target.rstrip("/").rpartition("/")[0] + "/"
-    names = [name for file in receipt.files for name in (file.path, file.local)]
+    names = [name for file in receipt.files for name in (file.path, file.aside)]
     if not all(name.startswith(beside) and ".." not in name.split("/") for name in names):
         return False  # Not a receipt of ours for this target.
     waiting: list[Staged] = []
     for file, version in zip(receipt.files, receipt.versions, strict=True):
         if _version(storage, file.path) == version:
             continue
-        if _version(storage, file.local) != version:
+        if _version(storage, file.aside) != version:
             return False
         waiting.append(file)
     storage.publish(waiting)

@@ -41,12 +41,16 @@ _SAMPLES, _SAMPLE_ROWS = 1024, 32
 
 @dataclass(frozen=True, slots=True)
 class RecordSort:
-    """How to sort: by the bytes of one field, within so much memory, with so many threads."""
+    """How to sort: by the bytes of one field, within so much memory, with so many threads.
+
+    `check` is called again and again; it raises to make an end.
+    """
 
     layout: Layout
     key: slice
     memory_bytes: int
     threads: int
+    check: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +106,22 @@ def _sort_in_memory(
     held = mmap.mmap(-1, max(n * width, 1), flags=flags)
     rows = np.frombuffer(held, np.uint8, n * width).reshape(n, width)
     pieces = [piece for span in spans for piece in _cut(span, max(1, _READ_BYTES // width))]
-    list(pool.map(lambda p: _read_rows(p, width, rows[p.ordinal : p.ordinal + p.n]), pieces))
+    list(pool.map(lambda p: _read_rows(p, how, rows[p.ordinal : p.ordinal + p.n]), pieces))
     order = sort_order(rows, how.key, pool.map)
     outputs = np.array_split(order, max(1, min(2 * how.threads, n)))
 
     def write(number: int) -> str:
-        _write(rows, outputs[number], name(number), how.layout)
+        _write(rows, outputs[number], name(number), how)
         return name(number)
 
     paths = tuple(pool.map(write, range(len(outputs))))
     return SortedFiles(paths, n, n * width, n * width)
 
 
-def _read_rows(piece: _Span, width: int, rows: Rows) -> None:
+def _read_rows(piece: _Span, how: RecordSort, rows: Rows) -> None:
     """Fill `rows` with the records of `piece`."""
-    memory = rows.reshape(-1).data
+    how.check()
+    memory, width = rows.reshape(-1).data, how.layout.record_bytes
     fd = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if read_into(fd, piece.first * width, memory, direct=False) < len(memory):
@@ -125,10 +130,11 @@ def _read_rows(piece: _Span, width: int, rows: Rows) -> None:
         os.close(fd)
 
 
-def _write(rows: Rows, order: Ints, path: str, layout: Layout) -> None:
-    writer = FixedWriter(path, layout, direct_after=0)
+def _write(rows: Rows, order: Ints, path: str, how: RecordSort) -> None:
+    writer = FixedWriter(path, how.layout, direct_after=0)
     try:
-        for piece in gather(rows, order, _memory(_READ_BYTES, layout.record_bytes)):
+        for piece in gather(rows, order, _memory(_READ_BYTES, how.layout.record_bytes)):
+            how.check()
             writer.add_bytes(piece)
         writer.close()
     except BaseException:
@@ -219,7 +225,7 @@ def _write_part(task: _PartTask, bounds: _Bounds, how: RecordSort) -> Written:
         for piece in _cut(split, max(1, _READ_BYTES // width)):
             # Memory of its own for each piece, for the writer may keep what it is given.
             rows = _memory(piece.n * width, width)
-            _read_rows(piece, width, rows)
+            _read_rows(piece, how, rows)
             batch = pa.record_batch([whole(rows.reshape(-1).data, how.layout)], schema)
             writer.add(batch, _numbers(rows, piece, bounds, how))
         return writer.close()
@@ -252,10 +258,11 @@ def _sort_range(parts: tuple[PartRef, ...], number: int, n: int, path: str, how:
     wanted = PartRows(0, Schema(()), first_partition=number, parts=parts)
     schema = pa.schema({"record": pa.binary(width)})
     for batch in read_part_rows(wanted, schema, _ranges, ahead_bytes=2 * _READ_BYTES, threads=1):
+        how.check()
         rows[at : at + batch.num_rows] = values(batch.column(0), "record", width)
         at += batch.num_rows
     assert at == n, f"{at} of {n} records of range {number} were read"
-    _write(rows, sort_order(rows, how.key), path, how.layout)
+    _write(rows, sort_order(rows, how.key), path, how)
     return path
 
 

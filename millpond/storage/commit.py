@@ -25,7 +25,7 @@ from millpond.storage.manifest import (
     read_manifest,
 )
 from millpond.storage.paths import STAGING
-from millpond.storage.protocol import Storage
+from millpond.storage.protocol import Storage, put_new
 from millpond.storage.values import Staged
 
 log = logging.getLogger(__name__)
@@ -213,18 +213,12 @@ def _put(storage: Storage, root: str, made: Manifest, mode: Mode) -> bool:
 
 
 def _put_once(storage: Storage, path: str, made: Manifest, mode: Mode) -> bool:
-    try:
+    if mode == "append":
         return storage.put_if_absent(path, made.to_json())
-    except NotAtomic:
-        if mode == "append":
-            raise
-    if storage.stat(path) is not None:
-        return False
-    staged = storage.stage(path, made.id)
-    with open(staged.local, "wb") as file:
-        file.write(made.to_json())
-    storage.publish([storage.seal(staged)])
-    return False  # Another may have done the same: what is there now decides.
+    # On a store that ignores conditions another may have done the same in the same
+    # moment. Then what is there decides, so `put_new` is not believed at once.
+    put_new(storage, path, made.to_json())
+    return False
 
 
 def _remove_replaced(storage: Storage, root: str, base: Manifest, made: Manifest) -> None:

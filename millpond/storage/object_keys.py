@@ -1,5 +1,6 @@
 """URIs of objects: which store, which bucket, which key. Nothing here asks a store."""
 
+import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
@@ -17,6 +18,9 @@ STORES = {
     "http": "http",
     "https": "http",
 }
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Key(NamedTuple):
@@ -56,4 +60,11 @@ def locate(path: str, kind: str) -> Key:
                 "opened. Use s3://, gs:// or az:// with keys in storage_options instead."
             )
         key = unquote(key)
-    return Key(word, bucket, key.lstrip("/"))
+    key = key.lstrip("/")
+    names = key.removesuffix("/").split("/")
+    if key and (any(part in ("", ".", "..") for part in names) or _CONTROL.search(key)):
+        raise StorageError(
+            f"{path!r} cannot be a key here: empty parts ('//'), '.', '..' and control characters "
+            "are refused. Rename such objects with the store's own tools."
+        )
+    return Key(word, bucket, key)

@@ -264,7 +264,7 @@ class ObjectStorage:
         return [(key, _info(at._replace(key=key), found[key])) for key in sorted(found)]
 
     def _fetch(self, path: str, offset: int, length: int, memory: memoryview | None) -> Fetched:
-        at = locate(path, self._kind)
+        at = self._file(path, "read")
         span = (offset, offset + length)
 
         def get(store: Any) -> Fetched:
@@ -375,8 +375,12 @@ class ObjectStorage:
         at = locate(path, self._kind)
         if self._kind == "http":
             raise StorageError(f"write {at.uri}: a web server is read-only for Millpond.")
+        return self._file(path, "write")
+
+    def _file(self, path: str, where: str) -> Key:
+        at = locate(path, self._kind)
         if not at.key or at.key.endswith("/"):
-            raise StorageError(f"write {at.uri}: this names a bucket or a folder, not a file.")
+            raise StorageError(f"{where} {at.uri}: this names a bucket or a folder, not a file.")
         return at
 
 

@@ -1,8 +1,10 @@
 """The `Storage` protocol: what every store can do for the rooms above."""
 
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from millpond.errors import NotAtomic
 from millpond.storage.values import Buffers, FileInfo, Range, Staged
 
 
@@ -41,3 +43,21 @@ class Storage(Protocol):
 
     def local_path(self, path: str) -> str | None:
         """Where this machine may open `path` as an ordinary file; None where it may not."""
+
+
+def put_new(storage: Storage, path: str, data: bytes) -> bool:
+    """As `put_if_absent`, for names that no other writer uses at the same moment.
+
+    So it also works on stores that cannot create a file only if absent: there it looks
+    first, and then writes.
+    """
+    try:
+        return storage.put_if_absent(path, data)
+    except NotAtomic:
+        if storage.stat(path) is not None:
+            return False
+    staged = storage.stage(path, f"put-{secrets.token_hex(8)}")
+    with open(staged.local, "wb") as file:
+        file.write(data)
+    storage.publish([storage.seal(staged)])
+    return True

@@ -38,3 +38,8 @@ class Staged:
     local: str
     size_bytes: int = -1
     upload: str = ""
+
+    @property
+    def aside(self) -> str:
+        """Where the bytes of a sealed file are until it is published: a path of its store."""
+        return self.upload or self.local

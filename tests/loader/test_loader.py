@@ -4,6 +4,8 @@ import gc
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +119,18 @@ def test_a_dropped_loop_leaves_no_thread(make: Make) -> None:
         break
     gc.collect()
     assert not [t for t in threading.enumerate() if t.name == "millpond-prefetch"]
+
+
+@pytest.mark.slow
+def test_a_process_may_end_in_the_middle_of_a_loop(make: Make) -> None:
+    script = (
+        "import sys\nfrom millpond.loader import open_dataset\n"
+        "running = iter(open_dataset(sys.argv[1]).loader(1, shuffle='global', epochs=None))\n"
+        "print(len(next(running)['id']))\n"
+    )
+    for _ in range(3):
+        ended = subprocess.run([sys.executable, "-c", script, make(100).path], check=False)
+        assert ended.returncode == 0
 
 
 def test_an_error_in_the_thread_is_raised_in_the_loop(make: Make) -> None:

@@ -1,11 +1,13 @@
 """Record files come out sorted, stable, each record once, whichever way they take."""
 
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from millpond.errors import FileUnreadable
+from millpond.errors import FileUnreadable, WorkerLost
 from millpond.formats.fixed import Layout
 from millpond.shuffle import records
 from millpond.shuffle.records import RecordSort, SortedFiles, sort_files
@@ -14,18 +16,24 @@ from millpond.storage import LocalStorage
 LAYOUT = Layout.of({"key": 4, "value": 8}, "read_fixed")
 
 
-def run(tmp_path: Path, inputs: list[bytes], memory_bytes: int, threads: int = 2) -> SortedFiles:
+def run(
+    tmp_path: Path,
+    inputs: list[bytes],
+    memory_bytes: int,
+    check: Callable[[], None] = lambda: None,
+) -> SortedFiles:
     for folder in ("in", "out", "scratch"):
         (tmp_path / folder).mkdir()
     for i, data in enumerate(inputs):
         (tmp_path / "in" / f"{i}.dat").write_bytes(data)
     files = list(LocalStorage().list(str(tmp_path / "in")))
-    how = RecordSort(LAYOUT, slice(0, 4), memory_bytes, threads)
-    done = sort_files(
-        files, lambda i: str(tmp_path / "out" / f"{i}"), str(tmp_path / "scratch"), how
-    )
-    assert not list((tmp_path / "scratch").iterdir())
-    return done
+    how = RecordSort(LAYOUT, slice(0, 4), memory_bytes, 2, check)
+    try:
+        return sort_files(
+            files, lambda i: str(tmp_path / "out" / f"{i}"), str(tmp_path / "scratch"), how
+        )
+    finally:
+        assert not list((tmp_path / "scratch").iterdir())
 
 
 def made(n: int, letters: int) -> list[bytes]:
@@ -67,6 +75,19 @@ def test_a_heavy_key_does_not_make_a_heavy_range(tmp_path: Path) -> None:
     sizes = [Path(path).stat().st_size for path in done.paths]
     assert len(sizes) == 5
     assert max(sizes) < 1.2 * sum(sizes) / 5
+
+
+@pytest.mark.parametrize("memory_bytes", [1000, 1 << 30])
+@pytest.mark.parametrize("calls", [1, 20, 60])
+def test_it_can_be_ended_and_leaves_no_part(tmp_path: Path, memory_bytes: int, calls: int) -> None:
+    ticks = count()
+
+    def check() -> None:
+        if next(ticks) >= calls:
+            raise WorkerLost("the task was cancelled")
+
+    with pytest.raises(WorkerLost):
+        run(tmp_path, made(10_000, 256), memory_bytes, check)
 
 
 def test_nothing_is_sorted_too(tmp_path: Path) -> None:

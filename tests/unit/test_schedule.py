@@ -1,5 +1,7 @@
 """The schedule: events in, commands out."""
 
+from dataclasses import replace
+
 import pytest
 from runtime_values import begun, finish, ids, lost, reader, result, sink, source, submitted
 
@@ -359,6 +361,17 @@ def test_totals_that_disagree_end_the_run_even_where_partitions_cannot_be_compar
     (command,) = schedule.succeeded(result(task, rows_in=21))
     assert isinstance(command, GiveUp)
     assert "read 21 rows in all, but stage 0 wrote 20" in str(command.error)
+
+
+@pytest.mark.parametrize(("read", "command"), [(12, Finished), (13, GiveUp)])
+def test_with_hashes_other_rows_in_the_same_number_end_the_run(read: int, command: type) -> None:
+    schedule = begun(source(0, 2), reader(1, 0))
+    one, two = submitted(schedule.free_slots(9))
+    for task, written in ((one, 2**64 - 3), (two, 15)):
+        schedule.succeeded(replace(result(task), rows_hash=0, written_hash=written))
+    (task,) = submitted(schedule.free_slots(9))
+    last = replace(result(task), rows_hash=read, written_hash=0)
+    assert [type(given) for given in schedule.succeeded(last)] == [command]
 
 
 # ---- reuse ---------------------------------------------------------------------------

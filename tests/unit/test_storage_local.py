@@ -100,6 +100,18 @@ def test_a_large_range_is_read_in_pieces_and_ends_with_the_file(tmp_path: Path) 
     assert tail == block[-100:]
 
 
+def test_ranges_of_a_very_large_file_are_read_where_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.bin"
+    places = [0, 1 << 32, (50 << 30) - 8]
+    with open(path, "wb") as file:
+        for at in places:
+            file.seek(at)
+            file.write(b"%08d" % (at % 10**8))
+    views = store.read_many([Range(str(path), at, 16) for at in places])
+    assert [bytes(v)[:8] for v in views] == [b"%08d" % (at % 10**8) for at in places]
+    assert len(views[2]) == 8
+
+
 def test_thousands_of_small_files_are_read_with_few_open_at_once(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i:04}" for i in range(2000)]
     for i, path in enumerate(paths):

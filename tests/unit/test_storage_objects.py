@@ -177,6 +177,29 @@ def test_a_uri_of_another_kind_is_refused(uri: str) -> None:
         locate(uri, "s3")
 
 
+@pytest.mark.parametrize("key", ["a//b", "a/../b", "../a", "./a", "a/.", "a\0b", "a\nb"])
+def test_a_key_that_no_store_takes_is_refused_before_any_request(
+    server: FaultyS3, key: str
+) -> None:
+    storage, uri = opened(server), f"s3://bucket/{key}"
+    for work in (
+        lambda: storage.stat(uri),
+        lambda: storage.read_many([Range(uri, 0, 1)]),
+        lambda: storage.put_if_absent(uri, b""),
+        lambda: storage.list(uri),
+        lambda: storage.stage(uri, "t1"),
+    ):
+        with pytest.raises(StorageError, match="cannot be a key"):
+            work()
+    assert server.asked == []
+
+
+def test_a_bucket_or_a_folder_is_no_file(server: FaultyS3) -> None:
+    for uri in ("s3://bucket/", "s3://bucket", "s3://bucket/folder/"):
+        with pytest.raises(StorageError, match="names a bucket or a folder"):
+            opened(server).read_many([Range(uri, 0, 1)])
+
+
 def test_unknown_schemes_and_options_are_named() -> None:
     with pytest.raises(StorageError, match=r"no storage is known for ftp://.*s3://"):
         open_storage("ftp://host/file")

@@ -1,0 +1,81 @@
+"""Whole sessions whose inputs, outputs and data roots lie in object stores."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+from places import Place, remote
+
+import millpond
+from millpond.errors import TargetNotEmpty
+from millpond.events import TaskStarted
+
+
+@pytest.fixture(params=["juicefs_server", "moto_server"])
+def server(request: pytest.FixtureRequest) -> servers.Server:
+    found: servers.Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def there(server: servers.Server) -> Place:
+    return remote(server, atomic=True)
+
+
+def items(n: int, add: int = 0) -> list[dict[str, int]]:
+    return [{"a": i + add} for i in range(n)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data_root", [None, "here", "there"])
+def test_outputs_are_refused_replaced_and_added_to(
+    server: servers.Server, there: Place, tmp_path: Path, data_root: str | None
+) -> None:
+    root = {"here": str(tmp_path), "there": there.path("root"), None: None}[data_root]
+    out = there.path("out")
+    with millpond.init(storage_options=server.options(), data_root=root) as sp:
+        sp.from_items(items(10)).write_parquet(out)
+        assert sp.read_parquet(out).count() == 10
+        with pytest.raises(TargetNotEmpty, match="already holds files"):
+            sp.from_items(items(7, 1)).write_parquet(out)
+        sp.from_items(items(5, 100)).write_parquet(out, mode="overwrite")
+        assert sp.read_parquet(out).sort("a").take(1) == [{"a": 100}]
+        sp.from_items(items(4)).write_parquet(out, mode="append")
+        assert sp.read_parquet(out).count() == 9
+        spread = sp.read_parquet(out).repartition(3, hash_by="a")
+        assert spread.filter("a < 100").count() == 4
+    assert all(name.startswith("part-") for name in there.names("out") if "/" not in name)
+    assert not there.names("out/.millpond-staged")
+
+
+@pytest.mark.slow
+def test_a_rerun_on_a_data_root_in_a_store_finds_the_output_complete(
+    server: servers.Server, there: Place, tmp_path: Path
+) -> None:
+    started: list[Any] = []
+    rows = [{"a": i} for i in range(100)]
+    for _ in range(2):
+        with millpond.init(
+            storage_options=server.options(), data_root=there.path("root"), shape="staged"
+        ) as sp:
+            sp.listen(lambda event: started.append(event))
+            written = sp.from_items(rows).write_parquet(there.path("out"), mode="overwrite")
+            assert written.rows == 100
+            started.append("end")
+    ran = [type(event) is TaskStarted for event in started]
+    first = started.index("end")
+    assert any(ran[:first])
+    assert not any(ran[first:])
+
+
+@pytest.mark.slow
+def test_a_training_set_is_written_to_a_store_and_read_from_it(
+    server: servers.Server, there: Place
+) -> None:
+    options = server.options()
+    with millpond.init(storage_options=options) as sp:
+        sp.from_items(items(100)).random_shuffle(seed=1).write_dataset(there.path("set"))
+    ds = millpond.open_dataset(there.path("set"), storage_options=options)
+    batches = list(ds.loader(batch_size=30, shuffle="global", seed=3))
+    assert sorted(int(a) for batch in batches for a in batch["a"]) == list(range(100))
