@@ -17,7 +17,7 @@ from millpond.errors import OptionError
 from millpond.expr import Dialect
 from millpond.lazy import extra
 from millpond.options import size
-from millpond.plan import build, sinks
+from millpond.plan import build, joins, sinks
 from millpond.plan import nodes as n
 from millpond.plan.functions import python_call
 from millpond.plan.partitioning import partitioning
@@ -289,7 +289,7 @@ class DataFrame:
         [{'item': 2}]
         """
         where = f"join(on={on!r}, how={how!r})"
-        return self._new(build.join(self.plan, other.plan, on, how, suffix, where, self._d))
+        return self._new(joins.join(self.plan, other.plan, on, how, suffix, where, self._d))
 
     def union(self, *others: DataFrame) -> DataFrame:
         """All rows of all frames, matched by name, types promoted; duplicates stay.

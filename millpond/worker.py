@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor, Engine
 from millpond.engine.rows_hash import rows_hash
+from millpond.engine.udfs import vectorised
 from millpond.engine.write import write_rows
 from millpond.errors import FileUnreadable, MillpondError, SqlError, TaskError, WorkerLost
 from millpond.formats.rows import FORMATS, read_rows, schema_of
@@ -211,7 +212,7 @@ class _Run:
                 continue
             self._called.add(udf.name)
             kinds = [field.type for field in udf.parameters]
-            cursor.function(udf.name, functions.vectorised(udf, self._fail), kinds, udf.returns)
+            cursor.function(udf.name, vectorised(udf, self._fail), kinds, udf.returns)
         if rows is not None:
             place = self.task.fragment.steps.index(step)
             cursor.register("__s0", self._reader(rows, self.task.fragment.steps[place - 1]))

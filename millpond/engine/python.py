@@ -8,7 +8,6 @@ field and the row; the worker turns it into a `TaskError` with the place in the 
 from __future__ import annotations
 
 import functools
-import inspect
 import traceback as tb
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from millpond.errors import MillpondError
-from millpond.plan.nodes import PythonCall, Udf
+from millpond.plan.nodes import PythonCall
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +45,7 @@ def apply(
     call: PythonCall, batches: Iterable[pa.RecordBatch], given: pa.Schema, wanted: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """The rows that the function gives for `batches` (of schema `given`), as `wanted`."""
-    function = _guarded(call)
+    function = guarded(call)
     match call.kind:
         case "row" | "flat" | "filter":
             yield from _rows(call.kind, function, call.name, batches, wanted)
@@ -63,11 +62,11 @@ def apply(
                 yield from _batch(function, group, call, wanted)
 
 
-def _guarded(call: PythonCall) -> Callable[..., Any]:
+def guarded(call: PythonCall) -> Callable[..., Any]:
     try:
         return loaded(call.function)
     except Exception as error:  # The user's own constructor or imports.
-        raise FunctionError(_said(call.name, error), error, tb.format_exc()) from error
+        raise FunctionError(said_of(call.name, error), error, tb.format_exc()) from error
 
 
 def _rows(
@@ -118,7 +117,7 @@ def _called(
                     out.append(bool(function(row)))
                     place += 1
     except Exception as error:  # A user's function may raise anything.
-        said = f"{_said(name, error)} on row {first + place} of the partition"
+        said = f"{said_of(name, error)} on row {first + place} of the partition"
         raise FunctionError(said, error, tb.format_exc()) from error
     return out
 
@@ -190,7 +189,7 @@ def _misfit(
                     why,
                     "",
                 )
-    return FunctionError(_said(name, error), error, "")
+    return FunctionError(said_of(name, error), error, "")
 
 
 def _batch(
@@ -204,7 +203,7 @@ def _batch(
     except FunctionError:
         raise
     except Exception as error:  # A user's function may raise anything.
-        raise FunctionError(_said(call.name, error), error, tb.format_exc()) from error
+        raise FunctionError(said_of(call.name, error), error, tb.format_exc()) from error
 
 
 def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
@@ -335,7 +334,7 @@ def sample_rows(function: Callable[..., Any], kind: str, rows: list[Any]) -> lis
     return [function(row) for row in rows]
 
 
-def _said(name: str, error: BaseException) -> str:
+def said_of(name: str, error: BaseException) -> str:
     return f"{name} raised {type(error).__name__}: {error}"
 
 
@@ -343,7 +342,7 @@ def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
     """What the function gives for a few rows, as a table: to learn names and types."""
     import pyarrow as pa
 
-    function = _guarded(call)
+    function = guarded(call)
     try:
         if call.kind in ("row", "flat"):
             given = sample_rows(function, call.kind, rows.to_pylist())
@@ -356,7 +355,7 @@ def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
     except FunctionError:
         raise
     except Exception as error:  # A user's function may raise anything.
-        raise FunctionError(_said(call.name, error), error, tb.format_exc()) from error
+        raise FunctionError(said_of(call.name, error), error, tb.format_exc()) from error
     for i, row in enumerate(given):
         if not isinstance(row, dict):
             what = f"{call.name} gave {type(row).__name__} for row {i}, not a dict"
@@ -375,53 +374,3 @@ def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
         raise FunctionError(
             f"its fields have mixed types ({error}). Pass schema=.", error, ""
         ) from error
-
-
-def vectorised(udf: Udf, failed: Callable[[MillpondError], None]) -> Callable[..., Any]:
-    """The function as DuckDB calls it: with arrays, for an array.
-
-    What it raises goes to `failed` as well: DuckDB passes on no more than a text.
-    """
-    import pyarrow as pa
-
-    function = _guarded(udf.call)
-    by_batch: bool | None = None
-
-    def call(*columns: Any) -> Any:
-        nonlocal by_batch
-        try:
-            arrays = [c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for c in columns]
-            if by_batch is None:
-                by_batch = _takes_arrays(function, arrays)
-            if by_batch:
-                return _array(function(*arrays))
-            rows = zip(*(array.to_pylist() for array in arrays), strict=True)
-            return pa.array([function(*row) for row in rows])
-        except Exception as error:  # A user's function may raise anything.
-            said = FunctionError(_said(udf.name, error), error, tb.format_exc())
-            failed(said)
-            raise
-
-    kind = inspect.Parameter.POSITIONAL_ONLY
-    fields = [inspect.Parameter(field.name, kind) for field in udf.parameters]
-    call.__signature__ = inspect.Signature(fields)  # type: ignore[attr-defined]
-    return call
-
-
-def _takes_arrays(function: Callable[..., Any], arrays: list[Any]) -> bool:
-    """Whether a call with no rows gives an array; else it is written for single values."""
-    import pyarrow as pa
-
-    try:
-        given = function(*(array.slice(0, 0) for array in arrays))
-    except Exception:  # Whatever single-value code does with an array.
-        return False
-    return isinstance(given, pa.Array | pa.ChunkedArray) or hasattr(given, "__array__")
-
-
-def _array(given: Any) -> Any:
-    import pyarrow as pa
-
-    if isinstance(given, pa.ChunkedArray):
-        return given.combine_chunks()
-    return given if isinstance(given, pa.Array) else pa.array(given)

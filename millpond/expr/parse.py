@@ -163,7 +163,9 @@ def _names(query: Tree) -> frozenset[str] | None:
         kinds = {str(found.get("class")), str(found.get("type"))}  # A type may be an object.
         if kinds & {"STAR", "POSITIONAL_REFERENCE", "PIVOT", "SHOW_REF"}:
             return None
-        if found.get("ref_type") in ("NATURAL", "POSITIONAL"):
+        if found.get("ref_type") in ("NATURAL", "POSITIONAL") or found.get("column_name_alias"):
+            return None
+        if str(found.get("function_name", "")).casefold() in ("query", "query_table"):
             return None
         if "COLUMN_REF" in kinds:
             columns.add(found["column_names"][-1].casefold())

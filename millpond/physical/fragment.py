@@ -8,7 +8,7 @@ import re
 
 from millpond.expr import SortKey, quote
 from millpond.plan import nodes as n
-from millpond.plan.build import join_sql
+from millpond.plan.joins import join_sql
 from millpond.schema import Field, Schema
 
 Pieces = tuple[str | int, ...]

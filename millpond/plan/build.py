@@ -16,7 +16,6 @@ from millpond.plan.udfs import known
 from millpond.schema import Field, Schema
 
 IN = "__in0"
-HOWS = ("inner", "left", "right", "full", "semi", "anti", "cross")
 
 
 def project(
@@ -157,120 +156,6 @@ def aggregate(
     group = f"\nGROUP BY {quote.names(names)}" if names else ""
     sql = f"SELECT {head}{expression.sql}\nFROM {IN}{group}"
     return n.Aggregate(node, names, expression, _describe(sql, node.schema, where, dialect))
-
-
-def join(
-    left: n.Node, right: n.Node, on: str | Sequence[str] | None, how: str, suffix: str,
-    where: str, dialect: Dialect,
-) -> n.Join:  # fmt: skip
-    """Join by names that both sides have, or by a condition over `l.` and `r.`."""
-    if how not in HOWS:
-        raise OptionError(f"{where}: how={how!r} is none of {', '.join(HOWS)}.")
-    if (how == "cross") != (on is None):
-        raise OptionError(f"{where}: a cross join takes no `on`, and every other join needs one.")
-    names: list[str] = []
-    condition = ""
-    if isinstance(on, str) and on not in left.schema and not _is_name(on):
-        condition = p.predicate(on, Schema(()), where, dialect).sql
-    elif on is not None:
-        names = [on] if isinstance(on, str) else list(on)
-        for name in names:
-            left.schema.field(name, f"{where}, left side")
-            right.schema.field(name, f"{where}, right side")
-    outputs = _joined(left.schema, right.schema, names, how, suffix, where)
-    equal = tuple((name, name) for name in names) if names else _equalities(condition, dialect)
-    equal = tuple((a, b) for a, b in equal if a in left.schema and b in right.schema)
-    sql = join_sql(how, tuple(names), condition, outputs, "__in0", "__in1")
-    both = {"__in0": left.schema, "__in1": right.schema}
-    schema = p.check(lambda: dialect.describe(sql, both), where)
-    reads = _condition_reads(condition, dialect)
-    return n.Join(left, right, how, tuple(names), condition, equal, outputs, schema, reads)
-
-
-def _condition_reads(
-    condition: str, dialect: Dialect
-) -> tuple[frozenset[str], frozenset[str]] | None:
-    """The columns of `l` and `r` in a condition; None where only DuckDB can tell."""
-    if not condition:
-        return frozenset(), frozenset()
-    sides: dict[str, set[str]] = {"l": set(), "r": set()}
-    for found in p.walk(dialect.parse(f"SELECT {condition}")["statements"]):
-        if found.get("class") in ("STAR", "SUBQUERY", "POSITIONAL_REFERENCE"):
-            return None
-        if found.get("class") == "COLUMN_REF":
-            side, *rest = found["column_names"]
-            if side.casefold() not in sides or not rest:
-                return None
-            sides[side.casefold()].add(rest[0].casefold())
-    return frozenset(sides["l"]), frozenset(sides["r"])
-
-
-def join_sql(
-    how: str, on: tuple[str, ...], condition: str, outputs: Sequence[n.JoinOutput],
-    left: str, right: str,
-) -> str:  # fmt: skip
-    """The query of a join over two table expressions."""
-    select = ", ".join(f"{_output(o)} AS {quote.name(o.alias)}" for o in outputs)
-    kind = {"full": "FULL OUTER", "cross": "CROSS"}.get(how, how.upper())
-    if on:
-        condition = " AND ".join(f"l.{quote.name(k)} = r.{quote.name(k)}" for k in on)
-    tail = f" ON (\n{condition}\n)" if condition else ""
-    return f"SELECT {select} FROM {left} AS l {kind} JOIN {right} AS r{tail}"
-
-
-def _output(output: n.JoinOutput) -> str:
-    name = quote.name(output.name)
-    return f"coalesce(l.{name}, r.{name})" if output.side == "both" else f"{output.side}.{name}"
-
-
-def _joined(
-    left: Schema, right: Schema, on: Sequence[str], how: str, suffix: str, where: str
-) -> tuple[n.JoinOutput, ...]:
-    keys = {name.casefold() for name in on}
-    outputs: list[n.JoinOutput] = []
-    taken: set[str] = set()
-    for f in left:
-        both = f.name.casefold() in keys and how in ("right", "full")
-        outputs.append(n.JoinOutput("both" if both else "l", f.name, f.name))
-        taken.add(f.name.casefold())
-    if how in ("semi", "anti"):
-        return tuple(outputs)
-    for f in right:
-        if f.name.casefold() in keys:
-            continue
-        new = f.name + suffix if f.name.casefold() in taken else f.name
-        if new.casefold() in taken:
-            raise SchemaMismatch(
-                f"{where}: both sides have {f.name!r}, and {new!r} is taken as well. "
-                "Pass another suffix=, or rename a column."
-            )
-        taken.add(new.casefold())
-        outputs.append(n.JoinOutput("r", f.name, new))
-    return tuple(outputs)
-
-
-def _is_name(text: str) -> bool:
-    return text.strip().isidentifier()
-
-
-def _equalities(condition: str, dialect: Dialect) -> tuple[tuple[str, str], ...]:
-    """The pairs (l column, r column) that a conjunction equates; others stay in the condition."""
-    if not condition:
-        return ()
-    tree = dialect.parse(f"SELECT {condition}")["statements"][0]["node"]["select_list"][0]
-    pairs: list[tuple[str, str]] = []
-    terms = [tree]
-    while terms:
-        term = terms.pop(0)
-        if term.get("type") == "CONJUNCTION_AND":
-            terms += term["children"]
-        elif term.get("type") == "COMPARE_EQUAL":
-            sides = [term["left"], term["right"]]
-            if all(s.get("class") == "COLUMN_REF" and len(s["column_names"]) == 2 for s in sides):
-                named = {s["column_names"][0].casefold(): s["column_names"][1] for s in sides}
-                if set(named) == {"l", "r"}:
-                    pairs.append((named["l"], named["r"]))
-    return tuple(pairs)
 
 
 def distinct(node: n.Node, columns: Sequence[str], where: str) -> n.Distinct:

@@ -71,6 +71,8 @@ CASES = (
          "SELECT id, price FROM t WHERE flag ORDER BY price, id", ordered=True),
     Case("sort then limit", lambda sp, f: f["t"].sort("price desc, id").limit(9),
          "FROM t ORDER BY price DESC, id LIMIT 9", ordered=True),
+    Case("sort one partition then limit", lambda sp, f: f["t"].repartition(1).sort("id desc")
+         .limit(3), "FROM t ORDER BY id DESC LIMIT 3", ordered=True, cut=False),
     Case("sort nothing", lambda sp, f: f["e"].sort("k"), "FROM e", cut=False),
     Case("limit", lambda sp, f: f["t"].limit(100), "FROM t LIMIT 100", ordered=True),
     Case("limit map", lambda sp, f: f["t"].limit(10).map("id"), "SELECT id FROM t LIMIT 10",

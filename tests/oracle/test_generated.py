@@ -186,7 +186,7 @@ def test_generated_pipelines(
 
 @pytest.mark.full
 @given(*PIPELINES)
-@settings(max_examples=300, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=100, deadline=None, suppress_health_check=QUIET)
 def test_many_generated_pipelines(
     opened: Callable[[Shape], Session], tables: Callable[[Session], Frames],
     oracle: duckdb.DuckDBPyConnection, names: tuple[str, str], steps: list[Step],
