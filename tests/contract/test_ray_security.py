@@ -51,9 +51,10 @@ def test_a_cluster_without_tokens_is_refused_and_the_text_says_what_to_do(tmp_pa
     assert "allow_insecure=True" in said
 
 
+# One for its CPU, and one that waits to be next.
 def test_a_cluster_without_tokens_is_used_if_the_user_says_so(tmp_path: Path) -> None:
-    assert "slots: 1" in start(tmp_path, "disabled", "allow")
+    assert "slots: 2" in start(tmp_path, "disabled", "allow")
 
 
 def test_a_cluster_with_tokens_is_used(tmp_path: Path) -> None:
-    assert "slots: 1" in start(tmp_path, "token")
+    assert "slots: 2" in start(tmp_path, "token")
