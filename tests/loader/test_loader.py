@@ -300,6 +300,10 @@ def test_a_mixture_is_located(make: Make) -> None:
     assert where is not None
     assert where.step is not None
     assert batches[where.step]["id"][where.slot] == 1007
+    with pytest.raises(OptionError, match="the sources are a, b"):
+        loader.locate(7)
+    with pytest.raises(IndexError, match="no row 20"):
+        loader.locate(20, source="b")
 
 
 # --- Bad samples ---------------------------------------------------------------------------
