@@ -14,18 +14,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from millpond.dataframe import DataFrame
-from millpond.errors import MillpondError, OptionError, TargetNotEmpty
-from millpond.options import set_defaults
+from millpond.errors import MillpondError, OptionError, PathNotFound, TargetNotEmpty
+from millpond.options import options, set_defaults
+from millpond.report.page import page
+from millpond.report.record import from_json
 from millpond.report.tally import size
 from millpond.session import Session, init
+from millpond.storage import Range, open_storage
 from millpond.version import VERSION
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 FORMATS = {
     ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json",
-    ".ndjson": "json",
+    ".ndjson": "json", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
+_PAGE = "millpond-report.html"
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -87,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     script.add_argument("--data-root", metavar="PATH", help="keep finished work there, and resume")
     script.add_argument("script")
     script.add_argument("arguments", nargs=argparse.REMAINDER, help="for the script")
+    report = command("report", _report, "Draw the recorded runs of a data root as an HTML page.")
+    report.add_argument("data_root", metavar="DATA_ROOT")
+    report.add_argument("--to", metavar="FILE", help=f"where (./{_PAGE}, which is replaced)")
+    report.add_argument("--overwrite", action="store_true", help="replace what is at --to")
     return parser
 
 
@@ -164,6 +172,22 @@ def _place(error: BaseException, script: str) -> str:
     return f"{script}:{lines[-1]}" if lines else script
 
 
+def _report(told: argparse.Namespace) -> int:
+    root = told.data_root if "://" in told.data_root else os.path.abspath(told.data_root)
+    storage = open_storage(root, options().storage_options)
+    found = [file for file in storage.list(f"{root}/events") if file.path.endswith(".json")]
+    if not found:
+        raise PathNotFound(f"{root}/events", f"report {told.data_root!r}")
+    texts = storage.read_many([Range(file.path, 0, file.size_bytes) for file in found])
+    runs = [run for text in texts if (run := from_json(bytes(text))) is not None]
+    target = told.to or _PAGE
+    if told.to and os.path.exists(target) and not told.overwrite:
+        raise FileExistsError(f"{target!r} exists; --overwrite replaces it.")
+    Path(target).write_text(page(runs, f"Millpond: {told.data_root}"))
+    print(f"{len(runs):,} run{'' if len(runs) == 1 else 's'} in {target}")
+    return DONE
+
+
 # ---- what they share -----------------------------------------------------------------
 
 
@@ -178,6 +202,8 @@ def _read(sp: Session, told: argparse.Namespace) -> DataFrame:
             return sp.read_csv(path)
         case "json":
             return sp.read_json(path)
+        case "arrow":
+            return sp.read_arrow(path)
     return sp.read_parquet(path)
 
 
@@ -221,7 +247,12 @@ def _options(target: str) -> dict[str, str]:
 def _write_folder(
     frame: DataFrame, target: str, format: str, mode: str, options: dict[str, str]
 ) -> tuple[int, int]:
-    write = {"csv": frame.write_csv, "json": frame.write_json, "parquet": frame.write_parquet}
+    write = {
+        "arrow": frame.write_arrow,
+        "csv": frame.write_csv,
+        "json": frame.write_json,
+        "parquet": frame.write_parquet,
+    }
     try:
         result = write[format](target, mode=mode, **options)
     except TargetNotEmpty:

@@ -29,7 +29,7 @@ from millpond.formats.scan import Scan
 from millpond.keep import Keeper
 from millpond.optimize import RULES, optimize
 from millpond.options import Options, options
-from millpond.physical.explain import explain_stages
+from millpond.physical.explain import Measured, explain_stages
 from millpond.physical.fragment import plain
 from millpond.physical.planner import plan_stages
 from millpond.physical.shape import Physical, Settings, why_staged
@@ -40,6 +40,7 @@ from millpond.plan.explain import explain
 from millpond.plan.partitioning import partitioning
 from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
+from millpond.report.record import Recorder
 from millpond.runtime import Journal, Outcome, StageOutcome, run
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts, publish, rolled_forward
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
     from millpond.runtime import Runtime
 
+_PLACES_ROWS = n.EvenPartition | n.HashPartition | n.Sort | n.RandomPartition
 KEPT_IN_MEMORY_BYTES = 64 * 2**20  # Of one computed frame; beyond, its rows go to files.
 
 
@@ -109,6 +111,8 @@ class Session:
         self._footers: dict[tuple[str, str], RowGroups] = {}
         line = live_line(options.progress, self._worker.engine.fraction)
         self._listeners: list[Callable[[Event], None]] = [line] if line else []
+        if root:
+            self._listeners.append(Recorder(self._id, self._record))
         self._closed = False
         self._at_exit = weakref.WeakMethod(self.close)
         atexit.register(_close_at_exit, self._at_exit)
@@ -305,6 +309,8 @@ class Session:
     def count(self, plan: n.Node) -> int:
         """Rows, without keeping any."""
         settings = self._settings()
+        while isinstance(plan, _PLACES_ROWS):  # It changes no number of rows.
+            plan = plan.input
         number = build.typed({"n": "BIGINT"}, "count()", self.dialect)
         if why_staged(self._optimized(plan), settings) is None:
             query = parse.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)
@@ -382,12 +388,30 @@ class Session:
             raise OptionError(f"{where}: gpus={gpus:g}, and this machine has no GPU.")
 
     def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str:
-        """The plan as text; with `physical` its stages as well."""
+        """The plan as text; with `physical` its stages, with `analyze` what they did in a run."""
         better = self._optimized(plan) if optimized else plan
         text = explain(better)
-        if physical:
-            text += "\n\n" + explain_stages(plan_stages(better, self._settings()))
+        stages = plan_stages(better, self._settings())
+        if physical or analyze:
+            text += "\n\n" + explain_stages(stages)
+        if analyze:
+            ran = Measured()
+            self._listeners.append(ran)
+            try:
+                self.write(plan) if isinstance(plan, n.DataSink) else self._discarded(stages)
+            finally:
+                self._listeners.remove(ran)
+            text += "\n\n" + ran.text()
         return text
+
+    def _discarded(self, physical: Physical) -> None:
+        """Run for the sake of running."""
+        try:
+            result = self._run(physical).only
+            for part in result.parts:
+                self._worker.memory.pop(part.path, None)
+        finally:
+            self._forget(physical)
 
     def partitions(self, plan: n.Node) -> int:
         physical = self._stages(plan)
@@ -480,6 +504,11 @@ class Session:
     def _receipts(self) -> Receipts | None:
         root = self.options.data_root
         return Receipts(self._storage(root), root) if root else None
+
+    def _record(self, name: str, text: str) -> None:
+        """Keep what happened in a run beside its results, for `millpond report`."""
+        root = str(self.options.data_root).rstrip("/")
+        self._storage(root).put_if_absent(f"{root}/events/{name}", text.encode())
 
     def _close_runtime(self) -> None:
         if self._runtime is not None:

@@ -160,7 +160,7 @@ def _names(query: Tree) -> frozenset[str] | None:
     texts: set[str] = set()
     columns: set[str] = set()
     for found in walk(query):
-        kinds = {found.get("class"), found.get("type")}
+        kinds = {str(found.get("class")), str(found.get("type"))}  # A type may be an object.
         if kinds & {"STAR", "POSITIONAL_REFERENCE", "PIVOT", "SHOW_REF"}:
             return None
         if found.get("ref_type") in ("NATURAL", "POSITIONAL"):
@@ -176,7 +176,7 @@ def _names(query: Tree) -> frozenset[str] | None:
 
 def _table_names(query: Tree) -> set[str]:
     """What can be named as a row: tables, their aliases, and those of subqueries."""
-    found = [tree for tree in walk(query) if tree.get("type") in _TABLES]
+    found = [tree for tree in walk(query) if str(tree.get("type")) in _TABLES]
     names = {str(tree.get(word, "")) for tree in found for word in ("table_name", "alias")}
     return {name.casefold() for name in names if name}
 

@@ -48,7 +48,7 @@ RULES: tuple[Rule, ...] = (
     narrow_inputs_of_sql,
 )
 
-_MOST_REWRITES = 1_000  # A rule that undoes another would never end; no plan comes near.
+_MOST_REWRITES = 100_000  # A rule that undoes another would never end; no plan comes near.
 
 
 def optimize(node: n.Node, rules: tuple[Rule, ...] = RULES) -> n.Node:
@@ -81,14 +81,19 @@ class _Rewriter:
         return self._shared[id(node)]
 
     def _settle(self, node: n.Node) -> n.Node:
+        while (better := self._better(node)) is not None:
+            self._rewrites += 1
+            assert self._rewrites < _MOST_REWRITES, "rules undo each other"
+            node = _with_inputs(better, self._input)
+        return node
+
+    def _better(self, node: n.Node) -> n.Node | None:
         for rule in self._rules:
             better = rule(node)
             if better is not None:
                 assert better.schema == node.schema, f"{rule.__name__} changed the schema"
-                self._rewrites += 1
-                assert self._rewrites < _MOST_REWRITES, f"{rule.__name__} does not end"
-                return self._settle(_with_inputs(better, self._input))
-        return node
+                return better
+        return None
 
 
 def _readers(root: n.Node) -> Counter[int]:

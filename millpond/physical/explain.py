@@ -1,5 +1,8 @@
 """Stages → text."""
 
+from collections import Counter, defaultdict
+
+from millpond.events import Event, StageFinished, TaskFinished
 from millpond.physical.shape import Physical
 from millpond.physical.stages import (
     ConcatInput,
@@ -22,6 +25,32 @@ def explain_stages(physical: Physical) -> str:
     for stage in physical.stages:
         lines += _stage(stage)
     return "\n".join(lines)
+
+
+class Measured:
+    """A listener that adds up what each stage of a run did."""
+
+    def __init__(self) -> None:
+        self._tasks: Counter[int] = Counter()
+        self._wall_s: defaultdict[int, float] = defaultdict(float)
+        self._done: list[StageFinished] = []
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case TaskFinished(stage=stage, wall_s=wall_s):
+                self._tasks[stage] += 1
+                self._wall_s[stage] += wall_s
+            case StageFinished():
+                self._done.append(event)
+
+    def text(self) -> str:
+        """One line a stage, in the order in which they ended."""
+        return "\n".join(
+            f"stage {done.stage}: {self._tasks[done.stage]} tasks, {done.rows_in:,} rows read, "
+            f"{done.rows:,} rows and {done.size_bytes:,} bytes written, "
+            f"{self._wall_s[done.stage]:.3f} s in tasks"
+            for done in self._done
+        )
 
 
 def _stage(stage: Stage) -> list[str]:

@@ -124,7 +124,7 @@ class _Planner:
                 self._takes_few = _is_row_wise(node.input)
                 pipe = self._lower(node.input)
                 self._takes_few = False
-                pipe.then(f.render(node, (pipe.sql,)), node.schema, "limit")
+                pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, "limit")
                 return self._whole(node, (pipe,)) if pipe.n > 1 else _ordered(pipe)
             case n.Sort(partial=True):
                 pipe = self._lower(node.input)

@@ -335,13 +335,14 @@ def partial_sql(
     query = p.query(sql, where, dialect)
     tables = {f"__in{i}": node.schema for i, node in enumerate(inputs)}
     schema = p.check(lambda: dialect.describe(query.sql, tables), where)
-    _check_partitions(inputs, where, co_partitioned, warn)
+    _check_partitions(inputs, where, co_partitioned, warn, lambda: _equated(query.sql, dialect))
     return n.SqlEngine(tuple(inputs), query, schema)
 
 
 def _check_partitions(
-    inputs: Sequence[n.Node], where: str, known: bool | None, warn: Callable[[str], None]
-) -> None:
+    inputs: Sequence[n.Node], where: str, known: bool | None, warn: Callable[[str], None],
+    equated: Callable[[], frozenset[frozenset[str]]],
+) -> None:  # fmt: skip
     if len(inputs) == 1:
         return
     parts = [partitioning(node) for node in inputs]
@@ -358,12 +359,23 @@ def _check_partitions(
             f"{', '.join(map(str, counts))}."
         )
     split = [part for part in parts if part.n != 1]
-    if not known and any(not split[0].meets(part) for part in split[1:]):
+    if not known and any(not split[0].meets(part, equated()) for part in split[1:]):
         warn(
             f"{where}: cannot prove that the inputs are co-partitioned; rows whose partners lie in "
             "another partition would be missed. Repartition both by the same keys and types, or "
             "pass co_partitioned=True if you know better."
         )
+
+
+def _equated(sql: str, dialect: Dialect) -> frozenset[frozenset[str]]:
+    """Pairs of columns that a query compares with `=`, by name."""
+    pairs = set()
+    for found in p.walk(dialect.parse(sql)["statements"]):
+        if found.get("type") == "COMPARE_EQUAL":
+            sides = [found["left"], found["right"]]
+            if all(side.get("class") == "COLUMN_REF" for side in sides):
+                pairs.add(frozenset(side["column_names"][-1].casefold() for side in sides))
+    return frozenset(pairs)
 
 
 def global_sql(text: str, frames: Mapping[str, n.Node], where: str, d: Dialect) -> n.GlobalSql:

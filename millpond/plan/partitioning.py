@@ -9,21 +9,24 @@ from millpond.plan import nodes as n
 class Partitioning:
     """`n` partitions, or None while the count is automatic; `keys` where equal rows meet.
 
-    Two frames are known to be co-partitioned only if both were hashed alike: as many keys,
-    of the same types, into as many partitions.
+    Two frames are known to be co-partitioned only if both were hashed alike: by keys of the
+    same names (or such as the query equates) and types, into as many partitions.
     """
 
     n: int | None = None
     keys: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
 
-    def meets(self, other: "Partitioning") -> bool:
-        """Whether equal keys of both are in partitions of the same number."""
-        return bool(self.keys) and (self.n, len(self.keys), self.types) == (
-            other.n,
-            len(other.keys),
-            other.types,
-        )
+    def meets(self, other: "Partitioning", equated: frozenset[frozenset[str]]) -> bool:
+        """Whether rows with equal keys are in partitions of the same number.
+
+        Keys of other names are taken for partners only where they are `equated`.
+        """
+        if not self.keys or (self.n, self.types) != (other.n, other.types):
+            return False
+        pairs = zip(self.keys, other.keys, strict=True)
+        folded = (frozenset((a.casefold(), b.casefold())) for a, b in pairs)
+        return all(len(pair) == 1 or pair in equated for pair in folded)
 
 
 def partitioning(node: n.Node) -> Partitioning:

@@ -37,7 +37,9 @@ def test_sql_says_that_there_are_more_rows(prices: str, capsys: pytest.CaptureFi
     assert "The first 5 rows" in out
 
 
-@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl", "out.tsv.gz", "folder"])
+@pytest.mark.parametrize(
+    "name", ["out.parquet", "out.csv", "out.jsonl", "out.arrow", "out.tsv.gz", "folder"]
+)
 def test_sql_writes_one_file_or_a_folder(
     name: str, prices: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

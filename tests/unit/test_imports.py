@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import duckdb
 import pytest
 
 import millpond
@@ -44,7 +45,9 @@ def test_the_command_line_tells_its_version_without_what_only_some_commands_need
 
 @pytest.mark.slow
 def test_a_first_run_loads_nothing_that_it_does_not_need() -> None:
-    assert not loaded(HELLO) & NEVER_IN_A_RUN
+    # DuckDB 1 imports pandas by itself when it is given an Arrow table.
+    own = {"pandas"} if duckdb.__version__.startswith("1.") else set()
+    assert not loaded(HELLO) & (NEVER_IN_A_RUN - own)
 
 
 def test_every_public_name_is_found_and_listed() -> None:
