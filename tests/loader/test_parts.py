@@ -167,6 +167,7 @@ def test_what_was_checked_is_remembered_and_nothing_else(n: int, parts: list[lis
     assert seen.new(np.arange(n)) is None or not np.any(seen.new(np.arange(n)))
 
 
+@pytest.mark.slow
 def test_a_training_job_loads_no_planner_no_runtime_and_no_torch() -> None:
     script = "import sys, millpond.loader; print(*sys.modules)"
     ended = subprocess.run(
