@@ -4,7 +4,10 @@ Nothing trusts the bytes it reads: offsets are held against their buffers' lengt
 so a damaged file gives an error that names its rows, never a read outside of a map.
 """
 
+import os
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -45,6 +48,7 @@ class ShardRows:
         self._checked[self.layout.length == 0] = True
         self._slot_done: Bools = np.asarray(self._checked.all(axis=1))
         self._seen: dict[str, Seen] = {}
+        self._lock, self._lock_pid = threading.Lock(), os.getpid()
         self._check_widths()
 
     def _check_widths(self) -> None:
@@ -74,9 +78,21 @@ class ShardRows:
 
         Raises `RowsUnreadable`, which names the rows of this call that are damaged.
         """
-        chunk, local = self.layout.chunks.find(rows)
-        gather = _Gather(self, rows, chunk, local)
-        return {name: gather.column(name) for name in columns}
+        gather = _Gather(self, rows, *self.layout.chunks.find(rows))
+        with self._turn():
+            return {name: gather.column(name) for name in columns}
+
+    def _turn(self) -> AbstractContextManager[Any]:
+        """One thread at a time where a call may push out what another one has just fetched.
+
+        A child process makes a lock of its own: the parent's may be held by a thread that
+        does not live here.
+        """
+        if isinstance(self.shards, LocalShards):
+            return nullcontext()
+        if self._lock_pid != os.getpid():
+            self._lock, self._lock_pid = threading.Lock(), os.getpid()
+        return self._lock
 
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None:
         """Say that `count` rows from each of `rows` on are read next: of wide columns."""
@@ -103,7 +119,8 @@ class ShardRows:
         for start in range(0, self.n_rows, _SCAN):
             rows = np.arange(start, min(start + _SCAN, self.n_rows))
             gather = _Gather(self, rows, *self.layout.chunks.find(rows))
-            first, last = gather.edges_of(node)
+            with self._turn():
+                first, last = gather.edges_of(node)
             found.append(last - first)
         return np.concatenate(found)
 

@@ -216,8 +216,15 @@ class Loader:
         With packing: its first piece.
         """
         epoch = self._cursor.epoch if epoch is None else epoch
+        if source not in (self._sources or ("",)):
+            raise OptionError(
+                f"locate(source={source!r}): the sources are {', '.join(self._sources) or 'none'}. "
+                "Name the one that the row is of."
+            )
         number = self._sources.index(source) if source else 0
         unit = self._units[number].unit_of(row)
+        if unit is not None and not 0 <= unit < self._units[number].n:
+            raise IndexError(f"{self._name}: no row {row}; it has {self._units[number].n}.")
         place = None if unit is None else self._sequence.place(number, unit, epoch)
         if place is None:
             return None

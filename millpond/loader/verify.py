@@ -12,24 +12,36 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Seen:
-    """One bit a row: was its value checked? Untouched pages of it take no memory."""
+    """One bit a row: was its value checked? Untouched pages of it take no memory.
+
+    Threads may share it without a lock: the worst that a lost update does is that a row
+    is checked twice, and "all" is only said after every bit was looked at.
+    """
 
     def __init__(self, n: int) -> None:
-        self._bits = np.zeros(-(-n // 8), np.uint8)
-        self._left = n
+        self._n, self._bits = n, np.zeros(-(-n // 8), np.uint8)
+        self._added, self._all = 0, False
 
     def new(self, rows: Int64s) -> Bools | None:
         """Which of `rows` were not checked yet; None if every row of the dataset was."""
-        if not self._left:
+        if self._all:
             return None
         unseen: Bools = (self._bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 0
         return unseen
 
     def add(self, rows: Int64s) -> None:
-        rows = np.unique(rows)
         bits = np.left_shift(np.uint8(1), (rows & 7).astype(np.uint8))
         np.bitwise_or.at(self._bits, rows >> 3, bits)
-        self._left -= rows.size
+        self._added += rows.size
+        if self._added >= self._n:
+            missing = self._n - sum(
+                int(np.unpackbits(self._bits[at : at + _COUNT]).sum())
+                for at in range(0, self._bits.size, _COUNT)
+            )
+            self._added, self._all = self._n - missing, missing == 0
+
+
+_COUNT = 1 << 20
 
 
 def extent(column: Column) -> tuple[npt.NDArray[np.uint8], Int64s]:

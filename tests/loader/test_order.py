@@ -148,7 +148,8 @@ def test_a_window_of_a_block_order_reads_few_blocks() -> None:
     assert last - first == 1000
 
 
-@given(st.integers(1, 2000), st.integers(1, 40), st.integers(1, 8), st.integers(1, 300))
+@settings(max_examples=40)
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 8), st.integers(1, 300))
 def test_each_block_behind_the_first_window_is_asked_for_ahead(
     n: int, block: int, window: int, step: int
 ) -> None:

@@ -1,6 +1,8 @@
 """The loader's pure parts: schedules, packing plans, selections, the state's size."""
 
 import json
+import subprocess
+import sys
 import time
 import tracemalloc
 
@@ -16,6 +18,7 @@ from millpond.loader.schedule import Schedule, pattern, whole_weights
 from millpond.loader.selection import Selection
 from millpond.loader.sequence import Mixed, Place
 from millpond.loader.state import Cursor, Identity, Receipt, Run, State
+from millpond.loader.verify import Seen
 
 WEIGHTS = st.lists(st.integers(0, 9), min_size=3, max_size=3).filter(any).map(tuple)
 
@@ -149,3 +152,27 @@ def test_a_state_of_any_size_survives_json(epoch: int, position: int, world: int
     assert found.cursor == state.cursor
     assert found.receipt == state.receipt
     assert found.runs == runs[len(runs) - len(found.runs) :]
+
+
+@given(st.integers(1, 60), st.lists(st.lists(st.integers(0, 59), max_size=20), max_size=12))
+def test_what_was_checked_is_remembered_and_nothing_else(n: int, parts: list[list[int]]) -> None:
+    seen, done = Seen(n), set[int]()
+    for part in [*parts, list(range(n)), list(range(n))]:
+        rows = np.array([row % n for row in part], np.int64)
+        new = seen.new(rows)
+        if new is not None:
+            assert new.tolist() == [row not in done for row in rows.tolist()]
+            seen.add(rows[new])
+        done |= set(rows.tolist())
+    assert seen.new(np.arange(n)) is None or not np.any(seen.new(np.arange(n)))
+
+
+@pytest.mark.slow
+def test_a_training_job_loads_no_planner_no_runtime_and_no_torch() -> None:
+    script = "import sys, millpond.loader; print(*sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = set(ended.stdout.split())
+    assert not loaded & {"duckdb", "ray", "torch", "pandas", "sqlglot", "millpond.session"}
+    assert not [m for m in loaded if m.startswith(("millpond.plan", "millpond.runtime"))]

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,11 @@ import pytest
 pytest.importorskip("obstore")
 
 from millpond.errors import RowsUnreadable, StorageError
+from millpond.formats.shard_index import read_index
+from millpond.loader.gather import ShardRows
 from millpond.loader.reader import open_dataset
+from millpond.loader.remote import RemoteShards
+from millpond.storage import LocalStorage
 from tests.fakes.faulty_s3 import FaultyS3, faulty_s3
 from tests.support.loader_sets import Make, ids, select
 
@@ -122,3 +127,21 @@ def test_a_damaged_cache_is_found_by_checksums(server: FaultyS3, tmp_path: Path)
     file.write_bytes(data)
     with pytest.raises(RowsUnreadable):
         open_dataset(PATH, server.options(), cache=str(cache))[:]
+
+
+@pytest.mark.slow
+def test_threads_may_read_a_store_while_it_forgets(make: Make) -> None:
+    """Each keeps 500 bytes: what one thread has fetched, another one's call pushes out."""
+    root = make(100).path
+    index = read_index(Path(root, "dataset.json").read_bytes(), root)
+    paths = [f"{root}/{shard.name}" for shard in index.shards]
+    shards = RemoteShards(paths, index.shards, LocalStorage(), keep_bytes=500)
+    source = ShardRows(root, index, shards)
+
+    def read(seed: int) -> bool:
+        asked = np.random.default_rng(seed).integers(0, 100, 40)
+        found = source.take(asked, ["id"])["id"].values
+        return found is not None and np.array_equal(found.view(np.int64).reshape(-1), asked)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(read, range(60)))
