@@ -21,7 +21,7 @@ def test_a_node_with_another_version_is_refused_by_name() -> None:
 
 def test_an_address_without_a_cluster_says_what_to_check() -> None:
     with pytest.raises(OptionError, match="ray status"):
-        place._connect("auto", None)
+        place._connect("bogus://address", None)
 
 
 @pytest.mark.parametrize(
