@@ -259,11 +259,22 @@ class _Planner:
             known = tuple(kind or "" for kind in types)
             sides = [tuple(a for a, _ in node.equal), tuple(b for _, b in node.equal)]
             left, right = (
-                self._exchange(pipe, f.hash_partition(keys, known, count), count,
-                               f"hash by {', '.join(keys)}", keys)
-                for pipe, keys in zip((left, right), sides, strict=True)
-            )  # fmt: skip
+                self._placed(at, pipe, keys, known, count)
+                for at, pipe, keys in zip(
+                    (node.left, node.right), (left, right), sides, strict=True
+                )
+            )
         return _loosened(self._together(node, (left, right), "join"))
+
+    def _placed(
+        self, at: n.Node, pipe: Pipe, keys: tuple[str, ...], kinds: tuple[str, ...], count: int
+    ) -> Pipe:
+        """The rows of `at` by hash of the keys as `kinds`; rows that lie so already stay."""
+        have = partitioning(at)
+        if pipe.n == count and (have.n, have.keys, have.types) == (count, keys, kinds):
+            return pipe
+        number = f.hash_partition(keys, kinds, count)
+        return self._exchange(pipe, number, count, f"hash by {', '.join(keys)}", keys)
 
     def _sort(self, node: n.Sort) -> Pipe:
         pipe = self._lower(node.input)
