@@ -8,6 +8,10 @@
                  (bare DuckDB: the same three queries by hash of the ticker)
     group-by     the same in one global query
     import       `import duckdb` against `import millpond`
+
+Found (2026-11-22, DuckDB 2.0, 2 cores with other work on them: a load of 9 to 17, so that
+the wall clock tells little): processor seconds beyond bare DuckDB 0.17 to 0.23 for
+partitions and 0.11 to 0.12 for group-by; `import millpond` 0.03 against 0.16 to 0.18.
 """
 
 import argparse

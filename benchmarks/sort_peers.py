@@ -8,6 +8,10 @@ and write Parquet, both uncompressed, which spares them the copying of records a
 them an encoding that random bytes make cheap. Every run is a process of its own, its
 imports included, with as many threads as there are cores; the order changes each round.
 Printed are medians, and the median of the ratios of each round to Millpond.
+
+Measured on 2 cores that other work shared (load 8 to 14), duckdb 2.0, polars 2.1: 1.5 GB, 2
+rounds, CPU 4.8 s against DuckDB's 15.0 s (0.32) and Polars' 14.7 s (0.33), wall 0.40 and
+0.24 of theirs, peak memory 1.9 GB against 3.3 and 2.3. 500 MB, 3 rounds: CPU 0.40 and 0.37.
 """
 
 import argparse

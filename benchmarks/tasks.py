@@ -4,8 +4,11 @@
 
 100,000 rows are cut by rows into N partitions, mapped in SQL, and counted in each; the
 same with 1 partition is the other side. What a task costs is the difference divided by
-the tasks that are more. `exchange` does the same with a hash partition into N, whose
-readers each read a segment of every part.
+the tasks that are more. `exchange` does the same with a hash partition into N, each of whose
+readers reads its segment of the one part.
+
+Found (2026-11-22, DuckDB 2.0, 2 cores with other work on them, a load of 13): 3.6 ms of a
+processor a task, of which DuckDB's own statement (name the input, plan, run) is some 2.
 """
 
 import argparse

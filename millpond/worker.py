@@ -400,7 +400,9 @@ class _Run:
         layout = Layout.of(dict(step.fields), "sort")
         paths = [piece.path for split in given.splits for piece in split.slices]
         files = [file for path in paths if (file := self.worker.storage(path).stat(path))]
-        memory, key = options.memory_limit_bytes * 9 // 10, layout.places[step.key]
+        # What the libraries take before the first record is about 100 MB.
+        memory = max(options.memory_limit_bytes * 9 // 10 - 100 * 2**20, 64 * 2**20)
+        key = layout.places[step.key]
         how = RecordSort(layout, key, memory, options.threads, self._check)
         scratch = os.path.join(options.parts, self.task.run, f"records-a{self.task.id.attempt}")
         os.makedirs(scratch, mode=0o700, exist_ok=True)

@@ -59,6 +59,8 @@ class Engine:
                 "autoload_known_extensions": False,
                 "allow_community_extensions": False,
                 "allow_persistent_secrets": False,
+                # It would give old rows of a remote file that was replaced within a second.
+                "enable_external_file_cache": False,
             },
         )
         self._root.execute("SET TimeZone = 'UTC'")

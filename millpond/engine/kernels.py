@@ -167,11 +167,20 @@ def _equal_range(rows: _Words, edges: _Words, todo: Ints) -> tuple[Ints, Ints]:
     for level in range(_MOST_WORDS):
         words, left = rows.word(level, todo[open_rows])
         edge_words, edge_left = edges.word(level, active)
+        if _shared(edge_words, edge_left, edge_group):
+            # All bounds go on alike: a text with a common beginning, such as an address.
+            above = words > edge_words[0]
+            below[open_rows] = upto[open_rows] = np.where(above, active[-1] + 1, active[0])
+            on = (words == edge_words[0]) & (left == _GOES_ON)
+            open_rows, group = open_rows[on], group[on]
+            continue
         known = np.unique(edge_words)
         tokens = _token(group, known, words, left)
         edge_tokens = _token(edge_group, known, edge_words, edge_left)
         low = np.searchsorted(edge_tokens, tokens, "left")
-        high = np.searchsorted(edge_tokens, tokens, "right")
+        at = np.minimum(low, len(active) - 1)
+        end_of_run = np.searchsorted(edge_tokens, edge_tokens, "right")
+        high = np.where(edge_tokens[at] == tokens, end_of_run[at], low)
         below[open_rows] = _place(active, edge_group, group, low)
         upto[open_rows] = _place(active, edge_group, group, high)
 
@@ -184,6 +193,12 @@ def _equal_range(rows: _Words, edges: _Words, todo: Ints) -> tuple[Ints, Ints]:
         active, edge_group = active[edge_goes_on], active[first][edge_goes_on]
     _compare_whole(rows, edges, todo, open_rows, below, upto)
     return below, upto
+
+
+def _shared(words: U64, left: Ints, group: Ints) -> bool:
+    """Whether all of these bounds have the same word, and all have more."""
+    same = words[0] == words[-1] and group[0] == group[-1]
+    return bool(same and (left == _GOES_ON).all() and (words == words[0]).all())
 
 
 def _token(group: Ints, known: U64, words: U64, left: Ints) -> Ints:

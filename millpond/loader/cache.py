@@ -17,7 +17,9 @@ from xxhash import xxh3_64_hexdigest
 
 from millpond.errors import OptionError, PathNotFound
 from millpond.formats.shard_index import Shard
-from millpond.loader.flat import Bytes, LocalShards, Memory, RemoteShards, ShardUnreadable
+from millpond.loader.flat import LocalShards, ShardUnreadable
+from millpond.loader.memory import Bytes, Memory
+from millpond.loader.remote import RemoteShards
 from millpond.storage import Range, Storage
 
 Int64s = npt.NDArray[np.int64]

@@ -46,7 +46,8 @@ class Column:
 class Ragged:
     """Rows of different lengths: one array of `values`, and `offsets` of n + 1 rows.
 
-    `ragged[i]` is a view of row i; `ragged[i:j]` is a `Ragged` over the same values.
+    `ragged[i]` is a view of row i; `ragged[i:j]` a `Ragged` whose values are a view of
+    those rows' values alone, so `offsets` always begin at 0 and end at `len(values)`.
     Rows that are null are empty.
     """
 
@@ -63,7 +64,8 @@ class Ragged:
             first, last, step = at.indices(len(self))
             if step != 1:
                 raise IndexError(f"a slice of ragged rows has step 1, not {step}")
-            return Ragged(self.values, self.offsets[first : max(first, last) + 1])
+            offsets = self.offsets[first : max(first, last) + 1]
+            return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
         if not -len(self) <= at < len(self):
             raise IndexError(f"row {at} of {len(self)} ragged rows")
         at %= len(self)
@@ -78,11 +80,6 @@ class Ragged:
     @property
     def lengths(self) -> Int64s:
         return np.diff(self.offsets)
-
-    def compact(self) -> "Ragged":
-        """The same rows over values of their own, with offsets that begin at 0."""
-        first, last = self.offsets[0], self.offsets[-1]
-        return Ragged(self.values[first:last], self.offsets - first)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         rows = np.empty(len(self), object)

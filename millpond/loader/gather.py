@@ -18,6 +18,7 @@ from millpond.formats.shard_types import has_long_offsets, is_bytes, is_fixed, u
 from millpond.loader.columns import Column
 from millpond.loader.flat import LocalShards, Shards, ShardUnreadable
 from millpond.loader.layout import Layout, Node, layout_of
+from millpond.loader.verify import Seen, extent
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -156,34 +157,13 @@ class ShardRows:
                 raise self.unreadable(rows[chunk == c], shard, "a checksum does not fit")
         self._checked[slot, c] = True
 
-    def seen(self, name: str) -> "Seen":
+    def seen(self, name: str) -> Seen:
         if name not in self._seen:
             self._seen[name] = Seen(self.n_rows)
         return self._seen[name]
 
     def unreadable(self, rows: Int64s, shard: int, what: str) -> RowsUnreadable:
         return RowsUnreadable(self.uri, self.index.shards[shard].name, rows.tolist(), what)
-
-
-class Seen:
-    """One bit a row: was its value checked? Untouched pages of it take no memory."""
-
-    def __init__(self, n: int) -> None:
-        self._bits = np.zeros(-(-n // 8), np.uint8)
-        self._left = n
-
-    def new(self, rows: Int64s) -> Bools | None:
-        """Which of `rows` were not checked yet; None if every row of the dataset was."""
-        if not self._left:
-            return None
-        unseen: Bools = (self._bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 0
-        return unseen
-
-    def add(self, rows: Int64s) -> None:
-        rows = np.unique(rows)
-        bits = np.left_shift(np.uint8(1), (rows & 7).astype(np.uint8))
-        np.bitwise_or.at(self._bits, rows >> 3, bits)
-        self._left -= rows.size
 
 
 class _Gather:
@@ -252,7 +232,7 @@ class _Gather:
         if new is None or not new.any():
             return
         at = np.flatnonzero(new)
-        values, edges = _extent(column)
+        values, edges = extent(column)
         slot = self.layout.sums[name]
         stored = self._fixed_of(slot, 8, self.rows[at], self.chunk[at], self.local[at])
         view, digest = memoryview(cast(Any, values)), xxh3_64_intdigest
@@ -400,15 +380,3 @@ def fixed_width(node: Node) -> int | None:
     if node.whole:
         return int(node.kind.list_size) * int(node.kind.value_type.bit_width) // 8
     return int(node.kind.bit_width) // 8 if is_fixed(node.kind) else None
-
-
-def _extent(column: Column) -> tuple[npt.NDArray[np.uint8], Int64s]:
-    """The bytes of all values of a wide column, and the edges between them."""
-    values, width = column.values, 1
-    if column.children:
-        values = column.children[0].values
-        width = column.children[0].kind.bit_width // 8
-    flat = cast(npt.NDArray[np.uint8], values).reshape(-1)
-    if column.offsets is not None:
-        return flat, column.offsets * width
-    return flat, np.arange(column.n + 1) * (flat.size // max(1, column.n))

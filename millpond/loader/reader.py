@@ -18,7 +18,7 @@ from millpond.formats.shard_index import INDEX_NAME, Index, read_index
 from millpond.loader.batches import Batch, Format
 from millpond.loader.cache import CachedShards
 from millpond.loader.columns import to_arrow
-from millpond.loader.flat import LocalShards, RemoteShards, Shards
+from millpond.loader.flat import LocalShards, Shards
 from millpond.loader.gather import ShardRows, Verify
 from millpond.loader.loader import Loader, OnError, Settings
 from millpond.loader.mds import INDEX as MDS_INDEX
@@ -26,6 +26,7 @@ from millpond.loader.mds import MdsRows
 from millpond.loader.order import Shuffle
 from millpond.loader.parquet import ParquetRows
 from millpond.loader.plan import Choice, identity_of, order_of, sequence_about, units_of
+from millpond.loader.remote import RemoteShards
 from millpond.loader.selection import Predicate, Select
 from millpond.loader.sequence import Single
 from millpond.loader.steps import Geometry
@@ -174,7 +175,8 @@ def open_dataset(
     """
     if verify not in ("first", "always", "off"):
         raise OptionError(f"open_dataset(verify={verify!r}): it is one of first, always, off.")
-    return _open(str(path), storage_options, verify, select or _by_the_engine, cache, cache_bytes)
+    engine = select or _by_the_engine
+    return _open(str(path), storage_options, verify, engine, cache, cache_bytes)
 
 
 def _by_the_engine(text: str, schema: pa.Schema) -> Predicate:

@@ -10,6 +10,7 @@ import numpy as np
 
 from millpond.errors import Transient
 from millpond.physical.stages import (
+    ConcatInput,
     Edge,
     Input,
     PartRows,
@@ -51,10 +52,10 @@ def check_stage(stage: Progress, progress: Mapping[int, Progress]) -> None:
     The counts per partition know nothing of attempts undone; these totals always do.
     With `verify="rows"` the rows themselves are compared, by a hash that knows no order.
     """
-    times = [_times_read(item, stage.n, progress) for item in stage.stage.inputs]
-    if not times or None in times:
+    times = [_times_read(item, stage.n) for item in stage.stage.inputs]
+    read = [(progress[before], n) for found in times for before, n in found]
+    if not all(times) or not all(before.complete for before, _ in read):
         return
-    read = [(progress[before], n or 0) for found in times if found for before, n in [found]]
     sources = ", ".join(str(before.stage.id) for before, _ in read)
     name = f"stage {stage.stage.id} ({stage.stage.title})"
     if min(stage.rows_in, default=0) >= 0:
@@ -75,18 +76,16 @@ def check_stage(stage: Progress, progress: Mapping[int, Progress]) -> None:
 _REPORT = "This is a fault of Millpond: please report it with the events of the run."
 
 
-def _times_read(
-    item: Input, n_tasks: int, progress: Mapping[int, Progress]
-) -> tuple[int, int] | None:
-    """A stage, and how often its rows are read; None where that cannot be told."""
+def _times_read(item: Input, n_tasks: int) -> list[tuple[int, int]]:
+    """Stages, and how often their rows are read; empty where that cannot be told."""
     match item:
         case StageInput(before, edge, None):
-            times = n_tasks if edge is Edge.ALL else 1
+            return [(before, n_tasks if edge is Edge.ALL else 1)]
         case RowsInput(before):
-            times = 1
-        case _:
-            return None
-    return (before, times) if progress[before].complete else None
+            return [(before, 1)]
+        case ConcatInput(stages):
+            return [(before, 1) for before in stages]
+    return []
 
 
 def rows_expected(task: Task, progress: Mapping[int, Progress]) -> int | None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -78,8 +78,9 @@ def sort_files(
 ) -> SortedFiles:
     """Sort local files into `name(0)`, `name(1)`, …; temporary parts lie in `scratch`.
 
-    Memory goes by the number of threads: about 200 MB each is the least.
+    Threads for which memory is too small (64 MB each) are left out.
     """
+    how = replace(how, threads=max(1, min(how.threads, how.memory_bytes // (64 << 20))))
     counts = [count(file, how.layout) for file in files]
     starts = accumulate(counts, initial=0)
     spans = [
@@ -220,7 +221,9 @@ def _write_part(task: _PartTask, bounds: _Bounds, how: RecordSort) -> Written:
     """The records of a split, by range."""
     split, width = task.split, how.layout.record_bytes
     schema = pa.schema({"record": pa.binary(width)})
-    writer = PartWriter(task.path, len(bounds.keys) + 1, schema, budget_bytes=_RUN_BYTES)
+    # A writer holds a run as it came and once more in order.
+    run_bytes = max(1 << 20, min(_RUN_BYTES, how.memory_bytes // how.threads // 5))
+    writer = PartWriter(task.path, len(bounds.keys) + 1, schema, budget_bytes=run_bytes)
     try:
         for piece in _cut(split, max(1, _READ_BYTES // width)):
             # Memory of its own for each piece, for the writer may keep what it is given.

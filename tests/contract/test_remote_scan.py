@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,28 @@ def test_a_file_to_read_behaves_as_pythons_own(there: Place, tmp_path: Path) -> 
     assert open_file(LocalStorage(), str(tmp_path / "a.bin")) == str(tmp_path / "a.bin")
     with pytest.raises(PathNotFound, match=r"none\.bin"):
         open_file(there.storage, there.path("none.bin"))
+
+
+def test_a_replaced_object_is_read_anew_even_within_a_second(
+    there: Place, engine: Engine, tmp_path: Path
+) -> None:
+    class Fixed(Counted):
+        """A store by whose clock no time passes."""
+
+        def list(self, prefix: str) -> Any:
+            return (replace(info, modified_s=1_700_000_000) for info in self.storage.list(prefix))
+
+        def stat(self, path: str) -> Any:
+            info = self.storage.stat(path)
+            return info and replace(info, modified_s=1_700_000_000)
+
+    engine.read_through(RemoteFiles(Fixed(there.storage), "s3"))  # type: ignore[arg-type]
+    for first in (5000, 7000, 8000):
+        pq.write_table(pa.table({"a": range(first, first + 1000)}), tmp_path / "a.parquet")
+        path = there.put("a.parquet", (tmp_path / "a.parquet").read_bytes())
+        with engine.cursor() as cursor:
+            rows = cursor.rows(f"SELECT min(a + 0), max(a + 0) FROM read_parquet('{path}')")
+        assert rows == [(first, first + 999)]
 
 
 def test_a_failure_of_the_store_comes_through_the_engine_as_it_is(engine: Engine) -> None:

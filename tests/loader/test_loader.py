@@ -21,6 +21,7 @@ from millpond.errors import (
     OptionError,
     RowsUnreadable,
     SchemaMismatch,
+    SqlError,
     StateMismatch,
 )
 from millpond.loader.loader import Loader
@@ -397,9 +398,13 @@ def test_an_empty_dataset_opens_but_gives_no_loader(make: Make) -> None:
         ds.loader(4)
 
 
-def test_a_filter_needs_an_engine(make: Make) -> None:
-    with pytest.raises(OptionError, match="without an SQL engine"):
-        open_dataset(make(5).path).loader(1, filter="id > 1")
+def test_a_filter_is_checked_before_a_row_is_read(make: Make) -> None:
+    ds = open_dataset(make(30).path)
+    assert ids(ds.loader(4, filter="id >= 25 AND name LIKE 'row%'")) == [25, 26, 27, 28, 29]
+    with pytest.raises(ColumnNotFound, match="ident"):
+        ds.loader(4, filter="ident > 3")
+    with pytest.raises(SqlError):
+        ds.loader(4, filter="id >")
 
 
 def test_sources_must_have_equal_columns(make: Make, tmp_path: Path) -> None:

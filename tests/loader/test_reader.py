@@ -24,9 +24,9 @@ from millpond.errors import (
 )
 from millpond.formats.shard_index import read_index
 from millpond.loader.columns import Ragged
-from millpond.loader.flat import RemoteShards
 from millpond.loader.gather import ShardRows
 from millpond.loader.reader import Dataset, open_dataset
+from millpond.loader.remote import RemoteShards
 from millpond.loader.write import write_dataset
 from millpond.storage import LocalStorage
 from tests.support.loader_sets import Make, ids, rows
@@ -145,6 +145,16 @@ def test_numbers_come_as_numpy_and_lists_as_ragged_views(everything: Dataset) ->
     assert [t.tolist() for t in tokens] == table["tokens"].to_pylist()
     assert np.shares_memory(tokens[8], tokens.values)
     assert np.asarray(tokens)[3].tolist() == [3, 3, 3]
+    part = tokens[4:7]
+    assert part.values.tolist() == [4] * 4 + [5] * 5 + [6] * 6
+    assert part.offsets.tolist() == [0, 4, 9, 15]
+    assert np.shares_memory(part.values, tokens.values)
+    assert len(tokens[7:3]) == 0
+
+
+def test_every_batch_has_the_values_of_its_own_rows(everything: Dataset) -> None:
+    batches = list(everything.loader(30, columns=["tokens"]))
+    assert sum(batch["tokens"].values.size for batch in batches) == sum(i % 9 for i in range(N))
 
 
 def test_arrow_batches_have_the_columns_asked_for(make: Make) -> None:
