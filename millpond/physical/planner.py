@@ -41,6 +41,7 @@ from millpond.schema import Field, Schema
 PID, KEY = "__millpond_pid", "__millpond_key"
 ROWS_EACH = 50_000  # For a function of one row: about 50 ms of work, for 2 ms of overhead.
 SAMPLED_TASKS, SAMPLED_ROWS = 16, 1_000
+FEW_ROWS = 10_000  # Of a sort: found by each task without moving all rows.
 ONE_CPU = Resources()
 FIXED, ANY_ORDER, VARIES = Determinism.FIXED, Determinism.ANY_ORDER, Determinism.VARIES
 
@@ -120,6 +121,10 @@ class _Planner:
                 return self._row_wise(node, self._lower(node.input))
             case n.PythonBatches():
                 return self._python(node)
+            case n.Limit(n.Sort(partial=False) as sort, count) if (
+                count <= FEW_ROWS and self._readers[id(sort)] == 1
+            ):
+                return self._top(node, sort)
             case n.Limit():
                 self._takes_few = _is_row_wise(node.input)
                 pipe = self._lower(node.input)
@@ -265,6 +270,19 @@ class _Planner:
                 )
             )
         return _loosened(self._together(node, (left, right), "join"))
+
+    def _top(self, node: n.Limit, sort: n.Sort) -> Pipe:
+        """The first few rows in order: each task finds its own, and no others move.
+
+        Ties stay in input order: a task's rows come sorted, and tasks in order.
+        """
+
+        def top(pipe: Pipe) -> Pipe:
+            sql = f.render(node, (f.render(sort, (pipe.sql,)),))
+            return _ordered(pipe.then(sql, node.schema, f"first {node.n} by {_keys(sort)}"))
+
+        pipe = top(self._lower(sort.input))
+        return pipe if pipe.n == 1 else top(self._gathered(pipe, 1))
 
     def _placed(
         self, at: n.Node, pipe: Pipe, keys: tuple[str, ...], kinds: tuple[str, ...], count: int

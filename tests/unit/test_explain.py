@@ -70,3 +70,11 @@ def test_rows_that_lie_together_do_not_move_for_a_join() -> None:
         assert joined.explain(physical=True).count("hash by k") == 2
         assert joined.count() == 300
         assert spread.join(other.map("k * 1 AS k, b"), "k").count() == 300
+
+
+def test_the_first_rows_of_a_sort_move_no_others() -> None:
+    with Session(options(shape="staged", threads=2)) as staged:
+        first = frame(staged).repartition(3, by_rows=True).sort("k desc").limit(4)
+
+        assert "range" not in first.explain(physical=True)
+        assert [row["a"] for row in first.take_all()] == [2, 5, 8, 11]
