@@ -137,7 +137,7 @@ def test_options_of_the_formats(sp: Session, tmp_path: Path) -> None:
     assert duckdb.sql(codec).fetchall() == [("ZSTD",)]
     assert (tmp_path / "a.csv").read_text().startswith("0|é0\n")
     assert sp.read_json(tmp_path / "a.json").count() == 3
-    with pytest.raises(MillpondError, match="(?i)colour"):
+    with pytest.raises(MillpondError, match=r"(?i)colour"):
         numbers(sp).write_parquet(tmp_path / "b.parquet", colour="red")
     with pytest.raises(OptionError, match="colour"):
         numbers(sp).write_arrow(tmp_path / "b.arrow", colour="red")
