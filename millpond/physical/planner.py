@@ -41,6 +41,7 @@ from millpond.schema import Field, Schema
 PID, KEY = "__millpond_pid", "__millpond_key"
 ROWS_EACH = 50_000  # For a function of one row: about 50 ms of work, for 2 ms of overhead.
 SAMPLED_TASKS, SAMPLED_ROWS = 16, 1_000
+FEW_ROWS = 10_000  # Of a sort: found by each task without moving all rows.
 ONE_CPU = Resources()
 FIXED, ANY_ORDER, VARIES = Determinism.FIXED, Determinism.ANY_ORDER, Determinism.VARIES
 
@@ -120,6 +121,10 @@ class _Planner:
                 return self._row_wise(node, self._lower(node.input))
             case n.PythonBatches():
                 return self._python(node)
+            case n.Limit(n.Sort(partial=False) as sort, count) if (
+                count <= FEW_ROWS and self._readers[id(sort)] == 1
+            ):
+                return self._top(node, sort)
             case n.Limit():
                 self._takes_few = _is_row_wise(node.input)
                 pipe = self._lower(node.input)
@@ -259,11 +264,35 @@ class _Planner:
             known = tuple(kind or "" for kind in types)
             sides = [tuple(a for a, _ in node.equal), tuple(b for _, b in node.equal)]
             left, right = (
-                self._exchange(pipe, f.hash_partition(keys, known, count), count,
-                               f"hash by {', '.join(keys)}", keys)
-                for pipe, keys in zip((left, right), sides, strict=True)
-            )  # fmt: skip
+                self._placed(at, pipe, keys, known, count)
+                for at, pipe, keys in zip(
+                    (node.left, node.right), (left, right), sides, strict=True
+                )
+            )
         return _loosened(self._together(node, (left, right), "join"))
+
+    def _top(self, node: n.Limit, sort: n.Sort) -> Pipe:
+        """The first few rows in order: each task finds its own, and no others move.
+
+        Ties stay in input order: a task's rows come sorted, and tasks in order.
+        """
+
+        def top(pipe: Pipe) -> Pipe:
+            sql = f.render(node, (f.render(sort, (pipe.sql,)),))
+            return _ordered(pipe.then(sql, node.schema, f"first {node.n} by {_keys(sort)}"))
+
+        pipe = top(self._lower(sort.input))
+        return pipe if pipe.n == 1 else top(self._gathered(pipe, 1))
+
+    def _placed(
+        self, at: n.Node, pipe: Pipe, keys: tuple[str, ...], kinds: tuple[str, ...], count: int
+    ) -> Pipe:
+        """The rows of `at` by hash of the keys as `kinds`; rows that lie so already stay."""
+        have = partitioning(at)
+        if pipe.n == count and (have.n, have.keys, have.types) == (count, keys, kinds):
+            return pipe
+        number = f.hash_partition(keys, kinds, count)
+        return self._exchange(pipe, number, count, f"hash by {', '.join(keys)}", keys)
 
     def _sort(self, node: n.Sort) -> Pipe:
         pipe = self._lower(node.input)

@@ -73,6 +73,10 @@ CASES = (
          "FROM t ORDER BY price DESC, id LIMIT 9", ordered=True),
     Case("sort one partition then limit", lambda sp, f: f["t"].repartition(1).sort("id desc")
          .limit(3), "FROM t ORDER BY id DESC LIMIT 3", ordered=True, cut=False),
+    Case("first of ties", lambda sp, f: f["t"].sort("k").limit(60), "FROM t ORDER BY k, id LIMIT 60",
+         ordered=True),
+    Case("limit of a function of sorted", lambda sp, f: f["t"].sort("x desc, id").map("id").limit(5),
+         "SELECT id FROM t ORDER BY x DESC, id LIMIT 5", ordered=True),
     Case("sort nothing", lambda sp, f: f["e"].sort("k"), "FROM e", cut=False),
     Case("limit", lambda sp, f: f["t"].limit(100), "FROM t LIMIT 100", ordered=True),
     Case("limit map", lambda sp, f: f["t"].limit(10).map("id"), "SELECT id FROM t LIMIT 10",

@@ -59,3 +59,22 @@ def test_analyze_runs_and_tells_rows_and_tasks(sp: Session) -> None:
     last = grouped.explain(analyze=True).splitlines()[-1]
 
     assert "4 tasks, 30 rows read, 3 rows" in last
+
+
+def test_rows_that_lie_together_do_not_move_for_a_join() -> None:
+    with Session(options(shape="staged", threads=2)) as staged:
+        spread = frame(staged).repartition(3, hash_by="k")
+        other = frame(staged).map("k, a AS b").repartition(3, hash_by="k")
+        joined = spread.join(other, "k")
+
+        assert joined.explain(physical=True).count("hash by k") == 2
+        assert joined.count() == 300
+        assert spread.join(other.map("k * 1 AS k, b"), "k").count() == 300
+
+
+def test_the_first_rows_of_a_sort_move_no_others() -> None:
+    with Session(options(shape="staged", threads=2)) as staged:
+        first = frame(staged).repartition(3, by_rows=True).sort("k desc").limit(4)
+
+        assert "range" not in first.explain(physical=True)
+        assert [row["a"] for row in first.take_all()] == [2, 5, 8, 11]
