@@ -182,7 +182,17 @@ class RayRuntime:
         """Rows and hashes depend on them; a node that joins later is checked by its workers."""
         asked = {node: service.versions.remote() for node, service in self._services.items()}
         for node, reply in asked.items():
-            _check_same(versions(), ray.get(reply, timeout=_START_S), node)
+            try:
+                theirs = ray.get(reply, timeout=_START_S)
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError as error:
+                # It died while we connected: the others will do.
+                del self._services[node]
+                if not self._services:
+                    raise WorkerLost(f"no node of the Ray cluster answers ({error}).") from error
+            else:
+                _check_same(versions(), theirs, node)
 
     # ---- tasks -----------------------------------------------------------------------
 

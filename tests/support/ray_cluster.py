@@ -16,8 +16,8 @@ def cluster(n_nodes: int = 2) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    # A dead node is noticed within three seconds, not fifteen.
-    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+    # A dead node is noticed within six seconds, not fifteen; a busy one is not taken for dead.
+    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 6}
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": soon})
     try:
         for _ in range(n_nodes):

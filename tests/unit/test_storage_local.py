@@ -14,6 +14,7 @@ from millpond.storage.oserrors import explained
 from millpond.storage.paths import beneath, plain
 from millpond.storage.preads import PIECE
 from millpond.storage.ranges import Read, cut, merge
+from tests.support.open_files import open_at
 
 store = LocalStorage()
 
@@ -116,10 +117,9 @@ def test_thousands_of_small_files_are_read_with_few_open_at_once(tmp_path: Path)
     paths = [tmp_path / f"{i:04}" for i in range(2000)]
     for i, path in enumerate(paths):
         path.write_bytes(b"%d" % i)
-    before = len(os.listdir("/proc/self/fd"))
     views = store.read_many([Range(str(path), 0, 100) for path in paths])
     assert [bytes(v) for v in views] == [b"%d" % i for i in range(2000)]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_at(tmp_path) == 0
 
 
 def test_a_forked_child_reads_too(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from millpond.errors import StorageError
 from millpond.storage import LocalStorage, Range, ThreeFsStorage, open_storage
 from millpond.storage.threefs import FILES, find_mount
 from millpond.storage.usrbio import BUFFER, ENTRIES, OPEN_FILES, OpenFiles, Ring, batches
+from tests.support.open_files import open_at
 
 BYTES = os.urandom(1 << 20)
 
@@ -165,11 +166,10 @@ def test_a_file_that_the_client_does_not_take_is_read_by_preadv(
     cluster: Cluster, client: types.ModuleType, path: str, code: int
 ) -> None:
     cluster.refuse["register_fd"] = code
-    before = len(os.listdir("/proc/self/fd"))
     ranges = spread(path, 10)
     assert right(ranges, ThreeFsStorage(client).read_many(ranges))
     assert "submit" not in cluster.calls
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_at(path) == 0
 
 
 def test_files_on_and_off_the_mount_are_read_together(
