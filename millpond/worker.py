@@ -151,6 +151,7 @@ class _Run:
         # What a stream raised while DuckDB read it: DuckDB only tells that something did.
         self.failure: MillpondError | None = None
         self._bounds: pa.Array | None = None
+        self._before: Step | None = None  # The step whose rows the next one reads.
         self._called: set[str] = set()
         self._cursors: list[Cursor] = []
         self._interrupted = False
@@ -199,11 +200,14 @@ class _Run:
     ) -> Iterator[pa.RecordBatch]:
         assert not isinstance(step, RecordSortStep)
         if isinstance(step, SqlStep):
-            return cursor.reader(self._bound(step, rows, cursor))
-        if rows is None:
-            rows = cursor.reader(self._bound(SqlStep("FROM __s0", step.input), None, cursor))
-        arrow = self.worker.engine.arrow_schema
-        return functions.apply(step.call, rows, arrow(step.input), arrow(step.schema))
+            found = cursor.reader(self._bound(step, rows, cursor))
+        else:
+            if rows is None:
+                rows = cursor.reader(self._bound(SqlStep("FROM __s0", step.input), None, cursor))
+            arrow = self.worker.engine.arrow_schema
+            found = functions.apply(step.call, rows, arrow(step.input), arrow(step.schema))
+        self._before = step
+        return found
 
     def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
         """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""
@@ -214,8 +218,8 @@ class _Run:
             kinds = [field.type for field in udf.parameters]
             cursor.function(udf.name, vectorised(udf, self._fail), kinds, udf.returns)
         if rows is not None:
-            place = self.task.fragment.steps.index(step)
-            cursor.register("__s0", self._reader(rows, self.task.fragment.steps[place - 1]))
+            assert self._before is not None
+            cursor.register("__s0", self._reader(rows, self._before))
             return step.sql
         views = []
         for i, item in enumerate(self.task.inputs):
