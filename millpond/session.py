@@ -9,13 +9,12 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
-import shutil
-import tempfile
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame, WriteResult
@@ -44,6 +43,7 @@ from millpond.report.record import Recorder
 from millpond.runtime import Journal, Outcome, StageOutcome, run
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts, publish, rolled_forward
+from millpond.runtime.scratch import Scratch
 from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows
 from millpond.sources import Paths, Sources
@@ -89,8 +89,10 @@ class Session:
         self.options = options
         self._id = secrets.token_hex(6)
         self._runs = 0
-        self._scratch = tempfile.mkdtemp(prefix="millpond-")  # Made private (0700).
-        self._remove = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        # Private (0700), and swept by the next session on this machine if we are killed.
+        scratch = Scratch(f"session-{self._id}")
+        self._scratch = scratch.path
+        self._remove = weakref.finalize(self, scratch.remove)
         root = options.data_root
         # In an object store lie journal and receipts only: parts are read by small ranges,
         # so they stay on the disks of the machines that wrote them.
@@ -114,8 +116,8 @@ class Session:
         if root:
             self._listeners.append(Recorder(self._id, self._record))
         self._closed = False
-        self._at_exit = weakref.WeakMethod(self.close)
-        atexit.register(_close_at_exit, self._at_exit)
+        self._at_exit = partial(_close_at_exit, weakref.WeakMethod(self.close))
+        atexit.register(self._at_exit)
 
     def __enter__(self) -> Session:
         return self
@@ -128,7 +130,7 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(_close_at_exit)
+        atexit.unregister(self._at_exit)
         self._close_runtime()
         self._worker.close()
         self._remove()
