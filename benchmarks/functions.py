@@ -12,10 +12,10 @@ same function, and count what came out:
 Our functions run in worker processes, which a session starts at their first use: that is
 measured apart, as `first`, against Polars' own `map` without a warm-up.
 
-Found (2026-11-22, Polars 2.1, 2 cores with other work on them, a load of 12, 500,000 rows):
-processor seconds 0.85 × Polars for map and 1.25 × for filter, spread over all cores where
-Polars uses one; wall clock 0.90 and 1.15 ×. A trivial map_batches is behind: 20 ms there,
-50 ms here, for what a run costs and for rows that travel between processes.
+Found (2026-11-22, Polars 2.1, 2 cores, nothing else running): in rows/s 1.97 × Polars for
+map and 1.35 × for filter (they use both cores), 0.82 × for a map with its start. A trivial
+map_batches is far behind, 0.19 ×: 16 ms there, 100 ms here, for what a run costs and for
+rows that travel between processes.
 """
 
 import argparse

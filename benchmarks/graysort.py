@@ -291,6 +291,9 @@ def arguments(words: Iterable[str] | None = None) -> argparse.Namespace:
     sort.add_argument("--skew", choices=["heavy", "prefix"], default="")
     sort.add_argument("--memory-limit", type=size_bytes, default="16GB")
     sort.add_argument("--runtime", choices=["local", "ray"], default="local")
+    sort.add_argument(
+        "--validate", action="store_true", help="always done; the word may be given all the same"
+    )
     sort.add_argument("--folder", type=Path, help="where the data may lie: 3 times its size")
     sort.add_argument("--results", type=Path, help="a file to append a JSON line to")
     timed = commands.add_parser("timed", help=argparse.SUPPRESS)
