@@ -235,9 +235,11 @@ class _Run:
                         cursor.register(table, held[0] if len(held) == 1 else _together(held))
                     how = "NOT MATERIALIZED"
                     if scan.format in FORMATS and not table:
-                        # A stream is read once, whatever the query names how often.
-                        table, how = f"__rows{i}", "MATERIALIZED"
+                        table = f"__rows{i}"
                         cursor.register(table, self._stream(scan, splits))
+                        # A stream is read once, however often the query names it; but what
+                        # is materialized loses its order, so only where it must be.
+                        how = how if _names_once(step.sql, name) else "MATERIALIZED"
                     views.append(f"{name} AS {how} ({scan_sql(scan, splits, table)})")
                 case PartRows():
                     table_ = self._part_rows(item)
@@ -448,6 +450,11 @@ def _together(tables: Sequence[pa.Table]) -> pa.Table:
     import pyarrow as pa
 
     return pa.concat_tables(tables)
+
+
+def _names_once(sql: str, name: str) -> bool:
+    """Whether a query reads `name` once, by sight: below a WITH it may be read again."""
+    return sql.count(name) == 1 and "WITH" not in sql.upper()
 
 
 def _nested(sql: str) -> str:

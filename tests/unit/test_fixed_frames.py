@@ -114,3 +114,11 @@ def test_bad_files_are_named_at_the_call(sp: Session, tmp_path: Path, data: byte
         sp.read_fixed(str(tmp_path / "none"), FIELDS)
     with pytest.raises(FileUnreadable, match=r"a\.dat: 8,400 bytes are 646 records of 13 bytes"):
         sp.read_fixed(str(tmp_path / "in"), {"key": 4, "value": 9})
+
+
+def test_records_of_many_files_come_in_order(sp: Session, tmp_path: Path) -> None:
+    for file in range(40):
+        rows = [(file * 50 + row).to_bytes(4, "big") + bytes(8) for row in range(50)]
+        (tmp_path / f"{file:03}.bin").write_bytes(b"".join(rows))
+    keys = sp.read_fixed(str(tmp_path / "*.bin"), FIELDS).to_arrow().column("key").to_pylist()
+    assert keys == [place.to_bytes(4, "big") for place in range(2000)]
