@@ -14,7 +14,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -281,7 +281,9 @@ class Cursor:
         return int(rows[0][0])
 
     def interrupt(self) -> None:
-        self._raw.interrupt()
+        """End what the cursor does; nothing happens if it has ended, or is closed, already."""
+        with suppress(duckdb.Error):
+            self._raw.interrupt()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
