@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from millpond.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from millpond.dataframe import DataFrame, WriteResult
+    from millpond.dataframe import DataFrame
     from millpond.errors import MillpondError
     from millpond.loader import mix, open_dataset
+    from millpond.runner import WriteResult
     from millpond.session import Session, init
 
 __all__ = [
@@ -30,7 +31,7 @@ _ROOMS = {
     "DataFrame": "millpond.dataframe",
     "MillpondError": "millpond.errors",
     "Session": "millpond.session",
-    "WriteResult": "millpond.dataframe",
+    "WriteResult": "millpond.runner",
     "init": "millpond.session",
     "mix": "millpond.loader",
     "open_dataset": "millpond.loader",

@@ -80,7 +80,7 @@ def test_only_whole_records_in_ascending_order_of_a_field_go_without_sql(
 ) -> None:
     def found(frame: DataFrame, path: str = "/out", fields: dict[str, int] = FIELDS) -> bool:
         plan = sink(frame.plan, "fixed", path, "error", {"fields": json.dumps(fields)})
-        return record_sort(plan, sp._settings()) is not None
+        return record_sort(plan, sp._work.settings()) is not None
 
     assert found(frame.sort("key"))
     assert found(frame.sort("value"))

@@ -239,7 +239,7 @@ def test_a_computed_frame_keeps_partitions_keys_and_types(sp: Session) -> None:
 
 
 def test_large_results_are_kept_in_files(sp: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millpond.session.KEPT_IN_MEMORY_BYTES", 1_000)
+    monkeypatch.setattr("millpond.runner.KEPT_IN_MEMORY_BYTES", 1_000)
 
     spread = frame(sp).map("*, x % 2 = 0 AS even").repartition(4, by_rows=True).compute()
 

@@ -21,7 +21,7 @@ def say(event):
         print("started", flush=True)
 
 sp = millpond.init(progress=False, threads=2)
-print(sp._scratch, flush=True)
+print(sp._work.scratch, flush=True)
 sp.listen(say)
 """
 WORK = {

@@ -172,7 +172,7 @@ def test_a_listener_that_raises_is_left_out_and_the_run_goes_on() -> None:
 
 def test_a_watched_statement_tells_its_share_and_frees_the_cursor() -> None:
     with millpond.init(progress=False) as sp:
-        engine = sp._worker.engine
+        engine = sp._work.worker.engine
         assert engine.fraction() is None
         with engine.watched_cursor() as first, engine.watched_cursor() as second:
             assert first.rows("SELECT 1") == second.rows("SELECT 1") == [(1,)]

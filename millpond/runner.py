@@ -1,0 +1,249 @@
+"""What a plan gives when it runs: rows, files, numbers, text. What frames need of a session."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from millpond.errors import OptionError, TargetNotEmpty, TaskError
+from millpond.events import Published
+from millpond.expr import Dialect, parse
+from millpond.formats.memory import ArrowRows
+from millpond.formats.scan import Scan
+from millpond.keep import Keeper
+from millpond.physical.explain import Measured, explain_stages
+from millpond.physical.fragment import plain
+from millpond.physical.planner import plan_stages
+from millpond.physical.shape import Physical, why_staged
+from millpond.physical.stages import Done, PartRows, n_tasks
+from millpond.plan import build
+from millpond.plan import nodes as n
+from millpond.plan.explain import explain
+from millpond.plan.partitioning import partitioning
+from millpond.runtime import StageOutcome
+from millpond.runtime.publish import publish, rolled_forward
+from millpond.schema import Schema
+from millpond.shuffle.read import read_part_rows
+from millpond.storage import Staged
+from millpond.workplace import Workplace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PLACES_ROWS = n.EvenPartition | n.HashPartition | n.Sort | n.RandomPartition
+KEPT_IN_MEMORY_BYTES = 64 * 2**20  # Of one computed frame; beyond, its rows go to files.
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a write made: files in order, rows and bytes in all."""
+
+    files: tuple[str, ...]
+    rows: int
+    size_bytes: int
+
+
+class Runner:
+    """Runs plans at a workplace. The plan of each method is a frame's, not optimised yet."""
+
+    def __init__(self, work: Workplace) -> None:
+        self._work = work
+
+    @property
+    def dialect(self) -> Dialect:
+        self._work.check_open()
+        return self._work.worker.engine.dialect
+
+    @property
+    def seed(self) -> int:
+        return self._work.options.seed
+
+    def arrow_schema(self, schema: Schema) -> pa.Schema:
+        return self._work.worker.engine.arrow_schema(plain(schema))
+
+    def check_resources(self, cpus: float, gpus: float, where: str) -> None:
+        """More than this machine has would wait for ever. A cluster may grow: it is asked later."""
+        if self._work.options.runtime != "local":
+            return
+        threads = self._work.options.threads
+        if cpus > threads:
+            raise OptionError(
+                f"{where}: cpus={cpus:g}, and this session has {threads} threads. "
+                "Ask for less, or open it with init(threads=…)."
+            )
+        if gpus > 0 and not any(name.startswith("nvidia") for name in os.listdir("/dev")):
+            raise OptionError(f"{where}: gpus={gpus:g}, and this machine has no GPU.")
+
+    # ---- rows ------------------------------------------------------------------------
+
+    def table(self, plan: n.Node) -> pa.Table:
+        """All rows in memory."""
+        import pyarrow as pa
+
+        batches = list(self.batches(plan))
+        return pa.Table.from_batches(batches, self.arrow_schema(plan.schema))
+
+    def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
+        """Rows in partition order, in the types that users see."""
+        yield from self._rows_of(self._work.stages(plan), self.arrow_schema(plan.schema))
+
+    def _rows_of(self, physical: Physical, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+        result = self._work.run(physical).only
+        try:
+            for batch in self._result_batches(physical, result):
+                yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
+        finally:
+            self._work.forget(physical)
+
+    def _result_batches(self, physical: Physical, result: StageOutcome) -> Iterator[pa.RecordBatch]:
+        parts = result.parts
+        if parts and parts[0].path.startswith("memory:"):
+            yield from self._work.worker.memory.pop(parts[0].path).to_batches()
+            return
+        stage = physical.stages[-1]
+        rows = PartRows(stage.id, stage.schema, parts=parts)
+        schema = self._work.worker.engine.arrow_schema(stage.schema)
+        yield from read_part_rows(rows, schema, self._work.worker.ranges)
+
+    def count(self, plan: n.Node) -> int:
+        """Rows, without keeping any."""
+        settings = self._work.settings()
+        while isinstance(plan, _PLACES_ROWS):  # It changes no number of rows.
+            plan = plan.input
+        number = build.typed({"n": "BIGINT"}, "count()", self.dialect)
+        if why_staged(self._work.optimized(plan), settings) is None:
+            query = parse.query("SELECT count(*) AS n FROM __frame", "count()", self.dialect)
+            counted: n.Node = n.GlobalSql(("__frame",), (plan,), query, number)
+        else:
+            query = parse.query("SELECT count(*) AS n FROM __in0", "count()", self.dialect)
+            counted = n.SqlEngine((plan,), query, number)
+        return sum(row["n"] for row in self.table(counted).to_pylist())
+
+    def keep(self, plan: n.Node) -> n.Node:
+        """Compute, and keep the rows of each partition: in memory while they are small."""
+        settings = self._work.settings()
+        if partitioning(plan).n not in (None, 1):  # Its partitions may be observed later.
+            settings = replace(settings, shape="staged")
+        physical = plan_stages(self._work.optimized(plan), settings)
+        result = self._work.run(physical).only
+        kept = Keeper(self.arrow_schema(plan.schema), self._kept_folder(), KEPT_IN_MEMORY_BYTES)
+        try:
+            if result.parts and result.parts[0].path.startswith("memory:"):
+                kept.add(self._work.worker.memory.pop(result.parts[0].path).to_batches())
+            else:
+                stage = physical.stages[-1]
+                schema = self._work.worker.engine.arrow_schema(stage.schema)
+                for i in range(len(result.parts)):
+                    rows = PartRows(stage.id, stage.schema, first_part=i, n_parts=1,
+                                    parts=result.parts)  # fmt: skip
+                    kept.add(read_part_rows(rows, schema, self._work.worker.ranges))
+        finally:
+            self._work.forget(physical)
+        splits, files = kept.splits()
+        scan = Scan("memory" if not files else "arrow", plan.schema)
+        rows_ = ArrowRows(kept.table()) if not files else None
+        return n.Kept(plan, n.DataSource(scan, files, rows_), splits)
+
+    def _kept_folder(self) -> str:
+        return os.path.join(
+            os.path.dirname(self._work.worker_options.parts), "kept", secrets.token_hex(8)
+        )
+
+    def trial(self, plan: n.Node, call: n.PythonCall, where: str) -> Schema:
+        """The columns that a Python function gives, from at most 100 rows of its input."""
+        from millpond.engine import python
+
+        rows = self.table(n.Limit(plan, 100))
+        try:
+            found = python.try_function(call, rows, where)
+        except python.FunctionError as error:
+            raise TaskError(
+                f"{where}: {error}", stage=0, partition=0, inputs="the first rows of its input",
+                traceback=error.traceback,
+            ) from error.cause  # fmt: skip
+        return self._work.worker.engine.schema_of(found)
+
+    # ---- files -----------------------------------------------------------------------
+
+    def write(self, plan: n.DataSink) -> WriteResult:
+        """Compute, and publish the files when all of them are complete."""
+        storage = self._work.storage(plan.path)
+        physical = self._work.stages(plan)
+        fingerprint = physical.stages[-1].fingerprint
+        receipts = self._work.receipts()
+        receipt = receipts.find(plan.path) if receipts else None
+        # Also where the plan is another by now: what was published halfway is made whole.
+        whole = receipt is not None and rolled_forward(storage, receipt, plan.path)
+        if receipt and whole and fingerprint and receipt.fingerprint == fingerprint:
+            return _write_result(receipt.files, receipt.rows)
+        before = [file.path for file in storage.list(plan.path)]
+        if before and plan.mode == "error":
+            raise TargetNotEmpty(plan.path, f"write_{plan.format}({plan.path!r})")
+        if (folder := storage.local_path(plan.path)) is not None:
+            self._work.place().check_shared(folder, f"the target {plan.path!r}")
+        result = self._work.run(physical).only
+        staged = [file.staged for file in result.files]
+        old = before if plan.mode == "overwrite" else []
+        publish(storage, staged, old, result.rows, target=plan.path, fingerprint=fingerprint,
+                receipts=receipts)  # fmt: skip
+        self._work.emit(Published(len(staged), result.rows, result.size_bytes))
+        self._work.forget(physical)
+        return _write_result(staged, result.rows)
+
+    def write_dataset(self, plan: n.Node, path: str, **layout: Any) -> None:
+        """Shards in partition order; rows stream through this process."""
+        from millpond.loader.write import write_dataset
+
+        # Staged, so that rows wait in parts on disk and not in memory.
+        settings = replace(self._work.settings(), shape="staged")
+        physical = plan_stages(self._work.optimized(plan), settings)
+        schema = self.arrow_schema(plan.schema)
+        rows = self._rows_of(physical, schema)
+        options = self._work.options.storage_options
+        write_dataset(rows, path, schema=schema, storage_options=options, **layout)
+
+    # ---- looking ---------------------------------------------------------------------
+
+    def explain(self, plan: n.Node, *, optimized: bool, physical: bool, analyze: bool) -> str:
+        """The plan as text; with `physical` its stages, with `analyze` what they did in a run."""
+        better = self._work.optimized(plan) if optimized else plan
+        text = explain(better)
+        stages = plan_stages(better, self._work.settings())
+        if physical or analyze:
+            text += "\n\n" + explain_stages(stages)
+        if analyze:
+            ran = Measured()
+            self._work.listeners.append(ran)
+            try:
+                self.write(plan) if isinstance(plan, n.DataSink) else self._discarded(stages)
+            finally:
+                self._work.listeners.remove(ran)
+            text += "\n\n" + ran.text()
+        return text
+
+    def _discarded(self, physical: Physical) -> None:
+        """Run for the sake of running."""
+        try:
+            result = self._work.run(physical).only
+            for part in result.parts:
+                self._work.worker.memory.pop(part.path, None)
+        finally:
+            self._work.forget(physical)
+
+    def partitions(self, plan: n.Node) -> int:
+        physical = self._work.stages(plan)
+        last = physical.stages[-1]
+        done: dict[int, Done] = {}
+        for stage in physical.stages:
+            count = n_tasks(stage, done)
+            outs = getattr(stage.output, "n", 1)
+            done[stage.id] = Done(count, outs, stage.schema, (0,) * count, ("",) * count)
+        return done[last.id].n_tasks
+
+
+def _write_result(files: Sequence[Staged], rows: int) -> WriteResult:
+    size_bytes = sum(file.size_bytes for file in files)
+    return WriteResult(tuple(file.path for file in files), rows, size_bytes)

@@ -1,0 +1,224 @@
+"""What a session holds open: scratch, worker, runtime, journal; and how plans run there.
+
+The only state of a process. `close` (also at exit) leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from millpond.engine.duckdb import VERSION as DUCKDB
+from millpond.errors import MillpondError
+from millpond.events import Event, RunFinished, RunStarted
+from millpond.formats.parquet import RowGroups, row_groups
+from millpond.optimize import RULES, optimize
+from millpond.options import Options
+from millpond.physical.planner import plan_stages
+from millpond.physical.shape import Physical, Settings
+from millpond.physical.stages import OutputFile, PartRef
+from millpond.plan import nodes as n
+from millpond.report.interrupt import one_line
+from millpond.report.line import live_line
+from millpond.report.record import Recorder
+from millpond.runtime import Journal, Outcome, run
+from millpond.runtime.journal import StoredJournal
+from millpond.runtime.publish import Receipts
+from millpond.runtime.scratch import Scratch
+from millpond.storage import Staged, Storage
+from millpond.version import VERSION
+from millpond.worker import Worker, WorkerOptions, build_worker
+
+if TYPE_CHECKING:
+    from millpond.runtime import Runtime
+
+
+class Workplace:
+    """Opened and closed by a session; whoever holds a frame keeps it alive."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._id = secrets.token_hex(6)
+        self._runs = 0
+        # Private (0700), and swept by the next session on this machine if we are killed.
+        scratch = Scratch(f"session-{self._id}")
+        self.scratch = scratch.path
+        self._remove = weakref.finalize(self, scratch.remove)
+        root = options.data_root
+        # In an object store lie journal and receipts only: parts are read by small ranges,
+        # so they stay on the disks of the machines that wrote them.
+        mounted = root is not None and "://" not in root
+        parts = os.path.join(root if root and mounted else self.scratch, "parts")
+        self.worker_options = WorkerOptions(
+            scratch=self.scratch,
+            parts=parts,
+            threads=options.threads,
+            memory_limit_bytes=options.memory_limit_bytes,
+            verify=options.verify,
+            storage_options=options.storage_options,
+        )
+        self.worker: Worker = build_worker(self.worker_options)
+        self._runtime: Runtime | None = None
+        self._journal: Journal | None = None
+        self._footers: dict[tuple[str, str], RowGroups] = {}
+        line = live_line(options.progress, self.worker.engine.fraction)
+        self.listeners: list[Callable[[Event], None]] = [line] if line else []
+        if root:
+            self.listeners.append(Recorder(self._id, self._record))
+        self._closed = False
+        self._at_exit = partial(_close_at_exit, weakref.WeakMethod(self.close))
+        atexit.register(self._at_exit)
+
+    def close(self) -> None:
+        """Workers, engine and scratch are gone afterwards."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self._at_exit)
+        self._close_runtime()
+        self.worker.close()
+        self._remove()
+
+    def check_open(self) -> None:
+        if self._closed:
+            raise MillpondError("this session is closed; open another with millpond.init().")
+
+    # ---- plans -----------------------------------------------------------------------
+
+    def optimized(self, plan: n.Node) -> n.Node:
+        return optimize(plan, RULES if self.options.optimize else ())
+
+    def stages(self, plan: n.Node) -> Physical:
+        return plan_stages(self.optimized(plan), self.settings())
+
+    def settings(self) -> Settings:
+        self.check_open()
+        self._runs += 1
+        return Settings(
+            split_bytes=self.options.split_bytes,
+            footer=self._footer,
+            sort_key=self.worker.engine.sort_key,
+            shape=self.options.shape,
+            staged_only=self.options.runtime != "local",
+            versions=f"millpond {VERSION}, duckdb {DUCKDB}",
+            run=f"{self._id}-{self._runs}",
+        )
+
+    def _footer(self, path: str) -> RowGroups:
+        storage = self.storage(path)
+        info = storage.stat(path)
+        key = path, info.version if info else ""
+        if key not in self._footers:
+            self._footers[key] = row_groups(storage, path)
+        return self._footers[key]
+
+    def run(self, physical: Physical) -> Outcome:
+        self.check_open()
+        begin, error = time.perf_counter(), ""
+        self.emit(RunStarted(physical.shape, len(physical.stages)))
+        try:
+            journal, place = self._open_journal(), self.place()
+            return run(physical.stages, place, self.emit, journal=journal, discard=self._discard)
+        except BaseException as stopped:
+            error = type(stopped).__name__
+            if isinstance(stopped, KeyboardInterrupt):
+                # It may have struck where the run had not yet noted a task that it started.
+                self._close_runtime()
+                one_line(stopped)
+            raise
+        finally:
+            self.emit(RunFinished(time.perf_counter() - begin, error))
+
+    def _discard(self, parts: Sequence[PartRef], files: Sequence[OutputFile]) -> None:
+        """What attempts that nobody wants have left; parts go with their folder."""
+        for file in files:
+            self.storage(file.staged.path).discard([file.staged])
+
+    def emit(self, event: Event) -> None:
+        for listener in list(self.listeners):
+            try:
+                listener(event)
+            except Exception as error:  # Whoever watches a run cannot stop it.
+                self.listeners.remove(listener)
+                warnings.warn(f"a listener raised {error!r}, and is not called again", stacklevel=2)
+
+    def forget(self, physical: Physical) -> None:
+        """Parts of a finished run that nothing reuses."""
+        if self.options.data_root is None and self._runtime is not None:
+            self._runtime.forget(physical.stages[0].run)
+
+    # ---- what is opened when it is needed --------------------------------------------
+
+    def storage(self, path: str) -> Storage:
+        return self.worker.storage(path)
+
+    def place(self) -> Runtime:
+        if self._runtime is None:
+            self._runtime = self._open_runtime()
+        return self._runtime
+
+    def _open_runtime(self) -> Runtime:
+        mine, given = self.worker_options, self.options
+        # A process runs one task of Python at a time, beside the engine of this process.
+        each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine))
+        if given.runtime == "ray":
+            from millpond.runtime.ray import RayRuntime
+
+            on_ray = RayRuntime(
+                each,
+                address=given.address,
+                cpus=mine.threads,
+                shared_parts=given.data_root is not None and "://" not in given.data_root,
+                allow_insecure=given.allow_insecure,
+            )
+            self.worker.fetch = on_ray.fetch
+            return on_ray
+        from millpond.runtime.local import LocalRuntime
+
+        return LocalRuntime(self.worker, each, slots=mine.threads)
+
+    def _close_runtime(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
+
+    def _open_journal(self) -> Journal | None:
+        root = self.options.data_root
+        if root is None:
+            return None
+        if self._journal is None:
+            storage = self.storage(root)
+
+            def is_staged(staged: Staged) -> bool:
+                found = storage.stat(staged.local)
+                return found is not None and found.size_bytes == staged.size_bytes
+
+            self._journal = StoredJournal(storage, root, self._id, is_staged)
+        return self._journal
+
+    def receipts(self) -> Receipts | None:
+        root = self.options.data_root
+        return Receipts(self.storage(root), root) if root else None
+
+    def _record(self, name: str, text: str) -> None:
+        """Keep what happened in a run beside its results, for `millpond report`."""
+        root = str(self.options.data_root).rstrip("/")
+        self.storage(root).put_if_absent(f"{root}/events/{name}", text.encode())
+
+
+def _close_at_exit(close: weakref.WeakMethod[Callable[[], None]]) -> None:
+    method = close()
+    if method is not None:
+        method()
+
+
+def _process_share(options: WorkerOptions) -> int:
+    return max(int(options.memory_limit_bytes * 0.3 / options.threads), 128 * 2**20)
