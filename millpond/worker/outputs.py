@@ -1,0 +1,109 @@
+"""What becomes of a task's rows: a part, an output file, or a table that stays in memory.
+
+Each function gives the fields of a `TaskResult` that it knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from millpond.engine.duckdb import Cursor
+from millpond.engine.rows_hash import rows_hash
+from millpond.engine.write import write_rows
+from millpond.physical.stages import OutputFile, PartRef, Task, ToFile, ToPart
+from millpond.storage import Staged
+from millpond.worker.worker import Worker
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def write_part(
+    rows: Iterable[pa.RecordBatch], bounds: pa.Array | None, task: Task, worker: Worker
+) -> dict[str, Any]:
+    """One part with a segment per output partition. `bounds` are those of a range."""
+    import pyarrow as pa
+
+    from millpond.engine.kernels import partition_numbers, range_partition
+    from millpond.shuffle.write import PartWriter
+
+    output = task.output
+    assert isinstance(output, ToPart)
+    path = _part_path(task, worker)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    writer = PartWriter(path, output.n, worker.engine.arrow_schema(task.schema))
+    hashed = 0 if worker.options.verify == "rows" else None
+    try:
+        for batch in rows:
+            last = batch.num_columns - 1
+            numbers: Any = None
+            if output.how == "column":
+                numbers = partition_numbers(batch.column(last), f"{output.n} partitions")
+            elif output.how == "range":
+                assert bounds is not None
+                numbers = range_partition(batch.column(last), bounds)
+            kept = batch if numbers is None else batch.select(range(last))
+            if hashed is not None:
+                hashed += rows_hash(worker.engine, pa.Table.from_batches([kept]))
+            writer.add(kept, numbers)
+        written = writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    ref = PartRef(
+        *task.id, node=worker.node, path=path, size_bytes=written.size_bytes,
+        n_partitions=output.n, n_runs=written.n_runs, index_offset=written.index_offset,
+        index_checksum=written.index_checksum, rows=written.rows,
+    )  # fmt: skip
+    return {
+        "part": ref,
+        "rows": written.rows,
+        "size_bytes": written.size_bytes,
+        "partition_rows": written.partition_rows,
+        "partition_bytes": written.partition_bytes,
+        "written_hash": None if hashed is None else hashed % 2**64,
+    }
+
+
+def _part_path(task: Task, worker: Worker) -> str:
+    stage, partition, attempt = task.id
+    # The attempt is in the name: a late one must never replace what a reader opened.
+    return os.path.join(
+        worker.options.parts, task.run, f"{stage:04d}", f"{partition:05d}.a{attempt}.part"
+    )
+
+
+def write_file(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[str, Any]:
+    """One output file, staged aside."""
+    output = task.output
+    assert isinstance(output, ToFile)
+    storage = worker.storage(output.directory)
+    staged = staged_file(task, output, task.id.partition, worker)
+    try:
+        rows = write_rows(cursor, sql, staged.local, output, worker.engine)
+        staged = storage.seal(staged)
+    except BaseException:
+        storage.discard([staged])
+        raise
+    return {
+        "files": (OutputFile(staged, rows),),
+        "rows": rows,
+        "size_bytes": staged.size_bytes,
+    }
+
+
+def staged_file(task: Task, output: ToFile, number: int, worker: Worker) -> Staged:
+    """An output file, begun aside."""
+    name = output.name.replace("{partition}", f"{number:05d}")
+    target = f"{output.directory.rstrip('/')}/{name}"
+    return worker.storage(target).stage(target, f"s{task.id.stage}a{task.id.attempt}")
+
+
+def keep_in_memory(table: pa.Table, task: Task, worker: Worker) -> dict[str, Any]:
+    """The rows stay in this process, which collects them."""
+    path = f"memory:{id(table)}"
+    worker.memory[path] = table
+    ref = PartRef(*task.id, "memory", path, table.nbytes, 1, 0, 0, 0, table.num_rows)
+    return {"part": ref, "rows": table.num_rows, "size_bytes": table.nbytes}

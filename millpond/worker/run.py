@@ -1,0 +1,140 @@
+"""A task on its way: inputs bound, steps chained, rows handed to the output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from millpond.engine import python as functions
+from millpond.engine.duckdb import Cursor
+from millpond.engine.udfs import vectorised
+from millpond.errors import MillpondError, WorkerLost
+from millpond.physical.stages import (
+    PartsLost,
+    PythonStep,
+    RecordSortStep,
+    SqlStep,
+    Step,
+    Task,
+    TaskResult,
+    ToFile,
+    ToMemory,
+    ToPart,
+)
+from millpond.shuffle.read import PartsUnreadable
+from millpond.worker.inputs import Inputs
+from millpond.worker.outputs import keep_in_memory, write_file, write_part
+from millpond.worker.told import said, unreadable
+from millpond.worker.worker import Worker
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
+    """Run one task. What cannot be read is a result (`PartsLost`); other failures are raised."""
+    wall, cpu = time.perf_counter(), time.thread_time()
+    with ExitStack() as stack:
+        run = worker.running[task.id] = _Run(task, worker, stack)
+        stack.callback(worker.running.pop, task.id)
+        try:
+            result = run.result()
+        except PartsUnreadable as bad:
+            return PartsLost(task.id, bad.refs, bad.damaged, bad.reason)
+        except MillpondError as error:
+            failure = run.inputs.failure or unreadable(task, error, worker.engine) or error
+            raise said(task, failure)  # noqa: B904 (it brings its own cause)
+    told = {"rows_in": run.inputs.rows_in, "rows_hash": run.inputs.hash_in, **result}
+    return TaskResult(
+        **told, task=task.id, node=worker.node,
+        wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu,
+    )  # fmt: skip
+
+
+class _Run:
+    """One task: a cursor for each of its steps."""
+
+    def __init__(self, task: Task, worker: Worker, stack: ExitStack) -> None:
+        self.task, self.worker, self.stack = task, worker, stack
+        self.inputs = Inputs(task, worker)
+        self._before: Step | None = None  # The step whose rows the next one reads.
+        self._called: set[str] = set()
+        self._cursors: list[Cursor] = []
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        for cursor in self._cursors:
+            cursor.interrupt()
+
+    def result(self) -> dict[str, Any]:
+        task, worker = self.task, self.worker
+        *before, last = task.fragment.steps
+        whole = not isinstance(task.output, ToPart) and isinstance(last, SqlStep) and not before
+        cursor = self._cursor(watched=whole)
+        rows: Iterator[pa.RecordBatch] | None = None
+        for step in before:
+            rows, cursor = self._step(step, rows, cursor), self._cursor()
+        match task.output, last:
+            case ToFile(), RecordSortStep():
+                from millpond.worker.records import sort_records
+
+                return sort_records(last, task, worker, self._check)
+            case ToFile(), SqlStep():
+                return write_file(cursor, self._bound(last, rows, cursor), task, worker)
+            case ToFile(), _:
+                rows, cursor = self._step(last, rows, cursor), self._cursor()
+                cursor.register("__s0", self.inputs.stream(rows, last.schema))
+                return write_file(cursor, "FROM __s0", task, worker)
+            case ToMemory(), SqlStep():
+                table = cursor.table(self._bound(last, rows, cursor))
+                return keep_in_memory(table, task, worker)
+            case ToMemory(), _:
+                table = self.inputs.stream(self._step(last, rows, cursor), last.schema).read_all()
+                return keep_in_memory(table, task, worker)
+        found = self._step(last, rows, cursor)
+        return write_part(found, self.inputs.bounds, task, worker)
+
+    def _cursor(self, *, watched: bool = False) -> Cursor:
+        engine = self.worker.engine
+        cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
+        self._cursors.append(cursor)
+        self._check()
+        return cursor
+
+    def _step(
+        self, step: Step, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor
+    ) -> Iterator[pa.RecordBatch]:
+        match step:
+            case SqlStep():
+                found = cursor.reader(self._bound(step, rows, cursor))
+            case PythonStep():
+                if rows is None:
+                    first = SqlStep("FROM __s0", step.input)
+                    rows = cursor.reader(self._bound(first, None, cursor))
+                arrow = self.worker.engine.arrow_schema
+                found = functions.apply(step.call, rows, arrow(step.input), arrow(step.schema))
+            case _:
+                raise AssertionError(step)
+        self._before = step
+        return found
+
+    def _bound(self, step: SqlStep, rows: Iterator[pa.RecordBatch] | None, cursor: Cursor) -> str:
+        """The step's SQL with its inputs in reach: the task's, or the rows of the step before."""
+        for udf in step.udfs:
+            if udf.name in self._called:  # All cursors of a process share their functions.
+                continue
+            self._called.add(udf.name)
+            kinds = [field.type for field in udf.parameters]
+            cursor.function(udf.name, vectorised(udf, self.inputs.fail), kinds, udf.returns)
+        if rows is None:
+            return self.inputs.bind(step.sql, cursor)
+        assert self._before is not None
+        cursor.register("__s0", self.inputs.stream(rows, self._before.schema))
+        return step.sql
+
+    def _check(self) -> None:
+        if self._interrupted:
+            raise WorkerLost("the task was cancelled")

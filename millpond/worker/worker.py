@@ -1,0 +1,101 @@
+"""A `Worker` is what a process brings: engine, storage, folders, a way to other nodes' parts.
+
+It is built once per process, from options that never travel inside a task.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from millpond.engine.duckdb import Engine
+from millpond.physical.stages import PartRef, TaskId
+from millpond.storage import STORES, LocalStorage, Range, RemoteFiles, Storage, open_storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Fetch = Callable[[PartRef, Sequence[tuple[int, int]]], Sequence[Any]]
+
+
+class Interruptible(Protocol):
+    """A task on its way."""
+
+    def interrupt(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a process needs to become a worker. May hold secrets: never inside a task."""
+
+    scratch: str  # Private to this process; removed by whoever made it.
+    parts: str  # Where parts are written.
+    threads: int = 1
+    memory_limit_bytes: int = 2**30
+    verify: str = "parts"
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(slots=True)
+class Worker:
+    """A process that can run tasks. `memory` holds rows of `ToMemory` tasks by name."""
+
+    engine: Engine
+    storage: Callable[[str], Storage]
+    options: WorkerOptions
+    node: str = ""
+    fetch: Fetch | None = None
+    memory: dict[str, pa.Table] = field(default_factory=dict)
+    running: dict[TaskId, Interruptible] = field(default_factory=dict)
+
+    def interrupt(self, task: TaskId) -> None:
+        """End a task that runs in another thread soon; it raises whatever it then meets."""
+        run = self.running.get(task)
+        if run is not None:
+            run.interrupt()
+
+    def ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
+        """Bytes of a part, wherever it lies."""
+        from millpond.storage.direct import read_direct
+
+        if ref.node and ref.node != self.node:
+            if self.fetch is None:
+                raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
+            return self.fetch(ref, ranges)
+        storage = self.storage(ref.path)
+        if type(storage) is LocalStorage:  # Not 3FS, which has a faster way of its own.
+            # Parts were written past the page cache: reading them through it costs ten times
+            # the CPU, see benchmarks/exchange.py.
+            return read_direct(ref.path, ranges)
+        return storage.read_many([Range(ref.path, offset, length) for offset, length in ranges])
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def build_worker(options: WorkerOptions, *, node: str = "", fetch: Fetch | None = None) -> Worker:
+    """A worker for this process."""
+    os.makedirs(options.parts, mode=0o700, exist_ok=True)
+    # DuckDB takes its share; the rest is for exchange buffers and Python.
+    share = int(options.memory_limit_bytes * 0.6)
+    engine = Engine(
+        threads=options.threads,
+        memory_limit_bytes=max(share, 64 * 2**20),
+        scratch=options.scratch,
+    )
+    lock = threading.Lock()
+    stores: dict[str, Storage] = {}
+
+    def storage(uri: str) -> Storage:
+        scheme = uri.partition("://")[0] if "://" in uri else ""
+        with lock:
+            if scheme not in stores:
+                stores[scheme] = open_storage(uri, options.storage_options)
+                if scheme in STORES:
+                    engine.read_through(RemoteFiles(stores[scheme], scheme))
+            return stores[scheme]
+
+    return Worker(engine, storage, options, node, fetch)
