@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from millpond.expr import Dialect
 from millpond.plan import build, joins, sinks
@@ -18,6 +18,9 @@ from millpond.plan import nodes as n
 from millpond.plan.functions import python_call
 from millpond.plan.udfs import udf_values
 from millpond.results import Results, checked_format
+
+if TYPE_CHECKING:
+    from millpond.runner import Columns
 
 Function = Callable[..., Any]
 
@@ -31,15 +34,16 @@ class DataFrame(Results):
     # ---- row by row ------------------------------------------------------------------
 
     def map(
-        self, sql_or_fn: str | Function, *, schema: Mapping[str, str] | None = None,
+        self, sql_or_fn: str | Function, *, schema: Columns | None = None,
         udfs: Sequence[Function] | None = None, key: str | None = None,
         deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """Each row to one row: an SQL select list, or a function `dict -> dict`.
 
         A function's columns are learnt from up to 100 rows unless `schema` (name to DuckDB
-        type) says them. Row order is kept. `udfs` are Python functions that the SQL calls by
-        name, typed by annotations; they get Arrow arrays, or single values if written so.
+        type, or a `pyarrow.Schema`) says them. Row order is kept. `udfs` are Python functions
+        that the SQL calls by name, typed by annotations; they get Arrow arrays, or single
+        values if written so.
 
         >>> sp.from_items([1, 2, 3]).map("item * 10 AS tens").take_all()
         [{'tens': 10}, {'tens': 20}, {'tens': 30}]
@@ -51,7 +55,7 @@ class DataFrame(Results):
         return self._python("map", sql_or_fn, "row", schema, key, deterministic)
 
     def flat_map(
-        self, sql_or_fn: str | Function, *, schema: Mapping[str, str] | None = None,
+        self, sql_or_fn: str | Function, *, schema: Columns | None = None,
         udfs: Sequence[Function] | None = None, key: str | None = None,
         deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
@@ -121,7 +125,7 @@ class DataFrame(Results):
 
     def map_batches(
         self, fn_or_class: Function, *, batch_size: int = 122_880,
-        schema: Mapping[str, str] | None = None, format: str = "arrow", cpus: float = 1,
+        schema: Columns | None = None, format: str = "arrow", cpus: float = 1,
         gpus: float = 0, key: str | None = None, deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """A function of batches of `batch_size` rows; a class is built once per worker.
@@ -136,7 +140,7 @@ class DataFrame(Results):
         return self._python("map_batches", fn_or_class, "batch", schema, key, deterministic, **rest)
 
     def map_partitions(
-        self, fn: Function, *, schema: Mapping[str, str] | None = None, format: str = "arrow",
+        self, fn: Function, *, schema: Columns | None = None, format: str = "arrow",
         key: str | None = None, deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """A function of each whole partition, which must fit in memory."""
@@ -144,7 +148,7 @@ class DataFrame(Results):
         return self._python("map_partitions", fn, "partition", schema, key, deterministic, **rest)
 
     def map_groups(
-        self, by: str | Sequence[str], fn: Function, *, schema: Mapping[str, str] | None = None,
+        self, by: str | Sequence[str], fn: Function, *, schema: Columns | None = None,
         format: str = "arrow", key: str | None = None, deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """A function of all rows that share a key; exchanges rows by key."""
@@ -154,13 +158,14 @@ class DataFrame(Results):
         return self._python("map_groups", fn, "group", schema, key, deterministic, **rest)
 
     def _python(
-        self, method: str, fn: Function, kind: str, schema: Mapping[str, str] | None,
+        self, method: str, fn: Function, kind: str, schema: Columns | None,
         key: str | None, deterministic: bool, **rest: Any,
     ) -> DataFrame:  # fmt: skip
         where = f"{method}({getattr(fn, '__name__', type(fn).__name__)})"
         call = python_call(fn, kind, where, key=key, deterministic=deterministic, **rest)
         if schema is not None:
-            return self._new(build.python(self.plan, call, schema, where, self._d))
+            given = self._runner.declared(schema, where)
+            return self._new(build.python(self.plan, call, given, where, self._d))
 
         def tried() -> n.Node:
             return n.PythonBatches(self.plan, call, self._runner.trial(self.plan, call, where))

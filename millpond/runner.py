@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from millpond.errors import OptionError, TargetNotEmpty, TaskError
+from millpond.errors import OptionError, SchemaMismatch, TargetNotEmpty, TaskError
 from millpond.events import Published
 from millpond.expr import Dialect, parse
 from millpond.formats.memory import ArrowRows
@@ -32,6 +32,8 @@ from millpond.workplace import Workplace
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    Columns: TypeAlias = Mapping[str, str] | pa.Schema  # Names and types that a user declares.
 
 _PLACES_ROWS = n.EvenPartition | n.HashPartition | n.Sort | n.RandomPartition
 KEPT_IN_MEMORY_BYTES = 64 * 2**20  # Of one computed frame; beyond, its rows go to files.
@@ -63,6 +65,17 @@ class Runner:
 
     def arrow_schema(self, schema: Schema) -> pa.Schema:
         return self._work.worker.engine.arrow_schema(plain(schema))
+
+    def declared(self, columns: Columns, where: str) -> Mapping[str, str] | Schema:
+        """The columns that a user says a function gives."""
+        if hasattr(columns, "empty_table"):
+            return self._work.worker.engine.schema_of(columns.empty_table())
+        if not isinstance(columns, Mapping):
+            raise SchemaMismatch(
+                f"{where}: schema is a dict of names and DuckDB types, or a pyarrow.Schema, "
+                f"not {type(columns).__name__}."
+            )
+        return columns
 
     def check_resources(self, cpus: float, gpus: float, where: str) -> None:
         """More than this machine has would wait for ever. A cluster may grow: it is asked later."""

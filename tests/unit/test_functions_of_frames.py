@@ -247,3 +247,14 @@ def test_large_results_are_kept_in_files(sp: Session, monkeypatch: pytest.Monkey
     assert [row["x"] for row in spread.take_all()] == list(range(200))
     assert spread.filter("even").count() == 100
     assert spread.num_partitions == 4
+
+
+def test_columns_may_be_declared_in_arrows_words(sp: Session) -> None:
+    columns = pa.schema([("half", pa.int16()), ("names", pa.list_(pa.string()))])
+    frame = sp.from_items([4, 6]).map(
+        lambda row: {"half": row["item"] // 2, "names": [str(row["item"])]}, schema=columns
+    )
+    assert str(frame.schema) == "half SMALLINT, names VARCHAR[]"
+    assert frame.take_all() == [{"half": 2, "names": ["4"]}, {"half": 3, "names": ["6"]}]
+    with pytest.raises(MillpondError, match=r"schema is a dict .* not list"):
+        sp.from_items([1]).map(lambda row: row, schema=["a"])
