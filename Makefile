@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS ?= dev,ray,s3,torch
+EXTRAS ?= dev,ray,s3,delta,iceberg,torch
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-full check bench clean

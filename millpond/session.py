@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame
 from millpond.errors import SchemaMismatch
 from millpond.events import Event
+from millpond.formats.iceberg import Catalog
 from millpond.formats.memory import ArrowRows
 from millpond.formats.scan import Scan
 from millpond.options import Options, options
@@ -120,6 +123,37 @@ class Session:
     def read_fixed(self, paths: Paths, fields: Mapping[str, int]) -> DataFrame:
         """Binary records of fixed width: `fields` gives the bytes of each, all BLOBs."""
         return self._frame(self._sources.fixed(paths, fields, f"read_fixed({paths!r})"))
+
+    def read_delta(
+        self, uri: str | os.PathLike[str], *, version: int | None = None,
+        timestamp: str | datetime | None = None, columns: Sequence[str] | None = None,
+    ) -> DataFrame:  # fmt: skip
+        """A Delta Lake table as it is now, at a version, or at a time (UTC if it names no zone).
+
+        Filters on its partition columns leave out whole files by the log alone. Deletion
+        vectors and column mapping are refused. Needs the extra `delta`.
+        """
+        return self._frame(
+            self._work.tables.delta(uri, columns=columns, version=version, timestamp=timestamp)
+        )
+
+    def read_iceberg(
+        self, table: str | os.PathLike[str], *, catalog: Catalog = None,
+        snapshot: int | None = None, as_of: str | datetime | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> DataFrame:  # fmt: skip
+        """An Iceberg table as it is now, at a snapshot's id, or at a time.
+
+        `table` is its name in a catalogue (`"db.trips"`), its folder, or a `.metadata.json`.
+        `catalog` names a configured one, gives its properties, or names a folder with an
+        SQLite catalogue; without it, the configured `default` or the folder `warehouse`.
+        Delete files are refused. Needs the extra `iceberg`.
+        """
+        return self._frame(
+            self._work.tables.iceberg(
+                table, columns=columns, catalog=catalog, snapshot=snapshot, as_of=as_of
+            )
+        )
 
     def _frame(self, plan: n.Node) -> DataFrame:
         return DataFrame(self._runner, plan)

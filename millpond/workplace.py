@@ -34,6 +34,7 @@ from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts
 from millpond.runtime.scratch import Scratch
 from millpond.storage import Staged, Storage
+from millpond.tables import Tables
 from millpond.version import VERSION
 from millpond.worker import Worker, WorkerOptions, build_worker
 
@@ -66,6 +67,7 @@ class Workplace:
             storage_options=options.storage_options,
         )
         self.worker: Worker = build_worker(self.worker_options)
+        self.tables = Tables(self.worker.engine, self.worker.storage)
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
         self._footers: dict[tuple[str, str], RowGroups] = {}
@@ -94,7 +96,7 @@ class Workplace:
     # ---- plans -----------------------------------------------------------------------
 
     def optimized(self, plan: n.Node) -> n.Node:
-        return optimize(plan, RULES if self.options.optimize else ())
+        return optimize(plan, (*RULES, self.tables.prune_files) if self.options.optimize else ())
 
     def stages(self, plan: n.Node) -> Physical:
         return plan_stages(self.optimized(plan), self.settings())

@@ -21,7 +21,7 @@ LEVELS = {
             ["shuffle"],
             ["worker"],
             ["runtime", "loader"],
-            ["report"],
+            ["report", "tables"],
             ["keep", "sources", "workplace"],
             ["runner"],
             ["results"],
@@ -38,6 +38,8 @@ OWNERS = {
     "ray": {"runtime/ray.py"},
     "torch": {"loader/torch.py"},
     "obstore": {"storage/object_store.py"},
+    "deltalake": {"formats/delta.py"},
+    "pyiceberg": {"formats/iceberg.py"},
     "hf3fs_fuse": {"storage/threefs.py"},
     "hf3fs_py_usrbio": {"storage/threefs.py"},
 }

@@ -112,6 +112,23 @@ def predicate(text: str, schema: Schema, where: str, dialect: Dialect) -> Expres
     return _expression(sql, items, schema, where)
 
 
+def conjuncts(
+    predicate: Expression, schema: Schema, where: str, dialect: Dialect
+) -> tuple[Expression, ...]:
+    """The conditions that must all hold for `predicate` to hold; itself, if it is only one."""
+    node, _ = _bare_select(predicate.sql, where, dialect)
+    waiting, found = [node["select_list"][0]], []
+    while waiting:
+        tree = waiting.pop(0)
+        if tree["type"] == "CONJUNCTION_AND":
+            waiting = tree["children"] + waiting
+        else:
+            found.append(tree)
+    if len(found) == 1:
+        return (predicate,)
+    return tuple(_expression(_unparse(tree, dialect), [tree], schema, where) for tree in found)
+
+
 def sort_keys(by: str | list[str] | tuple[str, ...], schema: Schema, where: str, dialect: Dialect
 ) -> tuple[SortKey, ...]:  # fmt: skip
     """`"a, b desc nulls first"` or a list of such → keys with everything resolved."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from millpond.expr import quote
 from millpond.formats.memory import ArrowRows
-from millpond.schema import Schema
+from millpond.schema import Field, Schema
 
 FILE = "__millpond_file"
 ROW = "__millpond_row"
@@ -13,11 +13,15 @@ IDENTITY = (FILE, ROW)  # Hidden columns: a row's place in the input.
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """Rows of one file: `n_rows` from `first_row`, or all of them (`n_rows` None)."""
+    """Rows of one file: `n_rows` from `first_row`, or all of them (`n_rows` None).
+
+    `values` are those of the scan's `keys` in all of its rows, as text; None is NULL.
+    """
 
     path: str
     first_row: int = 0
     n_rows: int | None = None
+    values: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Scan:
 
     `schema` holds the columns that are read; `filter` is a predicate over them that
     prunes row groups and rows; `identity` asks for the two hidden columns as well.
+    `keys` are columns that come with the slices and not out of the files: a table's
+    partitions.
     """
 
     format: str
@@ -45,6 +51,7 @@ class Scan:
     filter: str = ""
     limit: int | None = None
     identity: bool = False
+    keys: tuple[str, ...] = ()
 
 
 def scan_sql(scan: Scan, splits: tuple[Split, ...], table: str = "") -> str:
@@ -53,25 +60,54 @@ def scan_sql(scan: Scan, splits: tuple[Split, ...], table: str = "") -> str:
     if table or not slices:
         base = _select(scan, table or _no_rows(scan), "")
         return _narrowed(base, scan)
+    runs = _runs(slices)
     if dict(scan.options).get("union_by_name"):
-        return _narrowed(_by_name(scan, slices), scan)
-    whole = all(s.n_rows is None for s in slices)
-    if whole:
-        return _narrowed(_select(scan, _reader(scan, [s.path for s in slices]), ""), scan)
-    each = [_slice_sql(scan, s) for s in slices]
-    return _narrowed(" UNION ALL ".join(f"({sql})" for sql in each), scan)
+        return _narrowed(_by_name(scan, runs), scan)
+    each = [_run_sql(scan, run) for run in runs]
+    return _narrowed(each[0] if len(each) == 1 else _all(each), scan)
 
 
-def _by_name(scan: Scan, slices: list[FileSlice]) -> str:
+def _all(each: list[str]) -> str:
+    return " UNION ALL ".join(f"({sql})" for sql in each)
+
+
+def _runs(slices: list[FileSlice]) -> list[list[FileSlice]]:
+    """Neighbours that one call of the reader gives: whole files with the same values."""
+    runs: list[list[FileSlice]] = []
+    for piece in slices:
+        last = runs[-1][-1] if runs else None
+        whole = piece.n_rows is None and last is not None and last.n_rows is None
+        if last is not None and whole and piece.values == last.values:
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    return runs
+
+
+def _by_name(scan: Scan, runs: list[list[FileSlice]]) -> str:
     """Columns that no file of these splits has are NULL; the types are those of all files."""
     parts = [f"SELECT * FROM {_no_rows(scan)}"]
-    for piece in slices:
-        base = f"SELECT * FROM {_reader(scan, [piece.path])}"
-        parts.append(f"({base}{_rows_of(piece)})")
+    for run in runs:
+        items = "*"
+        if scan.keys:
+            # Some writers put the keys into the files as well.
+            given = quote.value([key.casefold() for key in scan.keys])
+            items = f"COLUMNS(lambda c: lower(c) NOT IN {given}){_constants(scan, run[0])}"
+        base = f"SELECT {items} FROM {_reader(scan, [piece.path for piece in run])}"
+        parts.append(f"({base}{_rows_of(run[0])})")
     items = ", ".join(
         f"{quote.name(f.name)}::{f.type} AS {quote.name(f.name)}" for f in scan.schema
     )
     return f"SELECT {items} FROM ({' UNION ALL BY NAME '.join(parts)})"
+
+
+def _constants(scan: Scan, piece: FileSlice) -> str:
+    values = dict(zip(scan.keys, piece.values, strict=True))
+    return "".join(f", {_constant(f, values[f.name])}" for f in scan.schema if f.name in values)
+
+
+def _constant(field: Field, value: str | None) -> str:
+    return f"{quote.value(value)}::{field.type} AS {quote.name(field.name)}"
 
 
 def reader(format: str, paths: list[str], options: tuple[tuple[str, str], ...]) -> str:
@@ -85,8 +121,16 @@ def _reader(scan: Scan, paths: list[str]) -> str:
     return reader(scan.format, paths, scan.options)
 
 
-def _slice_sql(scan: Scan, part: FileSlice) -> str:
-    return _select(scan, _reader(scan, [part.path]), _rows_of(part))
+def _run_sql(scan: Scan, run: list[FileSlice]) -> str:
+    source = _reader(scan, [piece.path for piece in run])
+    if not scan.keys:
+        return _select(scan, source, _rows_of(run[0]))
+    values = dict(zip(scan.keys, run[0].values, strict=True))
+    items = [
+        _constant(f, values[f.name]) if f.name in values else quote.name(f.name)
+        for f in scan.schema
+    ]
+    return f"SELECT {', '.join(items)} FROM {source}{_rows_of(run[0])}"
 
 
 def _rows_of(part: FileSlice) -> str:

@@ -9,6 +9,7 @@ from millpond.formats.parquet import RowGroups
 from millpond.formats.scan import FileSlice, Split
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
+from millpond.physical.splits import with_values
 from millpond.physical.stages import (
     Fragment,
     Input,
@@ -110,7 +111,7 @@ class _Statement:
     def query(self, at: n.Node) -> Pieces:
         if isinstance(at, n.DataSource):
             split = Split(tuple(FileSlice(file.path) for file in at.files), at.rows)
-            return self._source(at, (split,))
+            return self._source(at, with_values(at, (split,)))
         if isinstance(at, n.Kept):
             return self._source(at.source, at.splits)
         if self._readers[id(at)] < 2:

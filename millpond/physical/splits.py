@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def source_splits(source: DataSource, target_bytes: int, footer: Footer) -> tupl
         size = source.rows.table.nbytes
         return _row_runs(source, max(1, -(-size // target_bytes)))
     if source.scan.format == "parquet":
-        return splits(source.files, target_bytes, footer) or (Split(),)
+        return with_values(source, splits(source.files, target_bytes, footer)) or (Split(),)
     if source.scan.format == "fixed":
         return fixed_splits(source, target_bytes) or (Split(),)
     return tuple(Split((FileSlice(file.path),)) for file in source.files) or (Split(),)
@@ -40,8 +41,19 @@ def even_splits(source: DataSource, count: int, footer: Footer) -> tuple[Split, 
         return _row_runs(source, count)
     pieces = _pieces(source, footer)
     if len(pieces) < count and all(piece.n_rows is not None for piece, _ in pieces):
-        return _row_cuts(pieces, count)
-    return tuple(Split(_joined(run)) for run in _runs(pieces, count))
+        return with_values(source, _row_cuts(pieces, count))
+    return with_values(source, tuple(Split(_joined(run)) for run in _runs(pieces, count)))
+
+
+def with_values(source: DataSource, found: tuple[Split, ...]) -> tuple[Split, ...]:
+    """The splits, each slice with its file's values of the scan's keys."""
+    if not source.values:
+        return found
+    values = dict(zip((file.path for file in source.files), source.values, strict=True))
+    return tuple(
+        replace(split, slices=tuple(replace(s, values=values[s.path]) for s in split.slices))
+        for split in found
+    )
 
 
 def can_cut(source: DataSource, count: int, footer: Footer) -> bool:

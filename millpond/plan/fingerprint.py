@@ -15,4 +15,5 @@ def source_identity(source: DataSource) -> str:
     """What a source holds now: path, size and version of each file, or the rows themselves."""
     if source.rows is not None:
         return source.rows.digest
-    return digest([(file.path, file.size_bytes, file.version) for file in source.files])
+    files = [(file.path, file.size_bytes, file.version) for file in source.files]
+    return digest(files, source.values) if source.values else digest(files)

@@ -17,11 +17,15 @@ from millpond.storage import FileInfo
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """Rows of files, in the order of the files; or of a table made from Python objects."""
+    """Rows of files, in the order of the files; or of a table made from Python objects.
+
+    `values` holds, for each file, those of the scan's `keys`.
+    """
 
     scan: Scan
     files: tuple[FileInfo, ...] = ()
     rows: ArrowRows | None = None
+    values: tuple[tuple[str | None, ...], ...] = ()
 
     @property
     def schema(self) -> Schema:

@@ -15,7 +15,7 @@ from millpond.storage.object_store import ObjectStorage
 from millpond.storage.paths import plain, scheme
 from millpond.storage.protocol import Storage, put_new
 from millpond.storage.threefs import ThreeFsStorage, any_mount, find_client
-from millpond.storage.values import Buffers, FileInfo, Range, Staged
+from millpond.storage.values import Buffers, FileInfo, OutputFile, Range, Staged
 
 __all__ = [
     "STORES",
@@ -23,6 +23,7 @@ __all__ = [
     "FileInfo",
     "LocalStorage",
     "ObjectStorage",
+    "OutputFile",
     "Range",
     "RemoteFile",
     "RemoteFiles",

@@ -25,6 +25,7 @@ from millpond.storage.preads import read_files
 from millpond.storage.ranges import merge, split
 from millpond.storage.staging import (
     link_if_absent,
+    make_folder,
     remove_if_empty,
     staging_file,
     sync_folder,
@@ -68,11 +69,14 @@ class LocalStorage:
         reads = merge(wanted, size_of)
         return split(wanted, reads, read_files(reads))
 
-    def stage(self, path: str, tag: str) -> Staged:
-        """Begin to write `path` aside; the empty file `local` is there to be written."""
+    def stage(self, path: str, tag: str, *, below: str = "") -> Staged:
+        """Begin to write `path` aside; the empty file `local` is there to be written.
+
+        With `below`, the folders between that one and the file are made by `publish`.
+        """
         target = plain(path)
         with explained(target, "stage"):
-            return Staged(target, staging_file(target, tag))
+            return Staged(target, staging_file(target, tag, plain(below) if below else ""))
 
     def seal(self, staged: Staged) -> Staged:
         """Sync the file to the disk, and note its size."""
@@ -94,6 +98,7 @@ class LocalStorage:
         for file in staged:
             with explained(file.path, "publish"):
                 _check_sealed(file)
+                make_folder(os.path.dirname(file.path))
                 os.replace(file.local, file.path)
         folders = {os.path.dirname(file.path) for file in staged}
         for folder in sorted(folders):
@@ -133,6 +138,14 @@ class LocalStorage:
     def local_path(self, path: str) -> str | None:
         """The absolute path, for a path of this machine; None for a URI of another store."""
         return plain(path) if scheme(path) in ("", "file") else None
+
+    def words(self) -> dict[str, str]:
+        """Nothing: a file needs no key."""
+        return {}
+
+    def strike(self, text: str) -> str:
+        """The text as it is: there are no secrets."""
+        return text
 
 
 def _check_sealed(file: Staged) -> None:

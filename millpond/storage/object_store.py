@@ -122,11 +122,22 @@ class ObjectStorage:
         """None: an object is no file of this machine."""
         return None
 
+    def words(self) -> dict[str, str]:
+        """The options that opened this store, in the words of the `object_store` library."""
+        connection = {name: str(item).lower() if isinstance(item, bool) else str(item)
+                      for name, item in self._options.connection.items()}  # fmt: skip
+        return {**self._config, **connection}
+
+    def strike(self, text: str) -> str:
+        """`text` with three dots for every secret of this store."""
+        return self._secrets.strike(text)
+
     # Writing
 
-    def stage(self, path: str, tag: str) -> Staged:
+    def stage(self, path: str, tag: str, *, below: str = "") -> Staged:
         """Begin to write `path`, to a file on this machine's disk (where `TMPDIR` says)."""
         at = self._writable(path)
+        folder = locate(below, self._kind).key if below else at.key.rpartition("/")[0]
         with self._lock:
             if self._scratch is None:
                 self._scratch = tempfile.mkdtemp(prefix="millpond-upload-")
@@ -135,7 +146,7 @@ class ObjectStorage:
         local = os.path.join(self._scratch, name)
         with explained(local, "stage"):
             os.close(os.open(local, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        return Staged(at.uri, local, upload=_staging(at, tag).uri)
+        return Staged(at.uri, local, upload=_staging(at, tag, folder).uri)
 
     def seal(self, staged: Staged) -> Staged:
         """Upload the file to its staging key, in parallel pieces, and remove it here."""
@@ -337,7 +348,7 @@ class ObjectStorage:
     def _check_atomic(self, at: Key) -> None:
         if at.bucket in self._atomic:
             return
-        probe = _staging(at, f"probe-{secrets.token_hex(8)}")
+        probe = _staging(at, f"probe-{secrets.token_hex(8)}", at.key.rpartition("/")[0])
         try:
             twice = [self._create(probe, b"probe") for _ in range(2)]
         finally:
@@ -384,9 +395,8 @@ class ObjectStorage:
         return at
 
 
-def _staging(at: Key, tag: str) -> Key:
-    folder = at.key.rpartition("/")[0]
-    name = staging_name(at.key, tag)
+def _staging(at: Key, tag: str, folder: str) -> Key:
+    name, folder = staging_name(at.key, tag), folder.rstrip("/")
     return at._replace(key=f"{folder}/{STAGING}/{name}" if folder else f"{STAGING}/{name}")
 
 

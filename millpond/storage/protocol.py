@@ -20,8 +20,11 @@ class Storage(Protocol):
     def read_many(self, ranges: Sequence[Range]) -> Buffers:
         """The bytes of each range, in the order asked; short only at the end of a file."""
 
-    def stage(self, path: str, tag: str) -> Staged:
-        """Begin to write `path` aside. `tag` (task and attempt) keeps attempts apart."""
+    def stage(self, path: str, tag: str, *, below: str = "") -> Staged:
+        """Begin to write `path` aside. `tag` (task and attempt) keeps attempts apart.
+
+        The file lies aside in its own folder, or in the folder `below` above it.
+        """
 
     def seal(self, staged: Staged) -> Staged:
         """Make what was written durable (synced, or uploaded), still unseen by readers."""
@@ -43,6 +46,12 @@ class Storage(Protocol):
 
     def local_path(self, path: str) -> str | None:
         """Where this machine may open `path` as an ordinary file; None where it may not."""
+
+    def words(self) -> dict[str, str]:
+        """What a library that opens this store by itself must be told: keys among it."""
+
+    def strike(self, text: str) -> str:
+        """`text` without this store's secrets."""
 
 
 def put_new(storage: Storage, path: str, data: bytes) -> bool:

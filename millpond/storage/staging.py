@@ -19,9 +19,9 @@ def staging_folder(folder: str) -> str:
     return os.path.join(folder, f"{paths.STAGING}-{os.geteuid()}")
 
 
-def staging_file(target: str, tag: str) -> str:
-    """A new, empty file in the staging folder beside `target`."""
-    folder = staging_folder(os.path.dirname(target))
+def staging_file(target: str, tag: str, below: str = "") -> str:
+    """A new, empty file in the staging folder beside `target`, or in that of `below`."""
+    folder = staging_folder(below or os.path.dirname(target))
     local = os.path.join(folder, paths.staging_name(target, tag))
     for attempt in range(10):
         try:
@@ -37,11 +37,17 @@ def staging_file(target: str, tag: str) -> str:
     return local
 
 
-def _make_private(folder: str) -> None:
-    made = _missing(os.path.dirname(folder))
-    os.makedirs(os.path.dirname(folder), exist_ok=True)
+def make_folder(folder: str) -> None:
+    """Make `folder` and those above it where they are missing, durably."""
+    made = _missing(folder)
+    if made:
+        os.makedirs(folder, exist_ok=True)
     for new in made:  # A folder is durable when the one above it is synced.
         sync_folder(os.path.dirname(new))
+
+
+def _make_private(folder: str) -> None:
+    make_folder(os.path.dirname(folder))
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:

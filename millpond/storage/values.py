@@ -43,3 +43,17 @@ class Staged:
     def aside(self) -> str:
         """Where the bytes of a sealed file are until it is published: a path of its store."""
         return self.upload or self.local
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A sealed file of an output, and what is known of it.
+
+    `values` are those of the columns that the output is partitioned by, as text; None is
+    NULL. `rows` is -1 where nobody counted them.
+    """
+
+    staged: Staged
+    rows: int
+    checksum: str = ""
+    values: tuple[str | None, ...] = ()

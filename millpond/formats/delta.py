@@ -1,0 +1,234 @@
+"""Delta Lake: the log by the library `deltalake`, the files by ourselves. Its only importer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from millpond.errors import (
+    FileUnreadable,
+    MillpondError,
+    OptionError,
+    PathNotFound,
+    StorageError,
+)
+from millpond.formats.tables import Snapshot
+from millpond.lazy import extra
+from millpond.storage import FileInfo, OutputFile, Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNSUPPORTED = frozenset({"TIME", "TIME WITH TIME ZONE", "INTERVAL", "BIT", "TIMESTAMP_NS"})
+OTHER = {"UUID": "VARCHAR"}
+
+
+def snapshot(
+    storage: Storage,
+    uri: str,
+    where: str,
+    *,
+    version: int | None = None,
+    timestamp: str | datetime | None = None,
+) -> Snapshot:
+    """The state of the table at `uri`: the newest, that of a version, or that of a time.
+
+    Raises `PathNotFound` where no table is, and `FileUnreadable` for a table that uses what
+    is not supported: deletion vectors that hold rows, and column mapping.
+    """
+    import pyarrow as pa
+
+    if version is not None and timestamp is not None:
+        raise OptionError(f"{where}: pass version= or timestamp=, not both.")
+    base = storage.local_path(uri) or uri.rstrip("/")
+    with _explained(storage, uri, where):
+        table = _table(storage, base)
+        if version is not None:
+            _go_to(table, version, where)
+        if timestamp is not None:
+            _go_back(table, timestamp, where)
+        _check_readable(table, where)
+        columns = pa.schema(table.schema().to_arrow())
+        actions = pa.table(table.get_add_actions())
+        keys = tuple(table.metadata().partition_columns)
+    files = _files(actions, base)
+    values = _values(actions, keys)
+    order = sorted(range(len(files)), key=lambda i: ([v or "" for v in values[i]], files[i].path))
+    return Snapshot(
+        columns,
+        tuple(files[i] for i in order),
+        (("union_by_name", "true"), ("hive_partitioning", "false")),
+        keys,
+        tuple(values[i] for i in order) if keys else (),
+    )
+
+
+def current(storage: Storage, uri: str, where: str) -> tuple[pa.Schema, tuple[str, ...]] | None:
+    """The columns and the partition columns of the table at `uri`; None if there is none."""
+    import pyarrow as pa
+
+    try:
+        with _explained(storage, uri, where):
+            table = _table(storage, storage.local_path(uri) or uri.rstrip("/"))
+            keys = tuple(table.metadata().partition_columns)
+            return pa.schema(table.schema().to_arrow()), keys
+    except PathNotFound:
+        return None
+
+
+def commit(
+    storage: Storage,
+    uri: str,
+    outputs: Sequence[OutputFile],
+    *,
+    columns: pa.Schema,
+    keys: Sequence[str],
+    mode: str,
+    where: str,
+) -> int:
+    """Make published files part of the table in one transaction; the table's new version.
+
+    Raises `StorageError` where another writer's commit came in between and the two cannot
+    both stand; nothing is changed then.
+    """
+    transaction = extra("deltalake.transaction", extra="delta", what="write_delta()")
+    library = extra("deltalake", extra="delta", what="write_delta()")
+    base = storage.local_path(uri) or uri.rstrip("/")
+    actions = [_add(transaction, output, base, keys) for output in outputs]
+    schema = library.Schema.from_arrow(columns)
+    with _explained(storage, uri, where):
+        if library.DeltaTable.is_deltatable(base, storage_options=_words(storage)):
+            table = _table(storage, base)
+            table.create_write_transaction(
+                actions, "overwrite" if mode == "overwrite" else "append", schema, list(keys)
+            )
+        else:
+            transaction.create_table_with_add_actions(
+                base, schema, actions, mode="error", partition_by=list(keys),
+                storage_options=_words(storage),
+            )  # fmt: skip
+        return int(_table(storage, base).version())
+
+
+def arrow_columns(columns: pa.Schema, where: str) -> pa.Schema:
+    """`columns` as a Delta table would give them back."""
+    import pyarrow as pa
+
+    library = extra("deltalake", extra="delta", what="write_delta()")
+    try:
+        return pa.schema(library.Schema.from_arrow(columns).to_arrow())
+    except Exception as error:  # The library raises what its own conversions happen to.
+        raise FileUnreadable(f"{where}: Delta has no type for one of the columns ({error}).") from (
+            error
+        )
+
+
+def _table(storage: Storage, base: str) -> Any:
+    library = extra("deltalake", extra="delta", what="Delta tables")
+    return library.DeltaTable(base, storage_options=_words(storage))
+
+
+def _words(storage: Storage) -> dict[str, str] | None:
+    return storage.words() or None
+
+
+def _go_to(table: Any, version: int, where: str) -> None:
+    newest = table.version()
+    if not 0 <= version <= newest:
+        raise OptionError(f"{where}: no version {version}; the table has 0 to {newest}.")
+    table.load_as_version(version)
+
+
+def _go_back(table: Any, timestamp: str | datetime, where: str) -> None:
+    wanted = datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else timestamp
+    wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=UTC)
+    table.load_as_version(wanted)
+    made_ms = table.history(1)[0].get("timestamp", 0)
+    # The library gives the first version where there is none that old.
+    if made_ms > wanted.timestamp() * 1000:
+        first = datetime.fromtimestamp(made_ms / 1000, UTC).isoformat()
+        raise OptionError(f"{where}: the table is younger; its first version is of {first}.")
+
+
+def _check_readable(table: Any, where: str) -> None:
+    import pyarrow as pa
+
+    if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+        raise FileUnreadable(
+            f"{where}: the table uses column mapping, which is not supported: its files have other "
+            "names for the columns. Write it anew without (delta.columnMapping.mode = none)."
+        )
+    features = table.protocol().reader_features or []
+    if "deletionVectors" in features and len(pa.table(table.deletion_vectors())):
+        raise FileUnreadable(
+            f"{where}: rows of the table were deleted by deletion vectors, which are not "
+            "supported. Have its writer apply them first (REORG TABLE … APPLY (PURGE))."
+        )
+
+
+def _files(actions: pa.Table, base: str) -> list[FileInfo]:
+    names = (unquote(path) for path in actions["path"].to_pylist())
+    paths = [name if "://" in name or name[:1] == "/" else f"{base}/{name}" for name in names]
+    sizes, times = (actions[name].to_pylist() for name in ("size_bytes", "modification_time"))
+    # A file of a table is never changed.
+    return [
+        FileInfo(path, size, str(ms), ms // 1000)
+        for path, size, ms in zip(paths, sizes, times, strict=True)
+    ]
+
+
+def _values(actions: pa.Table, keys: Sequence[str]) -> list[tuple[str | None, ...]]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not keys:
+        return [()] * len(actions)
+    held = actions["partition"].combine_chunks()
+    columns = [pc.struct_field(held, key).cast(pa.string()).to_pylist() for key in keys]
+    return list(zip(*columns, strict=True))
+
+
+def _add(transaction: Any, output: OutputFile, base: str, keys: Sequence[str]) -> Any:
+    assert output.staged.path.startswith(base + "/")
+    return transaction.AddAction(
+        path=output.staged.path[len(base) + 1 :],
+        size=output.staged.size_bytes,
+        partition_values=dict(zip(keys, output.values, strict=True)),
+        modification_time=int(time.time() * 1000),
+        data_change=True,
+        stats=json.dumps({"numRecords": output.rows}),
+    )
+
+
+@contextmanager
+def _explained(storage: Storage, uri: str, where: str) -> Iterator[None]:
+    """The library's errors as ours, without secrets."""
+    errors = extra("deltalake.exceptions", extra="delta", what="Delta tables")
+    failure: MillpondError
+    try:
+        yield
+        return
+    except MillpondError:
+        raise
+    except errors.TableNotFoundError:
+        failure = PathNotFound(uri, f"{where}: no Delta table")
+    except errors.DeltaProtocolError as error:
+        failure = FileUnreadable(f"{where}: {_said(error, storage)}")
+    except errors.CommitFailedError as error:
+        failure = StorageError(
+            f"{where}: another writer has changed the table meanwhile ({_said(error, storage)}). "
+            "Nothing was written; read it again, and write again."
+        )
+    except (errors.DeltaError, OSError, ValueError) as error:
+        failure = StorageError(f"{where}: {_said(error, storage)}")
+    # Raised out here, so that no traceback shows the library's own text.
+    raise failure
+
+
+def _said(error: Exception, storage: Storage) -> str:
+    return storage.strike(str(error).strip().partition("\n")[0].rstrip("."))
