@@ -177,7 +177,10 @@ class Runner:
                 f"{where}: {error}", stage=0, partition=0, inputs="the first rows of its input",
                 traceback=error.traceback,
             ) from error.cause  # fmt: skip
-        return self._work.worker.engine.schema_of(found)
+        given = self._work.worker.engine.arrow_schema(plain(plan.schema))
+        exact = call.kind not in ("row", "flat") and call.format == "arrow"
+        schema = found.schema if exact else python.widened(found.schema, given)
+        return self._work.worker.engine.schema_of(schema.empty_table())
 
     # ---- files -----------------------------------------------------------------------
 

@@ -140,7 +140,10 @@ class Engine:
         tree: dict[str, Any] = json.loads(rows[0][0])
         if tree["error"]:
             if tree["error_type"] == "not implemented":
-                raise SqlError("only queries are taken here: SELECT …, FROM … or WITH … SELECT.")
+                raise SqlError(
+                    "only queries are taken here: SELECT …, FROM … or WITH … SELECT; and a PIVOT "
+                    "must name its values, PIVOT t ON column IN (…), for its columns to be known."
+                )
             place = tree.get("position")
             at = f", at character {int(place) + 1}." if place is not None else "."
             raise SqlError(str(tree["error_message"]).rstrip(".") + at)

@@ -338,6 +338,28 @@ def said_of(name: str, error: BaseException) -> str:
     return f"{name} raised {type(error).__name__}: {error}"
 
 
+def widened(learnt: pa.Schema, given: pa.Schema) -> pa.Schema:
+    """What a few rows tell of their types, made wide enough for the rows to come.
+
+    A decimal shows as many digits as it has, and NULLs show no type at all. A column that
+    the input has under the same name keeps its type there; other decimals get 38 digits.
+    """
+    import pyarrow as pa
+
+    fields = []
+    for field in learnt:
+        i = given.get_field_index(field.name)
+        before: Any = given.field(i).type if i >= 0 else None
+        if pa.types.is_null(field.type) and before is not None:
+            field = field.with_type(before)
+        elif pa.types.is_decimal(field.type):
+            kept = before is not None and pa.types.is_decimal(before)
+            fits = kept and before.scale >= field.type.scale
+            field = field.with_type(before if fits else pa.decimal128(38, field.type.scale))
+        fields.append(field)
+    return pa.schema(fields)
+
+
 def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
     """What the function gives for a few rows, as a table: to learn names and types."""
     import pyarrow as pa

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -258,3 +259,18 @@ def test_columns_may_be_declared_in_arrows_words(sp: Session) -> None:
     assert frame.take_all() == [{"half": 2, "names": ["4"]}, {"half": 3, "names": ["6"]}]
     with pytest.raises(MillpondError, match=r"schema is a dict .* not list"):
         sp.from_items([1]).map(lambda row: row, schema=["a"])
+
+
+def test_types_learnt_from_the_first_rows_have_room_for_the_others(sp: Session) -> None:
+    """A decimal shows the digits that it has, and a NULL no type at all."""
+    frame = sp.sql(
+        """SELECT (i * 1.5)::DECIMAL(12, 1) AS x, CASE WHEN i > 200 THEN 'late' END AS late
+           FROM range(2000) AS t(i)"""
+    )
+    same = frame.map(lambda row: {"x": row["x"], "twice": row["x"] * 2, "late": row["late"]})
+    assert str(same.schema) == "x DECIMAL(12,1), twice DECIMAL(38,1), late VARCHAR"
+    assert same.sort("x desc").take(1) == [
+        {"x": Decimal("2998.5"), "twice": Decimal("5997.0"), "late": "late"}
+    ]
+    pandas = frame.map_batches(lambda batch: batch.assign(y=batch.x), format="pandas")
+    assert pandas.sort("x desc").take(1)[0]["y"] == Decimal("2998.5")
