@@ -13,6 +13,8 @@ from typing import Any
 class MillpondError(Exception):
     """The base of all errors raised on purpose."""
 
+    at: str = ""  # The node and process of the attempt that raised it, where it was a task.
+
     def located(self, place: str) -> "MillpondError":
         """The same error, with the place in the run where it happened."""
         error = _rebuild(type(self), (f"{self} ({place})",), dict(self.__dict__))
@@ -141,6 +143,10 @@ class Transient(MillpondError):
 
 class WorkerLost(Transient):
     """The process or node that ran a task is gone."""
+
+
+class TaskTimedOut(Transient):
+    """A task ran for longer than `task_timeout`, and was ended."""
 
 
 class OutOfMemory(Transient):

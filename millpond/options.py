@@ -31,6 +31,7 @@ class Options:
     verify: str = "parts"
     name: str | None = None
     allow_insecure: bool = False
+    task_timeout: float | None = None
     split_bytes: int = 128 * 2**20
     optimize: bool = True
 
@@ -55,6 +56,8 @@ def options(**given: Any) -> Options:
     for flag in ("progress", "allow_insecure", "optimize"):
         if isinstance(told.get(flag), str):
             told[flag] = _truth(flag, told[flag])
+    if "task_timeout" in told:
+        told["task_timeout"] = _seconds("task_timeout", told["task_timeout"])
     limit = told.pop("memory_limit", None)
     limit_bytes = memory_bytes() * 8 // 10 if limit is None else size("memory_limit", limit)
     if limit_bytes < 64 * 2**20:
@@ -95,6 +98,16 @@ def _whole(name: str, given: Any, *, least: int) -> int:
     except (TypeError, ValueError):
         raise OptionError(f"{name}: {given!r} is no whole number of at least {least}.") from None
     return number
+
+
+def _seconds(name: str, given: Any) -> float:
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if isinstance(given, bool) or not 0 < seconds < float("inf"):
+        raise OptionError(f"{name}: {given!r} is no number of seconds above 0.")
+    return seconds
 
 
 def _truth(name: str, given: str) -> bool:

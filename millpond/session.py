@@ -31,6 +31,7 @@ def init(
     storage_options: Mapping[str, str] | None = None, progress: bool | None = None,
     seed: int | None = None, shape: str | None = None, verify: str | None = None,
     name: str | None = None, allow_insecure: bool | None = None,
+    task_timeout: float | None = None,
 ) -> Session:  # fmt: skip
     """Open a session in this process: no service, no port, nothing left behind.
 

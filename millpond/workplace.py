@@ -29,7 +29,7 @@ from millpond.plan import nodes as n
 from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
 from millpond.report.record import Recorder
-from millpond.runtime import Journal, Outcome, run
+from millpond.runtime import Journal, Outcome, Policy, run
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.publish import Receipts
 from millpond.runtime.scratch import Scratch
@@ -128,7 +128,9 @@ class Workplace:
         self.emit(RunStarted(physical.shape, len(physical.stages)))
         try:
             journal, place = self._open_journal(), self.place()
-            return run(physical.stages, place, self.emit, journal=journal, discard=self._discard)
+            policy = Policy(task_timeout_s=self.options.task_timeout)
+            return run(physical.stages, place, self.emit, journal=journal, policy=policy,
+                       discard=self._discard)  # fmt: skip
         except BaseException as stopped:
             error = type(stopped).__name__
             if isinstance(stopped, KeyboardInterrupt):

@@ -121,7 +121,7 @@ class Engine:
         self._root.register_filesystem(files.filesystem())
         self._files.append(files)
 
-    def failure_in(self, error: duckdb.Error) -> MillpondError | None:
+    def failure_in(self, error: duckdb.Error | OSError) -> MillpondError | None:
         """The failure of a storage that DuckDB met and passes on; None if it is its own."""
         text = str(error)
         found = (files.failure_in(text) for files in self._files)
@@ -292,18 +292,30 @@ class Cursor:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             if (failure := self._engine.failure_in(error)) is not None:
                 raise failure from None
-            raise translated(error, self._engine.scratch) from error
-        except OSError as error:
-            # pyarrow wraps what a DuckDB stream raises while it is read.
-            raise SqlError(_first_paragraph(str(error))) from error
+            # pyarrow wraps what a DuckDB stream raises while it is read: only its text is left.
+            own = error if isinstance(error, duckdb.Error) else _named(str(error))
+            raise translated(own, self._engine.scratch) from error
 
 
 def _sort_key(keys: Sequence[SortKey]) -> str:
     items = ", ".join(f"{key.sql}, '{key.direction}'" for key in keys)
     return f"create_sort_key({items})"
+
+
+def _named(text: str) -> duckdb.Error:
+    """DuckDB's error again, from its text, which begins with the name of its class."""
+    kind = _KINDS.get(text.partition(":")[0], duckdb.Error)
+    return kind(text)
+
+
+# Those that `translated` tells apart; DuckDB writes the name before every message.
+_KINDS: Mapping[str, type[duckdb.Error]] = {
+    "Out of Memory Error": duckdb.OutOfMemoryException,
+    "IO Error": duckdb.IOException,
+}
 
 
 def translated(error: duckdb.Error, scratch: str) -> MillpondError:

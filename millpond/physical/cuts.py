@@ -50,7 +50,7 @@ class Cuts:
         stage = Stage(
             number,
             titled(pipe.title, "→ " + title),
-            Fragment(steps_of(pipe)),
+            Fragment(steps_of(pipe), pipe.row_wise),
             pipe.inputs,
             output,
             schema,
@@ -65,7 +65,7 @@ class Cuts:
     def read(self, stage: int, edge: Edge, pipe: Pipe, count: int) -> Pipe:
         sql = f.cast(f.slot(0), self.stages[stage].schema, pipe.schema, False)
         return Pipe((StageInput(stage, edge),), sql, pipe.schema, count,
-                    determinism=pipe.determinism)  # fmt: skip
+                    determinism=pipe.determinism, row_wise=True)  # fmt: skip
 
     def handed_over(self, pipe: Pipe) -> Pipe:
         """The same rows in the same partitions, read from parts of a stage of their own."""

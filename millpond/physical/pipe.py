@@ -26,9 +26,11 @@ class Pipe:
     resources: Resources = ONE_CPU
     title: str = ""
     udfs: tuple[Udf, ...] = ()  # Functions that `sql` calls.
+    row_wise: bool = False  # Each row comes from one row of the first input.
 
     def then(self, sql: Pieces, schema: Schema, title: str) -> "Pipe":
-        return replace(self, sql=sql, schema=schema, title=titled(self.title, title))
+        title = titled(self.title, title)
+        return replace(self, sql=sql, schema=schema, title=title, row_wise=False)
 
 
 def steps_of(pipe: Pipe) -> tuple[Step, ...]:

@@ -152,12 +152,14 @@ class _Planner:
         )
         source = SourceInput(node.scan, splits, identity=source_identity(node))
         return Pipe(
-            (source,), f.slot(0), node.schema, len(splits), title=f"read {node.scan.format}"
-        )
+            (source,), f.slot(0), node.schema, len(splits), title=f"read {node.scan.format}",
+            row_wise=True,
+        )  # fmt: skip
 
     def _kept(self, node: n.Kept) -> Pipe:
         source = SourceInput(node.source.scan, node.splits, identity=source_identity(node.source))
-        return Pipe((source,), f.slot(0), node.schema, len(node.splits), title="read kept rows")
+        return Pipe((source,), f.slot(0), node.schema, len(node.splits), title="read kept rows",
+                    row_wise=True)  # fmt: skip
 
     def _python(self, node: n.PythonBatches) -> Pipe:
         call = node.call
@@ -183,6 +185,7 @@ class _Planner:
             udfs=(),
             title=titled(pipe.title, call.name),
             determinism=pipe.determinism if call.deterministic else VARIES,
+            row_wise=pipe.row_wise and call.kind not in ("partition", "group"),
         )
 
     def _cut_finer(self, call: n.PythonCall, node: n.Node) -> Pipe | None:
@@ -219,10 +222,11 @@ class _Planner:
     def _row_wise(self, node: n.Project | n.Filter, pipe: Pipe) -> Pipe:
         if clash(called(pipe), node.udfs):
             pipe = self.cuts.handed_over(pipe)
-        pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, word(node))
+        done = pipe.then(f.render(node, (pipe.sql,)), node.schema, word(node))
         varies = (node.expression if isinstance(node, n.Project) else node.predicate).varies
         udfs = tuple(dict.fromkeys((*pipe.udfs, *node.udfs)))
-        return replace(pipe, determinism=VARIES if varies else pipe.determinism, udfs=udfs)
+        determinism = VARIES if varies else pipe.determinism
+        return replace(done, determinism=determinism, udfs=udfs, row_wise=pipe.row_wise)
 
     # ---- several inputs --------------------------------------------------------------
 

@@ -66,14 +66,16 @@ def _bounds(cuts: Cuts, pipe: Pipe, key: str, count: int) -> int:
     place = f.numbered(keys) if fixed else f.over(
         f"SELECT *, row_number() OVER (PARTITION BY key) AS {f.ORDINAL}", keys)  # fmt: skip
     tail = f"\nORDER BY hash(key, {f.ORDINAL}), key LIMIT {SAMPLED_ROWS}"
-    sample = replace(_narrowed(pipe), sql=f.over("SELECT key", place, tail), schema=blob)
+    sql = f.over("SELECT key", place, tail)
+    sample = replace(_narrowed(pipe), sql=sql, schema=blob, row_wise=False)
     sampled = cuts.close(sample, ToPart(), "sample keys")
     read = cuts.read(sampled, Edge.ALL, sample, 1)
     ranked = f.over(
         "SELECT key, row_number() OVER (ORDER BY key) AS r, count(*) OVER () AS c", read.sql
     )
     cut = f" WHERE r < c AND (r * {count}) // c > ((r - 1) * {count}) // c ORDER BY r"
-    pipe = replace(read, sql=f.over("SELECT key", ranked, cut), schema=blob)
+    sql = f.over("SELECT key", ranked, cut)
+    pipe = replace(read, sql=sql, schema=blob, row_wise=False)
     return cuts.close(pipe, ToPart(), "bounds")
 
 

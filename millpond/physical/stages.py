@@ -74,9 +74,14 @@ Step = SqlStep | PythonStep | RecordSortStep
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A chain of steps; each reads what the one before gives. Rows stream through it."""
+    """A chain of steps; each reads what the one before gives. Rows stream through it.
+
+    `row_wise`: each row of the answer comes from one row of the first input, so the work
+    may be done in pieces of it.
+    """
 
     steps: tuple[Step, ...]
+    row_wise: bool = False
 
     @property
     def has_python(self) -> bool:
@@ -239,6 +244,8 @@ class Task:
     schema: Schema
     resources: Resources = field(default_factory=Resources)
     prefer: tuple[str, ...] = ()  # Nodes that hold the input.
+    # After it ran out of memory alone: on one thread, and row-wise work on so many rows at a time.
+    rows_at_once: int | None = None
     fingerprint: str = ""
     run: str = ""
 

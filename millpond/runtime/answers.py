@@ -4,6 +4,7 @@ A user's exception may not pickle, or not unpickle elsewhere; then its text trav
 ours. Bytes also keep a runtime from wrapping errors in errors of its own.
 """
 
+import os
 import pickle
 import traceback
 from contextlib import suppress
@@ -21,12 +22,13 @@ def answer(task: Task, worker: Worker) -> bytes:
     try:
         return pickle.dumps(("ended", run_task(task, worker), b""), protocol=5)
     except BaseException as error:  # The task ends here: also sys.exit() of user code, our bugs.
-        return failure(task, error)
+        return failure(task, error, worker.node)
 
 
-def failure(task: Task, error: BaseException) -> bytes:
-    """The answer of a task that raised `error`."""
+def failure(task: Task, error: BaseException, node: str) -> bytes:
+    """The answer of a task that raised `error` on `node`, if that has a name."""
     if isinstance(error, MillpondError):
+        error.at = f"node {node}" if node else f"process {os.getpid()}"
         return _raised(error, error.__cause__)
     if isinstance(error, MemoryError):
         return _raised(OutOfMemory(f"Python ran out of memory: {error}"), None)

@@ -51,13 +51,19 @@ def discards(part: PartRef | None, files: tuple[OutputFile, ...]) -> list[Comman
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How often to try again, and when a task counts as slow.
+    """How often to try again, when a task counts as slow, and when as hanging.
 
     A task is slow once it has run for `twin_factor` times the `twin_quantile` of the
     finished tasks of its stage, if at least half of the stage (and `twin_after`
     tasks) is done and it runs for `twin_min_s` or more. On one node, where a task is
     slow because it is large rather than because its machine is, all of this is
     `one_node_factor` times as long.
+
+    An attempt that runs for `task_timeout_s` is ended and counts as failed. None: a long
+    task and one that hangs look the same, so only the user can tell.
+
+    A task that ran out of memory runs again alone on its node; then alone on one thread,
+    with `rows_at_once` rows where its work is row by row.
     """
 
     max_attempts: int = 4
@@ -67,3 +73,5 @@ class Policy:
     twin_min_s: float = 10.0
     twin_after: int = 3
     one_node_factor: float = 6.0
+    task_timeout_s: float | None = None
+    rows_at_once: tuple[int, ...] = (8_192, 512)

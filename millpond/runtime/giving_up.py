@@ -6,6 +6,13 @@ from millpond.errors import GaveUp, OutOfMemory, PartDamaged
 from millpond.physical.stages import PartRef, Stage
 
 
+def attempt_failed(attempt: int, how: str, error: BaseException) -> str:
+    """A line of a task's story: which attempt, how and where it ran, and what happened."""
+    at = getattr(error, "at", "")
+    notes = ", ".join(note for note in (at and f"on {at}", how) if note)
+    return f"attempt {attempt}{f' ({notes})' if notes else ''}: {type(error).__name__}: {error}"
+
+
 def task_failed(stage: Stage, partition: int, story: Sequence[str], error: BaseException) -> GaveUp:
     """A task failed as often as it may; `story` has a line per attempt."""
     lines = "\n".join(f"  {line}" for line in story)

@@ -69,7 +69,9 @@ class Progress:
         self.failures = bytearray(n)
         self.losses = bytearray(n)
         self.damages = bytearray(n)
-        self.alone: set[int] = set()  # Tasks that ran out of memory among others.
+        # Tasks that ran out of memory, and how they run since: 0 is alone on their node, then
+        # alone and in pieces, smaller and smaller.
+        self.alone: dict[int, int] = {}
         self.durations_s: deque[float] = deque(maxlen=_DURATIONS)
         self.parts: list[PartRef | None] = [None] * n
         self.files: list[tuple[OutputFile, ...]] = [()] * n

@@ -317,7 +317,7 @@ def _run(session: str, shared: bool, bare: Task, stages: tuple[int, ...], *parts
     try:
         worker = _worker(session, shared)
     except MillpondError as error:
-        return failure(bare, error)
+        return failure(bare, error, ray.get_runtime_context().get_node_id())
     return answer(bound(bare, dict(zip(stages, parts, strict=True))), worker)
 
 

@@ -30,6 +30,9 @@ from millpond.runtime.progress import Reused
 from millpond.runtime.schedule import Schedule
 
 _TICK_S = 0.25
+# More cannot pass between two ticks unless this process was stopped: its tasks are no
+# later for that.
+_STEP_S = 5.0
 # A cancelled task ends within a moment. After a failure, files that are still being
 # written are worth a longer wait; what ends later yet is discarded when it ends.
 _END_S, _FAILED_END_S = 2.0, 30.0
@@ -120,15 +123,17 @@ class _Run:
         self._futures: dict[TaskId, tuple[Future[Ended], int]] = {}
         self._busy = 0  # Slots of futures that have not ended, cancelled ones included.
         self._finished = False
+        self._clock_s = 0.0  # The schedule's.
 
     def go(self) -> None:
         self._do(self._schedule.start())
-        next_tick_s = 0.0
+        ticked_s = float("-inf")
         while not self._finished:
             now_s = time.monotonic()
-            if now_s >= next_tick_s:
-                next_tick_s = now_s + _TICK_S
-                self._do(self._schedule.tick(now_s))
+            if now_s >= ticked_s + _TICK_S:
+                self._clock_s += min(now_s - ticked_s, _STEP_S)
+                ticked_s = now_s
+                self._do(self._schedule.tick(self._clock_s))
                 if self._journal is not None:
                     self._journal.tick(now_s)
             self._fill()

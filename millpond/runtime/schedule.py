@@ -16,7 +16,7 @@ from math import ceil
 
 import numpy as np
 
-from millpond.errors import MillpondError, OutOfMemory, Transient
+from millpond.errors import MillpondError, OutOfMemory, TaskTimedOut, Transient
 from millpond.events import (
     Event,
     PartsMissing,
@@ -39,7 +39,12 @@ from millpond.physical.stages import (
 )
 from millpond.runtime.commands import Cancel, Command, Finished, GiveUp, Policy, Submit, discards
 from millpond.runtime.conservation import RowsNotConserved, check, check_stage
-from millpond.runtime.giving_up import part_damaged, part_lost_again, task_failed
+from millpond.runtime.giving_up import (
+    attempt_failed,
+    part_damaged,
+    part_lost_again,
+    task_failed,
+)
 from millpond.runtime.progress import DONE, RUNNING, WAITING, Progress, Reused
 
 
@@ -124,11 +129,12 @@ class Schedule:
         return commands
 
     def tick(self, now_s: float) -> list[Command]:
-        """Time passed. Free slots take twins of slow tasks."""
+        """Time passed. Attempts that hang are ended, and free slots take twins of slow tasks."""
         self._now_s = max(self._now_s, now_s)  # A clock may jump; a task never gets younger.
+        commands = self._timed_out()
         if self._free <= 0 or self.closed:
-            return []
-        limits, commands = dict[int, float | None](), list[Command]()
+            return commands
+        limits = dict[int, float | None]()
         for (stage, partition), attempts in list(self._running.items()):
             if stage not in limits:
                 limits[stage] = self._slow_after_s(self.progress[stage])
@@ -171,14 +177,11 @@ class Schedule:
             return self._give_up(error)
         progress, partition = self.progress[task.stage], task.partition
         story = self._stories.setdefault((task.stage, partition), [])
-        story.append(f"attempt {task.attempt}: {type(error).__name__}: {error}")
+        story.append(attempt_failed(task.attempt, self._how(progress, partition), error))
         progress.failures[partition] += 1
-        if progress.failures[partition] >= self._policy.max_attempts:
+        may_pass = not isinstance(error, OutOfMemory) or self._take_less(progress, partition)
+        if not may_pass or progress.failures[partition] >= self._policy.max_attempts:
             return self._give_up(task_failed(progress.stage, partition, story, error))
-        if isinstance(error, OutOfMemory):
-            if partition in progress.alone:
-                return self._give_up(task_failed(progress.stage, partition, story, error))
-            progress.alone.add(partition)
         self._wait_again(progress, partition, str(error))
         return []
 
@@ -224,10 +227,51 @@ class Schedule:
         attempts[task.id.attempt] = self._now_s
         if partition in progress.alone:
             cpus = float(max(self._node_slots, ceil(task.resources.cpus)))
-            task = replace(task, resources=replace(task.resources, cpus=cpus))
+            resources = replace(task.resources, cpus=cpus)
+            rows = self._rows_at_once(progress, partition)
+            task = replace(task, resources=resources, rows_at_once=rows)
         if not progress.reads:
             return task
         return replace(task, inputs=tuple(self._bound(item) for item in task.inputs))
+
+    def _take_less(self, progress: Progress, partition: int) -> bool:
+        """After a task ran out of memory: how it runs from now on. False if there is no less."""
+        was_alone = partition in progress.alone or not self._running
+        progress.alone[partition] = progress.alone.get(partition, 0) + was_alone
+        # Work that is not row by row has one step down: one thread instead of several.
+        pieces = self._policy.rows_at_once[: None if progress.stage.fragment.row_wise else 1]
+        return progress.alone[partition] <= len(pieces)
+
+    def _rows_at_once(self, progress: Progress, partition: int) -> int | None:
+        step = progress.alone.get(partition, 0)
+        return self._policy.rows_at_once[step - 1] if step else None
+
+    def _how(self, progress: Progress, partition: int) -> str:
+        """How the last attempt of a task ran, in words."""
+        if partition not in progress.alone:
+            return ""
+        rows = self._rows_at_once(progress, partition)
+        if rows is None:
+            return "alone"
+        in_pieces = f", {rows:,} rows at a time" if progress.stage.fragment.row_wise else ""
+        return f"alone, on one thread{in_pieces}"
+
+    def _timed_out(self) -> list[Command]:
+        limit_s, commands = self._policy.task_timeout_s, list[Command]()
+        if limit_s is None or self.closed:
+            return commands
+        late = [
+            TaskId(stage, partition, attempt)
+            for (stage, partition), attempts in self._running.items()
+            for attempt, since_s in attempts.items()
+            if self._now_s - since_s >= limit_s
+        ]
+        for task in late:
+            error = TaskTimedOut(f"it was ended after {limit_s:g} s (task_timeout)")
+            commands += [Cancel(task), *self.failed(task, error)]
+            if self.closed:
+                break
+        return commands
 
     def _bound(self, item: TaskInput) -> TaskInput:
         """The input with the parts that exist: all, in one shared tuple, or the few it reads."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
@@ -12,6 +15,7 @@ from millpond.engine.duckdb import Cursor
 from millpond.engine.udfs import vectorised
 from millpond.errors import MillpondError, WorkerLost
 from millpond.physical.stages import (
+    PartRows,
     PartsLost,
     PythonStep,
     RecordSortStep,
@@ -27,7 +31,7 @@ from millpond.shuffle.read import PartsUnreadable
 from millpond.worker.inputs import Inputs
 from millpond.worker.outputs import keep_in_memory, write_file, write_part
 from millpond.worker.told import said, unreadable
-from millpond.worker.worker import Worker
+from millpond.worker.worker import Worker, build_worker
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +41,8 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
     """Run one task. What cannot be read is a result (`PartsLost`); other failures are raised."""
     wall, cpu = time.perf_counter(), time.thread_time()
     with ExitStack() as stack:
+        if task.rows_at_once is not None:
+            worker = stack.enter_context(_on_one_thread(worker, task))
         run = worker.running[task.id] = _Run(task, worker, stack)
         stack.callback(worker.running.pop, task.id)
         try:
@@ -51,6 +57,20 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
         **told, task=task.id, node=worker.node,
         wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu,
     )  # fmt: skip
+
+
+@contextmanager
+def _on_one_thread(worker: Worker, task: Task) -> Iterator[Worker]:
+    """A worker for one task that was too large for `worker`: each thread takes memory."""
+    scratch = os.path.join(worker.options.scratch, "alone-{}-{}-{}".format(*task.id))
+    options = replace(worker.options, threads=1, scratch=scratch)
+    one = build_worker(options, node=worker.node, fetch=worker.fetch)
+    one.memory, one.running = worker.memory, worker.running
+    try:
+        yield one
+    finally:
+        one.close()
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class _Run:
@@ -72,6 +92,8 @@ class _Run:
     def result(self) -> dict[str, Any]:
         task, worker = self.task, self.worker
         *before, last = task.fragment.steps
+        if task.rows_at_once and task.fragment.row_wise:
+            return self._in_pieces(task.rows_at_once)
         whole = not isinstance(task.output, ToPart) and isinstance(last, SqlStep) and not before
         cursor = self._cursor(watched=whole)
         rows: Iterator[pa.RecordBatch] | None = None
@@ -96,6 +118,28 @@ class _Run:
                 return keep_in_memory(table, task, worker)
         found = self._step(last, rows, cursor)
         return write_part(found, self.inputs.bounds, task, worker)
+
+    def _in_pieces(self, n_rows: int) -> dict[str, Any]:
+        """What the steps make of `n_rows` rows of the first input at a time."""
+        task, worker = self.task, self.worker
+        first = task.inputs[0]
+        given = first.schema if isinstance(first, PartRows) else first.scan.schema
+        whole, cursors = SqlStep("FROM __s0", given), [self._cursor() for _ in task.fragment.steps]
+        reading, writing = self._cursor(), self._cursor()
+        source = reading.reader(self._bound(whole, None, reading))
+
+        def made() -> Iterator[pa.RecordBatch]:
+            for piece in functions.sized(source, worker.engine.arrow_schema(given), n_rows):
+                rows: Iterator[pa.RecordBatch] = iter([piece])
+                self._before = whole
+                for step, cursor in zip(task.fragment.steps, cursors, strict=True):
+                    rows = self._step(step, rows, cursor)
+                yield from rows
+
+        if isinstance(task.output, ToPart):
+            return write_part(made(), self.inputs.bounds, task, worker)
+        writing.register("__s0", self.inputs.stream(made(), task.fragment.schema))
+        return write_file(writing, "FROM __s0", task, worker)
 
     def _cursor(self, *, watched: bool = False) -> Cursor:
         engine = self.worker.engine

@@ -2,7 +2,7 @@
 
 from millpond.engine.duckdb import Engine
 from millpond.engine.python import FunctionError
-from millpond.errors import FileUnreadable, MillpondError, SqlError, TaskError
+from millpond.errors import FileUnreadable, MillpondError, OutOfMemory, SqlError, TaskError
 from millpond.formats.scan import reader
 from millpond.physical.stages import PartRows, SplitRows, Task
 
@@ -11,6 +11,8 @@ def said(task: Task, error: MillpondError) -> MillpondError:
     """The error with its place in the run, for whoever started the run."""
     inputs = describe_inputs(task)
     if isinstance(error, FunctionError):
+        if isinstance(error.cause, MemoryError):
+            return OutOfMemory(f"{error} (input: {inputs})")
         told = TaskError(
             str(error), stage=task.id.stage, partition=task.id.partition, inputs=inputs,
             traceback=error.traceback,

@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 from fake_runtime import Faulty
 from runtimes import in_this_thread, local, ray, reading
-from small_pipelines import ALL, gather, python, rows_of, spread, spread_at_random
+from small_pipelines import (
+    ALL,
+    N_SPLITS,
+    SPLIT_ROWS,
+    forward,
+    gather,
+    python,
+    rows_of,
+    spread,
+    spread_at_random,
+)
 
 from millpond.errors import OutOfMemory, WorkerLost
 from millpond.events import Event, PartsMissing, TaskFinished, TaskRetried
@@ -102,6 +112,30 @@ def test_the_worker_is_killed_between_its_part_and_its_result(
 def test_a_task_runs_out_of_memory_once(runtime: Runtime, stages: list[Stage]) -> None:
     full = {(1, 1, 0): OutOfMemory("2 GB were not enough")}
     assert survives(Through(runtime, fail=full), stages, Seen())
+
+
+def test_a_task_is_too_large_for_the_memory_and_runs_in_pieces(runtime: Runtime) -> None:
+    def large(rows: Any) -> Any:
+        if rows.num_rows > 20:
+            raise MemoryError("a batch of all rows does not fit")
+        return rows
+
+    seen = Seen()
+    stages = [spread(N, python(large, "batch")), forward(1, 0, python(large, "batch"))]
+    stages = [replace(stage, run="pieces") for stage in stages]
+    outcome = run(stages, runtime, seen, policy=Policy(rows_at_once=(16, 8))).only
+    rows = rows_of(outcome.parts, reading(runtime))
+    assert rows == [
+        [x for p in range(N) for x in ALL if x % N == p and x // SPLIT_ROWS == split]
+        for split in range(N_SPLITS)
+    ]
+    assert seen.has(TaskRetried)
+
+
+def test_a_task_hangs_with_no_other_to_tell_it_from(runtime: Runtime, stages: list[Stage]) -> None:
+    timeout, seen = Policy(task_timeout_s=2.0, twin_after=99), Seen()
+    assert survives(Through(runtime, hang={(1, 0, 0)}), stages, seen, policy=timeout)
+    assert seen.has(TaskRetried)
 
 
 def test_a_task_hangs(runtime: Runtime, stages: list[Stage]) -> None:

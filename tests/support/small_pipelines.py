@@ -60,7 +60,7 @@ def spread(n: int, *before: Step, by: str = "x", **fields: Any) -> Stage:
     return Stage(
         0,
         "spread",
-        Fragment((*before, step)),
+        Fragment((*before, step), row_wise=True),
         (numbers(),),
         ToPart(n, "column"),
         X,
@@ -76,7 +76,7 @@ def spread_at_random(n: int) -> Stage:
 def forward(id: int, before: int, *steps: Step) -> Stage:
     """The rows of a stage, part by part, through `steps`."""
     first = SqlStep("FROM __s0", X)
-    fragment = Fragment((first, *steps))
+    fragment = Fragment((first, *steps), row_wise=True)
     return Stage(id, "forward", fragment, (StageInput(before, Edge.FORWARD),), ToPart(), X)
 
 

@@ -3,12 +3,23 @@
 from dataclasses import replace
 
 import pytest
-from runtime_values import begun, finish, ids, lost, reader, result, sink, source, submitted
+from runtime_values import (
+    FRAGMENT,
+    begun,
+    finish,
+    ids,
+    lost,
+    reader,
+    result,
+    sink,
+    source,
+    submitted,
+)
 
 from millpond.errors import GaveUp, OutOfMemory, PartDamaged, TaskError, WorkerLost
 from millpond.events import PartsMissing, StageFinished, StagePlanned, TaskRetried
 from millpond.physical.stages import Determinism, Edge, PartRows, Resources, TaskId, TaskResult
-from millpond.runtime.commands import Cancel, Discard, Finished, GiveUp, Submit
+from millpond.runtime.commands import Cancel, Discard, Finished, GiveUp, Policy, Submit
 from millpond.runtime.progress import Reused
 from millpond.runtime.schedule import Schedule
 
@@ -114,14 +125,55 @@ def test_out_of_memory_runs_again_alone_on_its_node() -> None:
     assert ids(submitted(schedule.free_slots(2))) == [TaskId(0, 2)]
 
 
-def test_out_of_memory_alone_gives_up_and_says_what_to_set() -> None:
+def test_out_of_memory_alone_runs_again_in_pieces_smaller_each_time_then_gives_up() -> None:
+    schedule = begun(source(0, 2, fragment=replace(FRAGMENT, row_wise=True)), slots=2)
+    schedule.free_slots(2)
+    full = OutOfMemory("2 GB")
+    full.at = "node n7"
+    ran = []
+    assert schedule.failed(TaskId(0, 0), full) == []
+    schedule.succeeded(result_of(schedule, 0, 1))
+    for attempt in (1, 2):
+        (task,) = submitted(schedule.free_slots(2))
+        ran.append((task.resources.cpus, task.rows_at_once))
+        assert schedule.failed(TaskId(0, 0, attempt), full) == []
+    (task,) = submitted(schedule.free_slots(2))
+    (command,) = schedule.failed(TaskId(0, 0, 3), full)
+    assert [*ran, (task.resources.cpus, task.rows_at_once)] == [(2, None), (2, 8_192), (2, 512)]
+    assert isinstance(command, GiveUp)
+    assert str(command.error).splitlines()[1:] == [
+        "  attempt 0 (on node n7): OutOfMemory: 2 GB",
+        "  attempt 1 (on node n7, alone): OutOfMemory: 2 GB",
+        "  attempt 2 (on node n7, alone, on one thread, 8,192 rows at a time): OutOfMemory: 2 GB",
+        "  attempt 3 (on node n7, alone, on one thread, 512 rows at a time): OutOfMemory: 2 GB",
+        "Raise memory_limit, or use more partitions, so that each task holds less.",
+    ]
+
+
+def test_out_of_memory_of_the_only_task_goes_to_one_thread_at_once() -> None:
+    """It was alone already; and work that needs all its rows comes in no pieces."""
     schedule = begun(source(0, 1), slots=2)
     schedule.free_slots(2)
     schedule.failed(TaskId(0, 0), OutOfMemory("2 GB"))
-    schedule.free_slots(2)
+    (task,) = submitted(schedule.free_slots(2))
+    assert task.rows_at_once == 8_192
     (command,) = schedule.failed(TaskId(0, 0, 1), OutOfMemory("2 GB"))
     assert isinstance(command, GiveUp)
-    assert "memory_limit" in str(command.error)
+    assert "alone, on one thread)" in str(command.error)
+
+
+def test_an_attempt_past_the_time_out_is_ended_and_counts_as_failed() -> None:
+    schedule = begun(source(0, 2), slots=2, policy=Policy(task_timeout_s=60.0, max_attempts=2))
+    schedule.free_slots(2)
+    assert schedule.tick(now_s=59.0) == []
+    schedule.succeeded(result_of(schedule, 0, 1))
+    assert schedule.tick(now_s=60.0) == [Cancel(TaskId(0, 0))]
+    assert schedule.failed(TaskId(0, 0), WorkerLost("the task was cancelled")) == []
+    assert ids(submitted(schedule.free_slots(2))) == [TaskId(0, 0, 1)]
+    cancel, command = schedule.tick(now_s=120.0)
+    assert cancel == Cancel(TaskId(0, 0, 1))
+    assert isinstance(command, GiveUp)
+    assert "attempt 1: TaskTimedOut: it was ended after 60 s (task_timeout)" in str(command.error)
 
 
 def test_a_task_of_several_cpus_takes_as_many_slots() -> None:
