@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from millpond.errors import MillpondError
     from millpond.loader import mix, open_dataset
     from millpond.runner import WriteResult
+    from millpond.runtime.gc import gc
     from millpond.session import Session, init
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Session",
     "WriteResult",
     "__version__",
+    "gc",
     "init",
     "mix",
     "open_dataset",
@@ -32,6 +34,7 @@ _ROOMS = {
     "MillpondError": "millpond.errors",
     "Session": "millpond.session",
     "WriteResult": "millpond.runner",
+    "gc": "millpond.runtime.gc",
     "init": "millpond.session",
     "mix": "millpond.loader",
     "open_dataset": "millpond.loader",

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from millpond.dataframe import DataFrame
 from millpond.errors import MillpondError, OptionError, PathNotFound, TargetNotEmpty
-from millpond.options import options, set_defaults
+from millpond.options import duration, options, set_defaults
 from millpond.report.page import page
 from millpond.report.record import from_json
 from millpond.report.tally import size
+from millpond.runtime.gc import gc
 from millpond.session import Session, init
 from millpond.storage import Range, open_storage
 from millpond.version import VERSION
@@ -95,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("data_root", metavar="DATA_ROOT")
     report.add_argument("--to", metavar="FILE", help=f"where (./{_PAGE}, which is replaced)")
     report.add_argument("--overwrite", action="store_true", help="replace what is at --to")
+    clear = command("gc", _gc, "Clear a data root of what no live session and no rerun can need.")
+    clear.add_argument("data_root", metavar="DATA_ROOT")
+    clear.add_argument("--older-than", metavar="TIME", help="also finished work, such as 7d or 36h")
+    clear.add_argument("--dry-run", action="store_true", help="only say what would go")
     return parser
 
 
@@ -185,6 +190,17 @@ def _report(told: argparse.Namespace) -> int:
         raise FileExistsError(f"{target!r} exists; --overwrite replaces it.")
     Path(target).write_text(page(runs, f"Millpond: {told.data_root}"))
     print(f"{len(runs):,} run{'' if len(runs) == 1 else 's'} in {target}")
+    return DONE
+
+
+def _gc(told: argparse.Namespace) -> int:
+    older_than = duration("--older-than", told.older_than) if told.older_than else None
+    storage_options = dict(options().storage_options)
+    freed = gc(told.data_root, older_than=older_than, dry_run=told.dry_run,
+               storage_options=storage_options)  # fmt: skip
+    for kind, (files, n_bytes) in sorted(freed.kinds.items()):
+        print(f"{kind}: {files:,} file{'' if files == 1 else 's'}, {size(n_bytes)}")
+    print(f"{size(freed.size_bytes)} {'would be freed' if told.dry_run else 'freed'}")
     return DONE
 
 

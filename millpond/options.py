@@ -110,6 +110,21 @@ def _seconds(name: str, given: Any) -> float:
     return seconds
 
 
+_SECONDS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def duration(name: str, given: str) -> float:
+    """`"7d"`, `"36h"` → seconds.
+
+    >>> duration("--older-than", "2h")
+    7200.0
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|h|d|w)\s*", given)
+    if not found:
+        raise OptionError(f"{name}: {given!r} is no length of time. Give it as '36h' or '7d'.")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
 def _truth(name: str, given: str) -> bool:
     if given.lower() in ("1", "true", "yes", "on"):
         return True

@@ -162,7 +162,10 @@ class Runner:
 
     def _kept_folder(self) -> str:
         return os.path.join(
-            os.path.dirname(self._work.worker_options.parts), "kept", secrets.token_hex(8)
+            os.path.dirname(self._work.worker_options.parts),
+            "kept",
+            self._work.id,
+            secrets.token_hex(8),
         )
 
     def trial(self, plan: n.Node, call: n.PythonCall, where: str) -> Schema:
@@ -200,6 +203,7 @@ class Runner:
             raise TargetNotEmpty(plan.path, f"write_{plan.format}({plan.path!r})")
         if (folder := storage.local_path(plan.path)) is not None:
             self._work.place().check_shared(folder, f"the target {plan.path!r}")
+        self._work.announce_target(plan.path)
         result = self._work.run(physical).only
         staged = [file.staged for file in result.files]
         old = before if plan.mode == "overwrite" else []

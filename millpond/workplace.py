@@ -31,9 +31,10 @@ from millpond.report.line import live_line
 from millpond.report.record import Recorder
 from millpond.runtime import Journal, Outcome, Policy, run
 from millpond.runtime.journal import StoredJournal
+from millpond.runtime.presence import Presence, scratch_name
 from millpond.runtime.publish import Receipts
 from millpond.runtime.scratch import Scratch
-from millpond.storage import Staged, Storage
+from millpond.storage import Staged, Storage, put_new
 from millpond.tables import Tables
 from millpond.version import VERSION
 from millpond.worker import Worker, WorkerOptions, build_worker
@@ -47,10 +48,10 @@ class Workplace:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._id = secrets.token_hex(6)
+        self.id = secrets.token_hex(6)
         self._runs = 0
         # Private (0700), and swept by the next session on this machine if we are killed.
-        scratch = Scratch(f"session-{self._id}")
+        scratch = Scratch(scratch_name(self.id))
         self.scratch = scratch.path
         self._remove = weakref.finalize(self, scratch.remove)
         root = options.data_root
@@ -68,13 +69,17 @@ class Workplace:
         )
         self.worker: Worker = build_worker(self.worker_options)
         self.tables = Tables(self.worker.engine, self.worker.storage)
+        self._presence = Presence(self.storage(root), root, self.id) if root else None
+        if self._presence:
+            self._presence.begin()
+            self._leave = weakref.finalize(self, self._presence.end)
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
         self._footers: dict[tuple[str, str], RowGroups] = {}
         line = live_line(options.progress, self.worker.engine.fraction)
         self.listeners: list[Callable[[Event], None]] = [line] if line else []
         if root:
-            self.listeners.append(Recorder(self._id, self._record))
+            self.listeners.append(Recorder(self.id, self._record))
         self._closed = False
         self._at_exit = partial(_close_at_exit, weakref.WeakMethod(self.close))
         atexit.register(self._at_exit)
@@ -86,6 +91,8 @@ class Workplace:
         self._closed = True
         atexit.unregister(self._at_exit)
         self._close_runtime()
+        if self._presence:
+            self._leave()
         self.worker.close()
         self._remove()
 
@@ -111,7 +118,7 @@ class Workplace:
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
             versions=f"millpond {VERSION}, duckdb {DUCKDB}",
-            run=f"{self._id}-{self._runs}",
+            run=f"{self.id}-{self._runs}",
         )
 
     def _footer(self, path: str) -> RowGroups:
@@ -205,8 +212,16 @@ class Workplace:
                 found = storage.stat(staged.local)
                 return found is not None and found.size_bytes == staged.size_bytes
 
-            self._journal = StoredJournal(storage, root, self._id, is_staged)
+            self._journal = StoredJournal(storage, root, self.id, is_staged, self._announce)
         return self._journal
+
+    def _announce(self, sessions: set[str]) -> bool:
+        return self._presence is not None and self._presence.announce(uses=sessions)
+
+    def announce_target(self, path: str) -> None:
+        """Before files are written beside `path`: so they are found if we are killed."""
+        if self._presence:
+            self._presence.announce(targets=[path])
 
     def receipts(self) -> Receipts | None:
         root = self.options.data_root
@@ -215,7 +230,7 @@ class Workplace:
     def _record(self, name: str, text: str) -> None:
         """Keep what happened in a run beside its results, for `millpond report`."""
         root = str(self.options.data_root).rstrip("/")
-        self.storage(root).put_if_absent(f"{root}/events/{name}", text.encode())
+        put_new(self.storage(root), f"{root}/events/{name}", text.encode())
 
 
 def _close_at_exit(close: weakref.WeakMethod[Callable[[], None]]) -> None:

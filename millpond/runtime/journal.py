@@ -11,14 +11,15 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from millpond.errors import StorageError
+from millpond.errors import PathNotFound, StorageError
 from millpond.physical.stages import OutputFile, PartRef, Stage, TaskId, TaskResult, ToFile
 from millpond.runtime.progress import Reused
 from millpond.shuffle.read import PartsUnreadable, part_counts
-from millpond.storage import Range, Staged, Storage, put_new
+from millpond.storage import FileInfo, Range, Staged, Storage, put_new
 from millpond.storage.paths import beneath
 
 _VERSION = 2
@@ -31,14 +32,20 @@ class StoredJournal:
     """The journal of one session, named `session`: no two sessions have one name.
 
     `is_staged` tells whether a staged output file is still there, sealed, to be
-    published.
+    published. `announce` makes known, durably, which sessions' results are used, and says
+    whether that was news: whoever clears the data root leaves those alone.
     """
 
     def __init__(
-        self, storage: Storage, root: str, session: str, is_staged: Callable[[Staged], bool]
+        self,
+        storage: Storage,
+        root: str,
+        session: str,
+        is_staged: Callable[[Staged], bool],
+        announce: Callable[[set[str]], bool] = lambda sessions: False,
     ) -> None:
         self._storage, self._root, self._is_staged = storage, root.rstrip("/"), is_staged
-        self._session, self._number = session, 0
+        self._session, self._announce, self._number = session, announce, 0
         self._waiting: list[Record] = []
         self._oldest_s = 0.0
         self._read: set[str] = set()  # Segments; they never change.
@@ -122,6 +129,8 @@ class StoredJournal:
     def find(self, stage: Stage) -> Reused | None:
         """The results of this stage that are recorded and still there."""
         self._refresh()
+        if self._announce(self._sessions(stage)):
+            self._refresh()  # What was cleared until then was cleared in ignorance.
         found = [
             Reused(n_tasks, dict(self._checked(stage, partitions)))
             for n_tasks, partitions in self._records.get(stage.fingerprint, {}).items()
@@ -131,14 +140,28 @@ class StoredJournal:
 
     def _refresh(self) -> None:
         """Read the segments that were written since the last call, by whichever session."""
-        listed = (info.path for info in self._storage.list(f"{self._root}/journal"))
-        new = [p for p in listed if p.endswith(".jsonl") and p not in self._read]
-        for data in self._storage.read_many([Range(path, 0, -1) for path in new]):
-            for line in bytes(data).splitlines():
-                self._add(line)
-        self._read.update(new)
+        listed = {file.path for file in segments(self._storage, self._root)}
+        for path in sorted(listed - self._read):
+            with suppress(PathNotFound):  # It was cleared away since.
+                (data,) = self._storage.read_many([Range(path, 0, -1)])
+                for line in bytes(data).splitlines():
+                    self._add(line, path)
+        if self._read - listed:
+            self._forget(self._read - listed)
+        self._read = listed
 
-    def _add(self, line: bytes) -> None:
+    def _forget(self, cleared: set[str]) -> None:
+        for partitions in (p for sizes in self._records.values() for p in sizes.values()):
+            for partition, records in partitions.items():
+                partitions[partition] = [r for r in records if r["segment"] not in cleared]
+
+    def _sessions(self, stage: Stage) -> set[str]:
+        """Those whose results for this stage there are records of."""
+        sizes = self._records.get(stage.fingerprint, {})
+        every = (record for size in sizes.values() for some in size.values() for record in some)
+        return {session_of(record["segment"]) for record in every} - {self._session}
+
+    def _add(self, line: bytes, segment: str) -> None:
         try:
             record = json.loads(line)
             stage, n_tasks, partition = record["stage"], record["n_tasks"], record["partition"]
@@ -146,6 +169,7 @@ class StoredJournal:
         except (ValueError, TypeError, KeyError):
             return  # Not ours: what it would have told is computed again.
         if known:
+            record["segment"] = segment
             partitions = self._records.setdefault(stage, {}).setdefault(n_tasks, {})
             partitions.setdefault(partition, []).append(record)
 
@@ -206,6 +230,17 @@ class StoredJournal:
 
     def _read_ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         return list(self._storage.read_many([Range(ref.path, at, n) for at, n in ranges]))
+
+
+def segments(storage: Storage, root: str) -> list[FileInfo]:
+    """All segments of the journal of a data root, by session and number."""
+    listed = storage.list(f"{root.rstrip('/')}/journal")
+    return [info for info in listed if info.path.endswith(".jsonl")]
+
+
+def session_of(segment: str) -> str:
+    """The session that wrote a segment."""
+    return segment.rpartition("/")[2].rpartition("-")[0]
 
 
 def _hash(told: Any) -> int | None:

@@ -9,19 +9,26 @@ import os
 import shutil
 import stat
 import tempfile
+from contextlib import suppress
 
 from millpond.errors import StorageError
+
+
+def base_folder() -> str:
+    """Where this user's scratch lies on this node."""
+    return os.path.join(tempfile.gettempdir(), f"millpond-{os.geteuid()}")
 
 
 class Scratch:
     """The folder `name` of this user on this node. One owner at a time takes it up again."""
 
     def __init__(self, name: str, base: str | None = None) -> None:
-        folder = _private(base or os.path.join(tempfile.gettempdir(), f"millpond-{os.geteuid()}"))
+        folder = _private(base or base_folder())
         self._lock_path = os.path.join(folder, f"{name}.lock")
         # Before sweeping: an owner that was restarted takes its files up again.
         self._lock = _locked(self._lock_path)
-        _sweep(folder)
+        for dead in abandoned(folder):
+            remove_abandoned(dead)
         self.path = _private(os.path.join(folder, name))
 
     def remove(self) -> None:
@@ -51,19 +58,44 @@ def _locked(path: str) -> int:
         os.close(fd)  # A neighbour swept it between the two calls.
 
 
-def _sweep(folder: str) -> None:
-    """Remove what the dead have left."""
-    for entry in [e for e in os.listdir(folder) if e.endswith(".lock")]:
-        path = os.path.join(folder, entry)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:
-            continue  # Another one sweeps, too.
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path.removesuffix(".lock"), ignore_errors=True)
-            os.unlink(path)
-        except OSError:
-            pass  # Its owner lives.
-        finally:
-            os.close(fd)
+def abandoned(base: str | None = None) -> list[str]:
+    """The folders on this node whose owners are dead."""
+    folder = base or base_folder()
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    owned = [name.removesuffix(".lock") for name in names if name.endswith(".lock")]
+    return [os.path.join(folder, name) for name in owned if is_abandoned(name, folder)]
+
+
+def is_abandoned(name: str, base: str | None = None) -> bool:
+    """Whether the folder `name` is on this node, and nobody holds it."""
+    fd = _free_lock(os.path.join(base or base_folder(), os.path.basename(name)))
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
+
+
+def remove_abandoned(folder: str) -> None:
+    """Remove a folder that nobody holds, and its lock."""
+    fd = _free_lock(folder)
+    if fd is None:
+        return  # Its owner took it up again, or another one sweeps, too.
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{folder}.lock")
+    finally:
+        os.close(fd)
+
+
+def _free_lock(folder: str) -> int | None:
+    """The lock of a folder, taken; None if there is none, or its owner lives."""
+    try:
+        fd = os.open(f"{folder}.lock", os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd

@@ -98,7 +98,8 @@ def staged_file(task: Task, output: ToFile, number: int, worker: Worker) -> Stag
     """An output file, begun aside."""
     name = output.name.replace("{partition}", f"{number:05d}")
     target = f"{output.directory.rstrip('/')}/{name}"
-    return worker.storage(target).stage(target, f"s{task.id.stage}a{task.id.attempt}")
+    # The run is in the name: two sessions may write to one target at once.
+    return worker.storage(target).stage(target, f"{task.run}-s{task.id.stage}a{task.id.attempt}")
 
 
 def keep_in_memory(table: pa.Table, task: Task, worker: Worker) -> dict[str, Any]:

@@ -70,6 +70,25 @@ def test_a_rerun_on_a_data_root_in_a_store_finds_the_output_complete(
 
 
 @pytest.mark.slow
+def test_a_data_root_in_a_store_is_cleared_and_who_lives_is_spared(
+    server: servers.Server, there: Place
+) -> None:
+    options, root = server.options(), there.path("root")
+    given: dict[str, Any] = {"storage_options": options, "data_root": root, "shape": "staged"}
+    with millpond.init(**given) as sp:
+        sp.from_items(items(10)).write_parquet(there.path("out"))
+        assert there.names("root/sessions")
+        assert "session files" not in millpond.gc(root, storage_options=options).kinds
+        assert there.names("root/sessions")
+    assert there.names("root/sessions") == []
+    told = millpond.gc(root, older_than=-60, storage_options=options, dry_run=True)
+    assert {"receipts", "events"} <= set(told.kinds)
+    assert millpond.gc(root, older_than=-60, storage_options=options).kinds == told.kinds
+    assert there.names("root") == []
+    assert there.names("out")
+
+
+@pytest.mark.slow
 def test_a_training_set_is_written_to_a_store_and_read_from_it(
     server: servers.Server, there: Place
 ) -> None:
