@@ -206,17 +206,39 @@ class Cursor:
         self._functions: list[str] = []
         self._engine = engine
         self._registered: list[str] = []
+        self._tables: list[str] = []
 
     def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Let SQL read an Arrow table (any number of times) or reader (once) as `name`."""
         self._raw.register(name, rows)
         self._registered.append(name)
 
+    def register_stream(
+        self, name: str, rows: Any, *, once: bool, opens_again: bool = True
+    ) -> None:
+        """Let SQL read an Arrow stream as `name`, any number of times if not `once`.
+
+        DuckDB 2 opens a stream for each scan, DuckDB 1.4 opens it here. Where that is too
+        seldom, its rows go into a table, which spills.
+        """
+        if once or (opens_again and not VERSION.startswith("1.")):
+            self.register(name, rows)
+            return
+        self._raw.register("__stream", rows)
+        try:
+            self.run(f"CREATE TEMP TABLE {quote.name(name)} AS FROM __stream")
+        finally:
+            self._raw.unregister("__stream")
+        self._tables.append(name)
+
     def forget(self) -> None:
         """Let go of everything that was registered."""
         for name in self._registered:
             self._raw.unregister(name)
         self._registered.clear()
+        for name in self._tables:
+            self.run(f"DROP TABLE {quote.name(name)}")
+        self._tables.clear()
 
     def function(
         self, name: str, call: Callable[..., Any], parameters: Sequence[str], returns: str

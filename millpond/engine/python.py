@@ -8,6 +8,7 @@ field and the row; the worker turns it into a `TaskError` with the place in the 
 from __future__ import annotations
 
 import functools
+import sys
 import traceback as tb
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -42,9 +43,16 @@ def loaded(function: bytes) -> Callable[..., Any]:
 
 
 def apply(
-    call: PythonCall, batches: Iterable[pa.RecordBatch], given: pa.Schema, wanted: pa.Schema
+    call: PythonCall,
+    batches: Iterable[pa.RecordBatch],
+    given: pa.Schema,
+    wanted: pa.Schema,
+    most_bytes: int = sys.maxsize,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows that the function gives for `batches` (of schema `given`), as `wanted`."""
+    """The rows that the function gives for `batches` (of schema `given`), as `wanted`.
+
+    A function of a whole partition or group gets at most `most_bytes` at once.
+    """
     function = guarded(call)
     match call.kind:
         case "row" | "flat" | "filter":
@@ -53,12 +61,12 @@ def apply(
             for batch in sized(batches, given, call.batch_size):
                 yield from _batch(function, batch, call, wanted)
         case "partition":
-            import pyarrow as pa
-
-            whole = pa.Table.from_batches(list(batches), given)
-            yield from _batch(function, whole, call, wanted)
+            rows = _Whole(given, call.name, "partition", most_bytes)
+            for batch in batches:
+                rows.add(batch)
+            yield from _batch(function, rows.take(), call, wanted)
         case "group":
-            for group in _groups(batches, given, call.group_keys):
+            for group in _groups(batches, given, call.group_keys, call.name, most_bytes):
                 yield from _batch(function, group, call, wanted)
 
 
@@ -310,21 +318,55 @@ def _one(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     return found[0]
 
 
-def _groups(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, keys: tuple[str, ...]
-) -> Iterator[pa.Table]:
-    """Runs of rows with equal keys; the input is sorted by them."""
-    import pyarrow as pa
+class _Whole:
+    """Rows that a function gets in one piece; more than the memory holds are an error."""
 
-    table = pa.Table.from_batches(list(batches), schema)
-    if not table.num_rows:
-        return
-    rows = list(zip(*(table.column(k).to_pylist() for k in keys), strict=True))
-    start = 0
-    for i in range(1, len(rows) + 1):
-        if i == len(rows) or repr(rows[i]) != repr(rows[start]):
-            yield table.slice(start, i - start)
-            start = i
+    def __init__(self, schema: pa.Schema, name: str, what: str, most_bytes: int) -> None:
+        self._schema, self._name, self._what, self._most = schema, name, what, most_bytes
+        self._held: list[pa.RecordBatch] = []
+        self._bytes = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._held.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes > self._most:
+            raise FunctionError(
+                f"{self._name} takes a whole {self._what} at once, and one holds more than the "
+                f"{self._most / 1e6:,.0f} MB that its process may use. Make more, smaller "
+                f"{self._what}s, use map_batches, or raise memory_limit.",
+                None,
+                "",
+            )
+
+    def take(self) -> pa.Table:
+        import pyarrow as pa
+
+        held, self._held, self._bytes = self._held, [], 0
+        return pa.Table.from_batches(held, self._schema)
+
+
+def _groups(
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    keys: tuple[str, ...],
+    name: str,
+    most_bytes: int,
+) -> Iterator[pa.Table]:
+    """Runs of rows with equal keys; the input is sorted by them. One run is held at a time."""
+    group = _Whole(schema, name, "group", most_bytes)
+    at: str | None = None
+    for batch in batches:
+        rows = zip(*(batch.column(k).to_pylist() for k in keys), strict=True)
+        start = 0
+        for i, key in enumerate(map(repr, rows)):
+            if at is not None and key != at:
+                group.add(batch.slice(start, i - start))
+                yield group.take()
+                start = i
+            at = key
+        group.add(batch.slice(start))
+    if at is not None:
+        yield group.take()
 
 
 def sample_rows(function: Callable[..., Any], kind: str, rows: list[Any]) -> list[Any]:
@@ -370,8 +412,9 @@ def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
             given = sample_rows(function, call.kind, rows.to_pylist())
         else:
             if call.kind == "group" and rows.num_rows:
-                rows = next(_groups(rows.sort_by([(k, "ascending") for k in call.group_keys])
-                                    .to_batches(), rows.schema, call.group_keys))  # fmt: skip
+                ordered = rows.sort_by([(k, "ascending") for k in call.group_keys])
+                rows = next(_groups(ordered.to_batches(), rows.schema, call.group_keys,
+                                    call.name, ordered.nbytes))  # fmt: skip
             result = function(as_format(rows, call.format))
             return to_table(next(result) if isinstance(result, Iterator) else result, call.name)
     except FunctionError:

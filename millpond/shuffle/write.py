@@ -24,7 +24,7 @@ RUN_BYTES = 64 << 20
 
 # A message costs about 9 µs whatever it holds: small slices are merged before they are
 # written, where the number of partitions makes them small.
-_ROWS_PER_MESSAGE = 100
+_ROWS_PER_MESSAGE = 400
 
 Partitions = npt.NDArray[np.unsignedinteger[Any]]
 

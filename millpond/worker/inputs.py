@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from millpond.engine.duckdb import Cursor
-from millpond.engine.rows_hash import rows_hash
+from millpond.engine.duckdb import BATCH_ROWS, Cursor
 from millpond.errors import MillpondError
 from millpond.formats.rows import FORMATS, read_rows, schema_of
 from millpond.formats.scan import Scan, Split, scan_sql
 from millpond.physical.stages import PartRows, SplitRows, Task, ToPart
 from millpond.schema import Schema
-from millpond.shuffle.read import read_part_rows
+from millpond.shuffle.read import PartsUnreadable, read_part_rows
+from millpond.worker.streams import CountedRows, Stream
 from millpond.worker.worker import Worker
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# Batches of 8,000 to 120,000 rows cost DuckDB the same; see benchmarks/exchange.py.
+_BATCH_BYTES, _ROWS_OF_ANY_WIDTH = 16 << 20, 16_384
 
 
 class Inputs:
@@ -24,14 +28,38 @@ class Inputs:
 
     def __init__(self, task: Task, worker: Worker) -> None:
         self._task, self._worker = task, worker
-        self.rows_in = 0
-        self.hash_in = 0 if worker.options.verify == "rows" else None
+        self._hashes = worker.options.verify == "rows"
+        self._read: list[CountedRows] = []
         # What a stream raised while DuckDB read it: DuckDB only tells that something did.
-        self.failure: MillpondError | None = None
+        self.failure: MillpondError | PartsUnreadable | None = None
         self.bounds: pa.Array | None = None
 
-    def fail(self, error: MillpondError) -> None:
+    @property
+    def rows_in(self) -> int:
+        return sum(rows.rows for rows in self._read)
+
+    @property
+    def hash_in(self) -> int | None:
+        return sum(rows.hash for rows in self._read) % 2**64 if self._hashes else None
+
+    def batch_rows(self, schema: Schema) -> int:
+        """Rows of `schema` that make a batch of some megabytes, as far as the inputs tell."""
+        wide = 0
+        for item in self._task.inputs:
+            if isinstance(item, PartRows) and (rows := sum(part.rows for part in item.parts)):
+                wide = max(wide, sum(part.size_bytes for part in item.parts) // rows)
+        if wide:
+            return max(1, min(BATCH_ROWS, _BATCH_BYTES // wide))
+        known = all(map(_has_width, self._worker.engine.arrow_schema(schema).types))
+        return BATCH_ROWS if known else _ROWS_OF_ANY_WIDTH
+
+    def fail(self, error: MillpondError | PartsUnreadable) -> None:
         self.failure = self.failure or error
+
+    def finish(self) -> None:
+        """Read, and so verify and count, what the query left."""
+        for rows in self._read:
+            rows.finish()
 
     def bind(self, sql: str, cursor: Cursor) -> str:
         """The query with the task's inputs in reach of `cursor`."""
@@ -42,16 +70,21 @@ class Inputs:
                 case SplitRows(scan, splits):
                     views.append(self._splits(name, scan, splits, sql, cursor))
                 case PartRows():
-                    table = self._part_rows(item)
+                    schema = self._worker.engine.arrow_schema(item.schema)
+                    rows = self._part_rows(item, schema)
                     if self._is_bounds(i):
-                        self.bounds = table.column(0).combine_chunks()
+                        self.bounds = _table(rows(), schema).column(0).combine_chunks()
                     else:
-                        cursor.register(name, table)
+                        stream = Stream(schema, rows, self.fail)
+                        cursor.register_stream(name, stream, once=_names_once(sql, name))
         return f"WITH {', '.join(views)}\n{_nested(sql)}" if views else sql
 
-    def stream(self, rows: Iterable[pa.RecordBatch], schema: Schema) -> pa.RecordBatchReader:
-        """Rows of a step for DuckDB or for Arrow; an error of theirs is kept."""
-        return self._reader(rows, self._worker.engine.arrow_schema(schema))
+    def bind_rows(
+        self, sql: str, rows: Iterator[pa.RecordBatch], schema: Schema, cursor: Cursor
+    ) -> None:
+        """The rows of a step, which are there once, in reach of `cursor` as `__s0`."""
+        stream = Stream(self._worker.engine.arrow_schema(schema), lambda: rows, self.fail)
+        cursor.register_stream("__s0", stream, once=_names_once(sql, "__s0"), opens_again=False)
 
     def _splits(
         self, name: str, scan: Scan, splits: tuple[Split, ...], sql: str, cursor: Cursor
@@ -63,16 +96,13 @@ class Inputs:
         if held:
             table = f"__rows{name}"
             cursor.register(table, held[0] if len(held) == 1 else _together(held))
-        how = "NOT MATERIALIZED"
-        if scan.format in FORMATS and not table:
+        elif scan.format in FORMATS:
             table = f"__rows{name}"
-            cursor.register(table, self._file_rows(scan, splits))
-            # A stream is read once, however often the query names it; but what
-            # is materialized loses its order, so only where it must be.
-            how = how if _names_once(sql, name) else "MATERIALIZED"
-        return f"{name} AS {how} ({scan_sql(scan, splits, table)})"
+            stream = self._file_rows(scan, splits)
+            cursor.register_stream(table, stream, once=_names_once(sql, name))
+        return f"{name} AS NOT MATERIALIZED ({scan_sql(scan, splits, table)})"
 
-    def _file_rows(self, scan: Scan, splits: Sequence[Split]) -> pa.RecordBatchReader:
+    def _file_rows(self, scan: Scan, splits: Sequence[Split]) -> Stream:
         """Rows of a format that DuckDB does not read by itself."""
         import pyarrow as pa
 
@@ -88,35 +118,36 @@ class Inputs:
                 for batch in read_rows(scan, [piece], storage(piece.path)):
                     yield batch if batch.schema == schema else batch.cast(schema)
 
-        return self._reader(batches(), schema)
-
-    def _reader(self, rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatchReader:
-        import pyarrow as pa
-
-        def kept() -> Iterator[pa.RecordBatch]:
-            try:
-                yield from rows
-            except MillpondError as error:
-                self.fail(error)
-                raise
-
-        return pa.RecordBatchReader.from_batches(schema, kept())
+        return Stream(schema, batches, self.fail)
 
     def _is_bounds(self, i: int) -> bool:
         output = self._task.output
         ranged = isinstance(output, ToPart) and output.how == "range"
         return ranged and i + 1 == len(self._task.inputs)
 
-    def _part_rows(self, rows: PartRows) -> pa.Table:
-        import pyarrow as pa
-
+    def _part_rows(self, rows: PartRows, schema: pa.Schema) -> CountedRows:
         worker = self._worker
-        schema = worker.engine.arrow_schema(rows.schema)
-        table = pa.Table.from_batches(read_part_rows(rows, schema, worker.ranges), schema)
-        self.rows_in += table.num_rows
-        if self.hash_in is not None:
-            self.hash_in = (self.hash_in + rows_hash(worker.engine, table)) % 2**64
-        return table
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            ahead_bytes = worker.options.buffer_bytes
+            return read_part_rows(rows, schema, worker.ranges, ahead_bytes=ahead_bytes)
+
+        counted = CountedRows(batches, worker.engine if self._hashes else None)
+        self._read.append(counted)
+        return counted
+
+
+def _has_width(kind: pa.DataType) -> bool:
+    try:
+        return bool(kind.bit_width)
+    except ValueError:  # Text, lists: as wide as they are.
+        return False
+
+
+def _table(rows: Iterator[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_batches(list(rows), schema)
 
 
 def _together(tables: Sequence[pa.Table]) -> pa.Table:
@@ -127,7 +158,7 @@ def _together(tables: Sequence[pa.Table]) -> pa.Table:
 
 def _names_once(sql: str, name: str) -> bool:
     """Whether a query reads `name` once, by sight: below a WITH it may be read again."""
-    return sql.count(name) == 1 and "WITH" not in sql.upper()
+    return sql.count(name) == 1 and not re.search(r"\bWITH\b", sql, re.IGNORECASE)
 
 
 def _nested(sql: str) -> str:

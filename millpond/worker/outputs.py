@@ -33,7 +33,10 @@ def write_part(
     assert isinstance(output, ToPart)
     path = _part_path(task, worker)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    writer = PartWriter(path, output.n, worker.engine.arrow_schema(task.schema))
+    writer = PartWriter(
+        path, output.n, worker.engine.arrow_schema(task.schema),
+        budget_bytes=worker.options.buffer_bytes,
+    )  # fmt: skip
     hashed = 0 if worker.options.verify == "rows" else None
     try:
         for batch in rows:
@@ -108,3 +111,14 @@ def keep_in_memory(table: pa.Table, task: Task, worker: Worker) -> dict[str, Any
     worker.memory[path] = table
     ref = PartRef(*task.id, "memory", path, table.nbytes, 1, 0, 0, 0, table.num_rows)
     return {"part": ref, "rows": table.num_rows, "size_bytes": table.nbytes}
+
+
+def discard(result: dict[str, Any], worker: Worker) -> None:
+    """Remove what a task has left that failed at its end."""
+    for file in result.get("files", ()):
+        worker.storage(file.staged.path).discard([file.staged])
+    part = result.get("part")
+    if part is not None and part.node == "memory":
+        worker.memory.pop(part.path, None)
+    elif part is not None:
+        os.unlink(part.path)

@@ -29,7 +29,7 @@ from millpond.physical.stages import (
 )
 from millpond.shuffle.read import PartsUnreadable
 from millpond.worker.inputs import Inputs
-from millpond.worker.outputs import keep_in_memory, write_file, write_part
+from millpond.worker.outputs import discard, keep_in_memory, write_file, write_part
 from millpond.worker.told import said, unreadable
 from millpond.worker.worker import Worker, build_worker
 
@@ -47,10 +47,12 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
         stack.callback(worker.running.pop, task.id)
         try:
             result = run.result()
-        except PartsUnreadable as bad:
-            return PartsLost(task.id, bad.refs, bad.damaged, bad.reason)
-        except MillpondError as error:
-            failure = run.inputs.failure or unreadable(task, error, worker.engine) or error
+        except (MillpondError, PartsUnreadable) as error:
+            failure = run.inputs.failure or error
+            if isinstance(failure, PartsUnreadable):
+                return PartsLost(task.id, failure.refs, failure.damaged, failure.reason)
+            if failure is error:
+                failure = unreadable(task, error, worker.engine) or error
             raise said(task, failure)  # noqa: B904 (it brings its own cause)
     told = {"rows_in": run.inputs.rows_in, "rows_hash": run.inputs.hash_in, **result}
     return TaskResult(
@@ -90,6 +92,18 @@ class _Run:
             cursor.interrupt()
 
     def result(self) -> dict[str, Any]:
+        """The fields of the task's result, all of its input read."""
+        result = self._output()
+        try:
+            self.inputs.finish()
+        except BaseException:
+            discard(result, self.worker)
+            raise
+        return result
+
+    def _output(self) -> dict[str, Any]:
+        import pyarrow as pa
+
         task, worker = self.task, self.worker
         *before, last = task.fragment.steps
         if task.rows_at_once and task.fragment.row_wise:
@@ -108,14 +122,15 @@ class _Run:
                 return write_file(cursor, self._bound(last, rows, cursor), task, worker)
             case ToFile(), _:
                 rows, cursor = self._step(last, rows, cursor), self._cursor()
-                cursor.register("__s0", self.inputs.stream(rows, last.schema))
+                self.inputs.bind_rows("FROM __s0", rows, last.schema, cursor)
                 return write_file(cursor, "FROM __s0", task, worker)
             case ToMemory(), SqlStep():
                 table = cursor.table(self._bound(last, rows, cursor))
                 return keep_in_memory(table, task, worker)
             case ToMemory(), _:
-                table = self.inputs.stream(self._step(last, rows, cursor), last.schema).read_all()
-                return keep_in_memory(table, task, worker)
+                held = list(self._step(last, rows, cursor))
+                arrow = worker.engine.arrow_schema(last.schema)
+                return keep_in_memory(pa.Table.from_batches(held, arrow), task, worker)
         found = self._step(last, rows, cursor)
         return write_part(found, self.inputs.bounds, task, worker)
 
@@ -153,13 +168,20 @@ class _Run:
     ) -> Iterator[pa.RecordBatch]:
         match step:
             case SqlStep():
-                found = cursor.reader(self._bound(step, rows, cursor))
+                found = cursor.reader(
+                    self._bound(step, rows, cursor), self.inputs.batch_rows(step.schema)
+                )
             case PythonStep():
                 if rows is None:
                     first = SqlStep("FROM __s0", step.input)
-                    rows = cursor.reader(self._bound(first, None, cursor))
+                    rows = cursor.reader(
+                        self._bound(first, None, cursor), self.inputs.batch_rows(step.input)
+                    )
                 arrow = self.worker.engine.arrow_schema
-                found = functions.apply(step.call, rows, arrow(step.input), arrow(step.schema))
+                most_bytes = self.worker.options.memory_limit_bytes
+                found = functions.apply(
+                    step.call, rows, arrow(step.input), arrow(step.schema), most_bytes
+                )
             case _:
                 raise AssertionError(step)
         self._before = step
@@ -176,7 +198,7 @@ class _Run:
         if rows is None:
             return self.inputs.bind(step.sql, cursor)
         assert self._before is not None
-        cursor.register("__s0", self.inputs.stream(rows, self._before.schema))
+        self.inputs.bind_rows(step.sql, rows, self._before.schema, cursor)
         return step.sql
 
     def _check(self) -> None:

@@ -38,6 +38,16 @@ class WorkerOptions:
     verify: str = "parts"
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def buffer_bytes(self) -> int:
+        """For one buffer of one task: rows read ahead, or rows on their way into a run.
+
+        DuckDB has 60 % of the memory; 30 % are buffers. A task reads ahead into one of
+        them, and a part that it writes takes two, and the batch at hand some more.
+        """
+        share = int(self.memory_limit_bytes * 0.3 / self.threads)
+        return max(1 << 20, min(64 << 20, share // 4))
+
 
 @dataclass(slots=True)
 class Worker:

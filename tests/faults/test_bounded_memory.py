@@ -1,0 +1,107 @@
+"""A partition larger than the memory: DuckDB gets it as a stream, and spills."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from millpond.dataframe import DataFrame
+from millpond.errors import TaskError
+from millpond.options import options
+from millpond.session import Session
+
+pytestmark = pytest.mark.slow
+ROWS, WIDTH = 1_600_000, 100  # 200 MB, in one partition.
+LIMIT = "256MB"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("wide")
+    rng, n = np.random.default_rng(1), ROWS // 4
+    for i in range(4):
+        payload = pa.py_buffer(rng.bytes(n * WIDTH))
+        wide = pa.FixedSizeBinaryArray.from_buffers(pa.binary(WIDTH), n, [None, payload])
+        numbers = rng.permutation(np.arange(i * n, (i + 1) * n))
+        rows = pa.table({"k": numbers % 1000, "v": numbers, "s": wide.cast(pa.binary())})
+        pq.write_table(rows, folder / f"{i}.parquet", compression="none",
+                       row_group_size=50_000)  # fmt: skip
+    return str(folder)
+
+
+def anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(x.split()[1]) * 1024 for x in status.splitlines() if x.startswith("RssAnon"))
+
+
+class Peak:
+    """The most anonymous memory that this process took, above what it had."""
+
+    def __enter__(self) -> "Peak":
+        self._before, self.taken = anonymous_bytes(), 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.01):
+            self.taken = max(self.taken, anonymous_bytes() - self._before)
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+WORK = {
+    "sort": lambda sp, frame: frame.partial_sort("v"),
+    "group": lambda sp, frame: sp.partial_sql(
+        "SELECT v, count(*) AS n FROM {0} GROUP BY v, s", frame),
+    "join itself": lambda sp, frame: sp.partial_sql(
+        "SELECT a.v, b.s FROM {0} a JOIN {0} b USING (v)", frame),
+}  # fmt: skip
+
+
+def open_session() -> Session:
+    return Session(options(memory_limit=LIMIT, threads=2, shape="staged", progress=False))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux")
+@pytest.mark.parametrize("name", WORK)
+def test_a_partition_larger_than_the_memory(name: str, path: str, tmp_path: Path) -> None:
+    work: Callable[[Session, DataFrame], DataFrame] = WORK[name]
+    with open_session() as sp:
+        one = sp.read_parquet(path).repartition(1, hash_by="k")
+        with Peak() as peak:
+            written = work(sp, one).write_parquet(str(tmp_path / "out"))
+
+    assert written.rows == ROWS
+    assert peak.taken < 256e6
+    found = pq.read_table(tmp_path / "out", columns=["v"]).column("v").to_numpy()
+    assert (np.sort(found) == np.arange(ROWS)).all()
+    assert name != "sort" or (found == np.arange(ROWS)).all()
+
+
+def test_a_function_of_a_partition_that_is_too_large_says_so(path: str) -> None:
+    with open_session() as sp:
+        one = sp.read_parquet(path).repartition(1, hash_by="k")
+        with pytest.raises(TaskError, match="takes a whole partition at once"):
+            one.map_partitions(lambda rows: rows, schema=one.schema).count()
+
+
+def test_groups_of_a_partition_that_is_too_large_come_one_by_one(path: str) -> None:
+    with open_session() as sp:
+        one = sp.read_parquet(path).repartition(1, hash_by="k").select("k", "s")
+        sizes = one.map_groups(
+            "k", lambda g: {"k": g["k"][:1], "n": [g.num_rows]},
+            schema={"k": "BIGINT", "n": "BIGINT"},
+        )  # fmt: skip
+
+        assert sizes.group_by("n").agg("count(*) AS groups").take_all() == [
+            {"n": ROWS // 1000, "groups": 1000}
+        ]
