@@ -206,7 +206,7 @@ class Cursor:
         self._functions: list[str] = []
         self._engine = engine
         self._registered: list[str] = []
-        self._tables: list[str] = []
+        self._tables: set[str] = set()
 
     def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Let SQL read an Arrow table (any number of times) or reader (once) as `name`."""
@@ -226,10 +226,10 @@ class Cursor:
             return
         self._raw.register("__stream", rows)
         try:
-            self.run(f"CREATE TEMP TABLE {quote.name(name)} AS FROM __stream")
+            self.run(f"CREATE OR REPLACE TEMP TABLE {quote.name(name)} AS FROM __stream")
         finally:
             self._raw.unregister("__stream")
-        self._tables.append(name)
+        self._tables.add(name)
 
     def forget(self) -> None:
         """Let go of everything that was registered."""

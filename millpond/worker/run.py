@@ -153,7 +153,7 @@ class _Run:
 
         if isinstance(task.output, ToPart):
             return write_part(made(), self.inputs.bounds, task, worker)
-        writing.register("__s0", self.inputs.stream(made(), task.fragment.schema))
+        self.inputs.bind_rows("FROM __s0", made(), task.fragment.schema, writing)
         return write_file(writing, "FROM __s0", task, worker)
 
     def _cursor(self, *, watched: bool = False) -> Cursor:
