@@ -119,6 +119,8 @@ class Workplace:
             staged_only=self.options.runtime != "local",
             versions=f"millpond {VERSION}, duckdb {DUCKDB}",
             run=f"{self.id}-{self._runs}",
+            memory_bytes=self.options.memory_limit_bytes,
+            durable=self.options.data_root is not None,
         )
 
     def _footer(self, path: str) -> RowGroups:

@@ -6,6 +6,8 @@ and only those that agree with a bound so far look at the next.
 """
 
 from bisect import bisect_left, bisect_right
+from contextlib import suppress
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +38,19 @@ def partition_numbers(column: pa.Array, where: str) -> npt.NDArray[Any]:
             "Give them one with coalesce, or filter them out."
         )
     return _integers(column)
+
+
+@cache
+def reused_memory() -> pa.MemoryPool:
+    """Where rows are copied to that are soon dropped again.
+
+    jemalloc gives out again what was freed a moment ago; Arrow's own choice, mimalloc, gives
+    much of it back to the system, and fresh pages cost more than the copy: a seventh of all
+    CPU seconds of benchmarks/partition.py.
+    """
+    with suppress(NotImplementedError):  # Not in every build of Arrow.
+        return pa.jemalloc_memory_pool()
+    return pa.default_memory_pool()
 
 
 def row_numbers(numbers: npt.NDArray[np.int64]) -> pa.Array:

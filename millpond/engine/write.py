@@ -19,6 +19,12 @@ def write_rows(cursor: Cursor, sql: str, path: str, output: ToFile, engine: Engi
     return cursor.copy(sql, path, output.format, output.options)
 
 
+def codec_of(output: ToFile) -> str:
+    """The compression of Parquet files, in Arrow's word for it."""
+    codec = dict(output.options).get("compression", "'snappy'").strip("'").lower()
+    return "none" if codec == "uncompressed" else codec
+
+
 def _arrow(cursor: Cursor, sql: str, path: str, options: dict[str, str]) -> int:
     import pyarrow as pa
 

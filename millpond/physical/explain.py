@@ -70,8 +70,8 @@ def _stage(stage: Stage) -> list[str]:
     match stage.output:
         case ToPart(n, how):
             lines.append(f"  to a part of {n} partition{'s' if n > 1 else ''} ({how})")
-        case ToFile(format, directory):
-            lines.append(f"  to {format} files in {directory}")
+        case ToFile(format, directory, n=n):
+            lines.append(f"  to {n or ''}{' ' if n else ''}{format} files in {directory}")
         case ToMemory():
             lines.append("  to memory")
     return lines

@@ -11,6 +11,7 @@ from millpond.expr import SortKey, quote
 from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
 from millpond.physical.joining import aggregate, grouped, join
+from millpond.physical.one_pass import one_pass
 from millpond.physical.pipe import (
     FIXED,
     ONE_CPU,
@@ -53,6 +54,10 @@ def plan_stages(node: n.Node, settings: Settings) -> Physical:
     if reason is None:
         why = "one machine, and nothing observes partitions"
         return Physical((fused(node, settings),), "fused", why)
+    stage, why = one_pass(node, settings)
+    if stage is not None:
+        return Physical((stage,), "fused", why)
+    reason = f"{reason}{why}"
     planner = _Planner(settings)
     planner.finish(node)
     return Physical(tuple(planner.cuts.stages), "staged", reason)

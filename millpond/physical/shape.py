@@ -36,6 +36,8 @@ class Settings:
     staged_only: bool = False  # The runtime is a cluster: nothing can be fused there.
     versions: str = ""
     run: str = ""
+    memory_bytes: int = 2**30  # What a process may take.
+    durable: bool = False  # Finished tasks are kept for a rerun, so work is worth cutting.
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def _all(node: n.Node) -> list[n.Node]:
 
 def fused(node: n.Node, settings: Settings) -> Stage:
     """One stage of one task: the statement that computes `node` whole."""
-    statement = _Statement(node)
+    statement = Statement(node)
     output: Output
     if isinstance(node, n.DataSink):
         output, schema, sql = to_file(node), node.schema, statement.query(node.input)
@@ -99,7 +101,7 @@ def fused(node: n.Node, settings: Settings) -> Stage:
     return Stage(0, "fused", fragment, inputs, output, schema, run=settings.run)
 
 
-class _Statement:
+class Statement:
     """Queries nest; a node that several read is written once, as a common table expression."""
 
     def __init__(self, node: n.Node) -> None:
@@ -133,8 +135,8 @@ class _Statement:
         return f.slot(len(self.inputs) - 1)
 
 
-def to_file(node: n.DataSink) -> ToFile:
+def to_file(node: n.DataSink, count: int | None = None) -> ToFile:
     if node.name:
-        return ToFile(node.format, node.path, node.name, node.options)
+        return ToFile(node.format, node.path, node.name, node.options, count)
     folder, _, name = node.path.rpartition("/")
     return ToFile(node.format, folder or ".", name, node.options)

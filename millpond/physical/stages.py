@@ -189,12 +189,17 @@ class ToPart:
 
 @dataclass(frozen=True, slots=True)
 class ToFile:
-    """Write one output file per task, staged aside; the run publishes all of them at the end."""
+    """Write one output file per task, staged aside; the run publishes all of them at the end.
+
+    With `n`, a task writes `n` files: the last column of the fragment is the number of a
+    row's file, and is dropped.
+    """
 
     format: str
     directory: str
     name: str  # A pattern with one `{partition:05d}`.
     options: tuple[tuple[str, str], ...] = ()
+    n: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

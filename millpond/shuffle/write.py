@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from millpond.engine.kernels import row_numbers
+from millpond.engine.kernels import reused_memory, row_numbers
 from millpond.errors import MillpondError, SchemaMismatch
 from millpond.shuffle import part
 from millpond.storage.direct import BlockFile
@@ -42,7 +43,7 @@ class Written:
     partition_bytes: bytes
 
 
-class _Ordered(NamedTuple):
+class Ordered(NamedTuple):
     """Rows in partition order; partition p is at `offsets[p] : offsets[p + 1]`."""
 
     batch: pa.RecordBatch
@@ -66,9 +67,8 @@ class PartWriter:
                     f"column {field.name!r} is {field.type}; a part takes plain types only."
                 )
         self._n, self._schema, self._budget = n_partitions, schema, budget_bytes
-        self._number = np.min_scalar_type(n_partitions - 1)
         self._loose: list[tuple[pa.RecordBatch, Partitions]] = []
-        self._ordered: list[_Ordered] = []
+        self._ordered: list[Ordered] = []
         self._loose_rows = self._held_bytes = self._rows = 0
         self._runs: list[part.Entries] = []
         self._file = BlockFile(path)
@@ -82,7 +82,7 @@ class PartWriter:
                     f"a batch has the columns ({_columns(batch.schema)}) where the stage "
                     f"writes ({_columns(self._schema)})."
                 )
-            numbers = self._checked(batch, partition)
+            numbers = checked(partition, batch.num_rows, self._n)
             for piece, some in _pieces(batch, numbers, self._budget):
                 self._hold(piece, some)
 
@@ -117,22 +117,6 @@ class PartWriter:
             self.abort()
             raise
 
-    def _checked(self, batch: pa.RecordBatch, partition: npt.NDArray[Any] | None) -> Partitions:
-        if partition is None:
-            return np.zeros(batch.num_rows, self._number)
-        if len(partition) != batch.num_rows:
-            raise MillpondError(
-                f"{batch.num_rows} rows came with {len(partition)} partition numbers."
-            )
-        if len(partition):
-            for extreme in (partition.max(), partition.min()):
-                if not 0 <= extreme < self._n:
-                    raise MillpondError(
-                        f"partition number {extreme} is out of range: there are {self._n} "
-                        f"partitions, numbered from 0 to {self._n - 1}."
-                    )
-        return partition.astype(self._number, copy=False)
-
     def _hold(self, batch: pa.RecordBatch, numbers: Partitions) -> None:
         if not batch.num_rows:
             return
@@ -151,7 +135,7 @@ class PartWriter:
         batches, numbers = zip(*self._loose, strict=True)
         self._loose, self._loose_rows = [], 0
         one = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-        self._ordered.append(_ordered(one, np.concatenate(numbers), self._n))
+        self._ordered.append(ordered(one, np.concatenate(numbers), self._n))
 
     def _flush(self) -> None:
         """Write what is held as one run."""
@@ -180,13 +164,31 @@ class PartWriter:
         return offset, length, rows, part.checksum(pieces, (partition, run, offset, length, rows))
 
 
-def _ordered(batch: pa.RecordBatch, numbers: Partitions, n: int) -> _Ordered:
+def checked(partition: npt.NDArray[Any] | None, n_rows: int, n: int) -> Partitions:
+    """One number a row from 0 to `n` - 1, in the smallest type that holds them all."""
+    number = np.min_scalar_type(n - 1)
+    if partition is None:
+        return np.zeros(n_rows, number)
+    if len(partition) != n_rows:
+        raise MillpondError(f"{n_rows} rows came with {len(partition)} partition numbers.")
+    if len(partition):
+        for extreme in (partition.max(), partition.min()):
+            if not 0 <= extreme < n:
+                raise MillpondError(
+                    f"partition number {extreme} is out of range: there are {n} "
+                    f"partitions, numbered from 0 to {n - 1}."
+                )
+    return partition.astype(number, copy=False)
+
+
+def ordered(batch: pa.RecordBatch, numbers: Partitions, n: int) -> Ordered:
     offsets = np.zeros(n + 1, np.int64)
     np.cumsum(np.bincount(numbers, minlength=n), out=offsets[1:])
     if np.all(numbers[1:] >= numbers[:-1]):  # One partition, or in order already.
-        return _Ordered(batch, offsets)
+        return Ordered(batch, offsets)
     # Stable on 8 or 16 bits is a radix sort: 100 M rows a second.
-    return _Ordered(batch.take(row_numbers(np.argsort(numbers, kind="stable"))), offsets)
+    places = row_numbers(np.argsort(numbers, kind="stable"))
+    return Ordered(pc.take(batch, places, memory_pool=reused_memory()), offsets)
 
 
 def _pieces(

@@ -34,13 +34,20 @@ class BlockFile:
 
     The first `direct_after` bytes go through the page cache, and so does the last block
     that is not full: a small file stays where its reader finds it. All else goes past
-    the cache. None: nothing does.
+    the cache. None: nothing does. With `apart=False` the caller's own thread writes, for
+    one who has many files and threads of his own.
     """
 
     def __init__(
-        self, path: str, *, direct_after: int | None = 0, block_bytes: int = BLOCK_BYTES
+        self,
+        path: str,
+        *,
+        direct_after: int | None = 0,
+        block_bytes: int = BLOCK_BYTES,
+        apart: bool = True,
     ) -> None:
         assert block_bytes % GRID == 0
+        self._apart = apart
         self.path, self.position = path, 0
         self._direct_after, self._is_direct = direct_after, False
         with explained(path, "write"):
@@ -80,11 +87,15 @@ class BlockFile:
     def _hand_over(self) -> None:
         """Have the full block written, and fill the other one meanwhile."""
         self._wait()
+        if self._direct_after is not None and self.position > self._direct_after:
+            self._set_direct(True)
+        if not self._apart:
+            self._write(self._block)
+            self._filled = 0
+            return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="block-file")
             self._spare = page_aligned(len(self._block))
-        if self._direct_after is not None and self.position > self._direct_after:
-            self._set_direct(True)
         self._writing = self._thread.submit(self._write, self._block)
         assert self._spare is not None
         self._block, self._spare, self._filled = self._spare, self._block, 0

@@ -6,12 +6,13 @@ Each function gives the fields of a `TaskResult` that it knows.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine.duckdb import Cursor
 from millpond.engine.rows_hash import rows_hash
-from millpond.engine.write import write_rows
+from millpond.engine.write import codec_of, write_rows
+from millpond.physical.one_pass import held_bytes
 from millpond.physical.stages import OutputFile, PartRef, Task, ToFile, ToPart
 from millpond.storage import Staged
 from millpond.worker.worker import Worker
@@ -94,6 +95,36 @@ def write_file(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[str
         "files": (OutputFile(staged, rows),),
         "rows": rows,
         "size_bytes": staged.size_bytes,
+    }
+
+
+def write_partitions(
+    cursor: Cursor, sql: str, task: Task, worker: Worker, check: Callable[[], None]
+) -> dict[str, Any]:
+    """A file for each partition; the last column says which."""
+    from millpond.shuffle.files import write_files
+
+    output, options = task.output, worker.options
+    assert isinstance(output, ToFile)
+    assert output.n is not None
+    storage = worker.storage(output.directory)
+    staged: list[Staged] = []
+    try:
+        staged += (staged_file(task, output, number, worker) for number in range(output.n))
+        counts = write_files(
+            cursor.reader(sql), [each.local for each in staged],
+            worker.engine.arrow_schema(task.schema), codec=codec_of(output),
+            budget_bytes=held_bytes(output.n, options.memory_limit_bytes),
+            threads=options.threads, check=check,
+        )  # fmt: skip
+        sealed = [storage.seal(each) for each in staged]
+    except BaseException:
+        storage.discard(staged)
+        raise
+    return {
+        "files": tuple(map(OutputFile, sealed, counts)),
+        "rows": sum(counts),
+        "size_bytes": sum(each.size_bytes for each in sealed),
     }
 
 

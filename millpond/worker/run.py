@@ -29,7 +29,13 @@ from millpond.physical.stages import (
 )
 from millpond.shuffle.read import PartsUnreadable
 from millpond.worker.inputs import Inputs
-from millpond.worker.outputs import discard, keep_in_memory, write_file, write_part
+from millpond.worker.outputs import (
+    discard,
+    keep_in_memory,
+    write_file,
+    write_part,
+    write_partitions,
+)
 from millpond.worker.told import said, unreadable
 from millpond.worker.worker import Worker, build_worker
 
@@ -108,7 +114,8 @@ class _Run:
         *before, last = task.fragment.steps
         if task.rows_at_once and task.fragment.row_wise:
             return self._in_pieces(task.rows_at_once)
-        whole = not isinstance(task.output, ToPart) and isinstance(last, SqlStep) and not before
+        streams = isinstance(task.output, ToPart) or getattr(task.output, "n", None)
+        whole = not streams and isinstance(last, SqlStep) and not before
         cursor = self._cursor(watched=whole)
         rows: Iterator[pa.RecordBatch] | None = None
         for step in before:
@@ -118,6 +125,9 @@ class _Run:
                 from millpond.worker.records import sort_records
 
                 return sort_records(last, task, worker, self._check)
+            case ToFile(n=int()), SqlStep():
+                sql = self._bound(last, rows, cursor)
+                return write_partitions(cursor, sql, task, worker, self._check)
             case ToFile(), SqlStep():
                 return write_file(cursor, self._bound(last, rows, cursor), task, worker)
             case ToFile(), _:

@@ -45,6 +45,17 @@ def test_a_target_that_fills(small_disk: Path, shape: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_target_of_many_files_that_fills(small_disk: Path) -> None:
+    with Counted(shape="auto") as run:
+        many = run.session.from_items(list(range(10))).flat_map("unnest(range(60000)) AS i")
+        parts = many.map("i, md5(i::VARCHAR) AS s").repartition(5, hash_by="i")
+        assert "one pass" in parts.write_parquet_lazy("/nowhere").explain(physical=True)
+        with pytest.raises(DiskFull, match=r"(?i)no space"):
+            parts.write_parquet(str(small_disk / "out"))
+    assert files_below(small_disk) == []
+
+
+@pytest.mark.slow
 def test_a_data_root_that_fills(small_disk: Path) -> None:
     with Counted(shape="staged", data_root=str(small_disk / "root")) as run:
         many = run.session.from_items(list(range(10))).flat_map("unnest(range(60000)) AS i")

@@ -1,0 +1,95 @@
+"""A hash-partitioned write in one pass: a file per partition, and no parts in between.
+
+Parts are worth their bytes where somebody else reads them, or where a rerun finds them.
+A write of hash partitions on one machine has no such reader: its rows go from the query
+to the encoders of their files. What that costs is memory, for every file collects row
+groups at once; so it is done where they come out large enough.
+"""
+
+from millpond.expr import quote
+from millpond.physical import fragment as f
+from millpond.physical.cuts import PID
+from millpond.physical.shape import Settings, Statement, to_file, why_staged
+from millpond.physical.stages import Fragment, SqlStep, Stage
+from millpond.plan import nodes as n
+
+SHARE = 4  # Of the memory, one in so many bytes is for rows that wait for their row group.
+# Of Arrow rows. At 4 MiB encoding costs a tenth more than at any size, at 1 MiB a quarter:
+# as much as an exchange. See benchmarks/partition.py.
+LEAST_GROUP_BYTES = 4 << 20
+MOST_FILES = 512  # All are open at once, and a process may usually open 1024.
+_STORED_ROW_BYTES = 512  # Batches are cut by rows; wider ones would not stay small.
+_ROW_GROWTH = 8  # Rows in memory to rows in a file, at most, or nearly so.
+# Those that Arrow's encoder writes as DuckDB's would.
+_WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
+_TYPES = {*_WHOLE, *(f"U{name}" for name in _WHOLE), "BOOLEAN", "FLOAT", "DOUBLE", "DATE",
+          "TIMESTAMP", "VARCHAR", "BLOB"}  # fmt: skip
+_OPTIONS = ("compression",)
+_CODECS = ("'snappy'", "'zstd'", "'gzip'", "'uncompressed'")
+
+
+def held_bytes(n_files: int, memory_bytes: int) -> int:
+    """How many bytes of rows wait at most. More than 8 MiB a file gains nothing."""
+    return min(memory_bytes // SHARE, max(64 << 20, 2 * LEAST_GROUP_BYTES * n_files))
+
+
+def one_pass(node: n.Node, settings: Settings) -> tuple[Stage | None, str]:
+    """DataSink(HashPartition(x))  ->  one stage and why, or None and why not ("": not asked)."""
+    match node:
+        case n.DataSink(n.HashPartition() as hashed, format="parquet", name=name) if (
+            name and why_staged(hashed.input, settings) is None
+        ):
+            why_not = _why_not(node, hashed, settings)
+            if why_not:
+                return None, f"; not in one pass: {why_not}"
+            return _stage(node, hashed, settings), f"{hashed.n} files in one pass, without parts"
+    return None, ""
+
+
+def _why_not(sink: n.DataSink, node: n.HashPartition, settings: Settings) -> str:
+    if settings.durable:
+        return "a rerun can resume from parts"
+    if node.n > MOST_FILES:
+        return f"more than {MOST_FILES} files would be open at once"
+    for field in node.schema:
+        if field.type not in _TYPES and not field.type.startswith("DECIMAL("):
+            return f"{field.name} is {field.type}"
+    for name, literal in sink.options:
+        if name.lower() not in _OPTIONS or literal.lower() not in _CODECS:
+            return f"{name}={literal} is an option of DuckDB's writer"
+    stored, rows = _stored(node, settings)
+    if rows and stored // rows > _STORED_ROW_BYTES:
+        return f"rows of {stored // rows} bytes are wide"
+    held = held_bytes(node.n, settings.memory_bytes)
+    if held // node.n < LEAST_GROUP_BYTES and stored * _ROW_GROWTH > held:
+        return (
+            f"row groups of {held / node.n / 2**20:.1f} MiB are small, and "
+            f"{node.n} of {LEAST_GROUP_BYTES >> 20} MiB do not fit into a quarter of the memory"
+        )
+    return ""
+
+
+def _stored(node: n.Node, settings: Settings) -> tuple[int, int]:
+    """Bytes and rows of all sources below, where rows are known; bytes as they lie there."""
+    match node:
+        case n.Kept(source=source) | (n.DataSource() as source):
+            if source.rows is not None:
+                return source.rows.table.nbytes, source.rows.table.num_rows
+            size = sum(file.size_bytes for file in source.files)
+            if source.scan.format != "parquet":
+                return size, 0
+            return size, sum(sum(settings.footer(file.path).rows) for file in source.files)
+    found = [_stored(i, settings) for i in n.inputs_of(node)]
+    return sum(size for size, _ in found), sum(rows for _, rows in found)
+
+
+def _stage(sink: n.DataSink, node: n.HashPartition, settings: Settings) -> Stage:
+    statement = Statement(sink)
+    number = f.hash_partition(node.keys, tuple("" for _ in node.keys), node.n)
+    sql = f.with_column(statement.query(node.input), number, PID)
+    step = SqlStep(f.text(statement.whole(sql)), node.schema)
+    title = f"hash by {', '.join(map(quote.name, node.keys))} → write"
+    return Stage(
+        0, title, Fragment((step,)), tuple(statement.inputs), to_file(sink, node.n),
+        node.schema, run=settings.run,
+    )  # fmt: skip
