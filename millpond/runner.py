@@ -119,7 +119,8 @@ class Runner:
         stage = physical.stages[-1]
         rows = PartRows(stage.id, stage.schema, parts=parts)
         schema = self._work.worker.engine.arrow_schema(stage.schema)
-        yield from read_part_rows(rows, schema, self._work.worker.ranges)
+        worker = self._work.worker
+        yield from read_part_rows(rows, schema, worker.ranges, elsewhere=worker.elsewhere)
 
     def count(self, plan: n.Node) -> int:
         """Rows, without keeping any."""

@@ -192,7 +192,7 @@ class Workplace:
                 shared_parts=given.data_root is not None and "://" not in given.data_root,
                 allow_insecure=given.allow_insecure,
             )
-            self.worker.fetch = on_ray.fetch
+            self.worker.fetch = on_ray.fetch_many
             return on_ray
         from millpond.runtime.local import LocalRuntime
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from millpond.engine.duckdb import VERSION as DUCKDB
+from millpond.errors import MillpondError
 from millpond.runtime.scratch import Scratch
 from millpond.storage import LocalStorage, Range
 from millpond.storage.paths import beneath
@@ -42,6 +43,9 @@ def versions() -> Versions:
     return Versions(python, VERSION, DUCKDB, pa.__version__)
 
 
+Answer = list[bytes] | str  # The ranges of a part, or why it cannot be read.
+
+
 class NodeService:
     """A session's folder on a node. `shared_parts`: parts go to `options.parts`, as given.
 
@@ -68,10 +72,16 @@ class NodeService:
         scratch = os.path.join(self._scratch.path, f"process-{pid}")
         return replace(self._options, scratch=scratch), self._wanted
 
-    def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Byte ranges of a part of this node; no other file."""
-        inside = beneath(self._parts, os.path.relpath(path, self._parts))
-        found = self._storage.read_many([Range(inside, at, n) for at, n in ranges])
+    def read(self, wanted: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> list[Answer]:
+        """Byte ranges of parts of this node, and of no other file; for a part, or what failed."""
+        return [self._read(path, ranges) for path, ranges in wanted]
+
+    def _read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Answer:
+        try:
+            inside = beneath(self._parts, os.path.relpath(path, self._parts))
+            found = self._storage.read_many([Range(inside, at, n) for at, n in ranges])
+        except MillpondError as error:
+            return str(error)
         return [bytes(data) for data in found]
 
     def forget(self, run: str) -> None:

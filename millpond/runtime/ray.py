@@ -30,6 +30,7 @@ _REFRESH_S = 1.0
 _START_S, _READ_S, _END_S = 60.0, 60.0, 10.0
 
 Handle: TypeAlias = Any  # Of an actor or an object of Ray's.
+Wanted: TypeAlias = Sequence[tuple[PartRef, Sequence[tuple[int, int]]]]
 
 
 class RayRuntime:
@@ -113,7 +114,14 @@ class RayRuntime:
 
     def fetch(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
         """Byte ranges of a part on whichever node; OSError if it cannot be read."""
-        return _fetch(self._session, ref, ranges)
+        (found,) = self.fetch_many(ref.node, [(ref, ranges)])
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def fetch_many(self, node: str, wanted: Wanted) -> Sequence[Sequence[bytes] | OSError]:
+        """Byte ranges of some parts of one node, or why there are none, by one call."""
+        return _fetch(self._session, node, wanted)
 
     def forget(self, run: str) -> None:
         """Soon: nobody waits for it."""
@@ -332,7 +340,7 @@ def _worker(session: str, shared: bool) -> Worker:
         _workers[session] = build_worker(
             options,
             node="" if shared else node,
-            fetch=lambda ref, ranges: _fetch(session, ref, ranges),
+            fetch=lambda node, wanted: _fetch(session, node, wanted),
         )
     return _workers[session]
 
@@ -353,16 +361,15 @@ def _setup(session: str, node: str) -> tuple[WorkerOptions, Versions]:
             time.sleep(0.1)
 
 
-def _fetch(session: str, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+def _fetch(session: str, node: str, wanted: Wanted) -> Sequence[Sequence[bytes] | OSError]:
     try:
-        service = _service(session, ref.node)
-        found: Sequence[bytes] = ray.get(
-            service.read.remote(ref.path, list(ranges)), timeout=_READ_S
-        )
-        return found
+        service = _service(session, node)
+        asked = service.read.remote([(ref.path, list(ranges)) for ref, ranges in wanted])
+        found: list[list[bytes] | str] = ray.get(asked, timeout=_READ_S)
     except (ValueError, ray.exceptions.RayError) as error:
-        _handles.pop(_service_name(session, ref.node), None)
-        raise OSError(f"node {ref.node} does not give it: {type(error).__name__}") from error
+        _handles.pop(_service_name(session, node), None)
+        raise OSError(f"node {node} does not give it: {type(error).__name__}") from error
+    return [OSError(f"node {node}: {each}") if isinstance(each, str) else each for each in found]
 
 
 def _service(session: str, node: str) -> Handle:

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import pyarrow as pa
 
@@ -21,9 +22,25 @@ from millpond.shuffle import part
 from millpond.shuffle.part import Buffer, Segment
 
 # (offset, length) of a part -> the bytes of each, short only at the end of the file.
-ReadRanges: TypeAlias = Callable[[PartRef, Sequence[tuple[int, int]]], Sequence[Buffer]]
+Ranges: TypeAlias = Sequence[tuple[int, int]]
+ReadRanges: TypeAlias = Callable[[PartRef, Ranges], Sequence[Buffer]]
+Answer: TypeAlias = Sequence[Buffer] | OSError | MillpondError
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Parts on other nodes, where a call costs more than its bytes: one call brings many.
+
+    `node` tells on which node a part is, "" if it is near; `read` gives an answer for each
+    of some parts of one node.
+    """
+
+    node: Callable[[PartRef], str]
+    read: Callable[[str, Sequence[tuple[PartRef, Ranges]]], Sequence[Answer]]
+
 
 READ_BYTES = 8 << 20  # One read; past it a disk or a GET gains nothing.
+INDEXES = 512  # In one call to another node.
 AHEAD_BYTES = 64 << 20
 READ_THREADS = 4
 
@@ -73,6 +90,7 @@ def read_part_rows(
     schema: pa.Schema,
     read_ranges: ReadRanges,
     *,
+    elsewhere: Elsewhere | None = None,
     ahead_bytes: int = AHEAD_BYTES,
     threads: int = READ_THREADS,
 ) -> Iterator[pa.RecordBatch]:
@@ -86,15 +104,20 @@ def read_part_rows(
     narrowed = rows.skip_rows > 0 or rows.n_rows is not None
     span = range(rows.first_partition, rows.first_partition + rows.n_partitions)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="part-reader")
+    reading = _Reading(read_ranges, elsewhere, pool)
     try:
         # Counting rows to skip trusts entries whose segments nobody reads: then the
         # whole index is read, for its checksum.
-        looks = [pool.submit(_segments, ref, span, read_ranges, narrowed) for ref in refs]
-        found = [look.result() for look in looks]
+        found = reading.each(
+            refs,
+            lambda ref: (ref, _places(ref, span, narrowed)),
+            lambda ref, read: _segments(ref, span, read, narrowed),
+            INDEXES,
+        )
         _raise_if([bad for bad in found if isinstance(bad, _Bad)])
         segments = [(r, s) for r, s in zip(refs, found, strict=True) if not isinstance(s, _Bad)]
         chunks = _chunks(segments, rows.skip_rows, rows.n_rows)
-        yield from _read_ahead(chunks, refs, schema, read_ranges, pool, ahead_bytes)
+        yield from _read_ahead(chunks, refs, schema, reading, ahead_bytes)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -115,6 +138,87 @@ def part_counts(ref: PartRef, read_ranges: ReadRanges) -> tuple[bytes, bytes]:
     return part.counts(entries)
 
 
+# ---- near and elsewhere --------------------------------------------------------------
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How bytes are had: near parts one by one in parallel, others by the node."""
+
+    near: ReadRanges
+    elsewhere: Elsewhere | None
+    pool: ThreadPoolExecutor
+
+    def each(
+        self,
+        items: Sequence[T],
+        place: Callable[[T], tuple[PartRef, Ranges]],
+        use: Callable[[T, ReadRanges], R],
+        at_once: int,
+    ) -> list[R]:
+        return [had() for had in self.begin(items, place, use, at_once)]
+
+    def begin(
+        self,
+        items: Sequence[T],
+        place: Callable[[T], tuple[PartRef, Ranges]],
+        use: Callable[[T, ReadRanges], R],
+        at_once: int,
+    ) -> list[Callable[[], R]]:
+        """What `use` makes of each item and its bytes, under way; up to `at_once` by one call."""
+        had: dict[int, Callable[[], R]] = {}
+        groups: dict[str, list[int]] = {}
+        for i, item in enumerate(items):
+            ref, _ = place(item)
+            node = self.elsewhere.node(ref) if self.elsewhere else ""
+            if node:
+                groups.setdefault(node, []).append(i)
+            else:
+                had[i] = self.pool.submit(use, item, self.near).result
+        for node, group in groups.items():
+            for start in range(0, len(group), at_once):
+                some = group[start : start + at_once]
+                these = [items[i] for i in some]
+                call = self.pool.submit(self._call, node, these, place, use)
+                had |= {i: partial(_taken, call, k) for k, i in enumerate(some)}
+        return [had[i] for i in range(len(items))]
+
+    def _call(
+        self,
+        node: str,
+        items: Sequence[T],
+        place: Callable[[T], tuple[PartRef, Ranges]],
+        use: Callable[[T, ReadRanges], R],
+    ) -> list[R | None]:
+        assert self.elsewhere is not None
+        wanted = [place(item) for item in items]
+        try:
+            answers = self.elsewhere.read(node, wanted)
+        except (OSError, MillpondError) as error:
+            answers = [error] * len(wanted)
+        return [use(item, _given(answer)) for item, answer in zip(items, answers, strict=True)]
+
+
+def _taken(call: Future[list[R | None]], k: int) -> R:
+    """One result of a call, which forgets it: else all would stay until the last is used."""
+    results = call.result()
+    one, results[k] = results[k], None
+    assert one is not None
+    return one
+
+
+def _given(answer: Answer) -> ReadRanges:
+    def read(ref: PartRef, ranges: Ranges) -> Sequence[Buffer]:
+        if isinstance(answer, OSError | MillpondError):
+            raise answer
+        return answer
+
+    return read
+
+
 # ---- the index: which segments there are ---------------------------------------------
 
 
@@ -122,8 +226,7 @@ def _index(ref: PartRef, read_ranges: ReadRanges) -> part.Entries | _Bad:
     length = part.index_length(ref.n_partitions, ref.n_runs)
     if ref.index_offset + length != ref.size_bytes:
         return _Bad(ref, True, f"{ref.path}: its size and its index disagree")
-    # One byte more than there should be shows a file that is too long.
-    found = _read(ref, [(0, part.HEADER_BYTES), (ref.index_offset, length + 1)], read_ranges)
+    found = _read(ref, _index_places(ref), read_ranges)
     if isinstance(found, _Bad):
         return found
     head, index = found
@@ -134,14 +237,36 @@ def _index(ref: PartRef, read_ranges: ReadRanges) -> part.Entries | _Bad:
     return part.entries_of(index, ref.n_partitions, ref.n_runs)
 
 
+def _index_places(ref: PartRef) -> Ranges:
+    length = part.index_length(ref.n_partitions, ref.n_runs)
+    # One byte more than there should be shows a file that is too long.
+    return [(0, part.HEADER_BYTES), (ref.index_offset, length + 1)]
+
+
+def _takes_whole(ref: PartRef, whole: bool) -> bool:
+    return whole or part.index_length(ref.n_partitions, ref.n_runs) <= _WHOLE_INDEX_BYTES
+
+
+def _within(ref: PartRef, partitions: range) -> range:
+    return range(partitions.start, min(partitions.stop, ref.n_partitions))
+
+
+def _places(ref: PartRef, partitions: range, whole: bool) -> Ranges:
+    """What `_segments` reads."""
+    partitions = _within(ref, partitions)
+    if not partitions or not ref.n_runs:
+        return []
+    return _index_places(ref) if _takes_whole(ref, whole) else [_entries_place(ref, partitions)]
+
+
 def _segments(
     ref: PartRef, partitions: range, read_ranges: ReadRanges, whole: bool
 ) -> list[Segment] | _Bad:
     """The segments of `partitions` in file order; empty ones are verified here and left out."""
-    partitions = range(partitions.start, min(partitions.stop, ref.n_partitions))
+    partitions = _within(ref, partitions)
     if not partitions or not ref.n_runs:
         return []
-    if whole or part.index_length(ref.n_partitions, ref.n_runs) <= _WHOLE_INDEX_BYTES:
+    if _takes_whole(ref, whole):
         entries = _index(ref, read_ranges)
         if not isinstance(entries, _Bad):
             entries = entries[partitions.start : partitions.stop]
@@ -161,9 +286,13 @@ def _segments(
     return [s for s in segments if s.length]
 
 
-def _some_entries(ref: PartRef, partitions: range, read_ranges: ReadRanges) -> part.Entries | _Bad:
+def _entries_place(ref: PartRef, partitions: range) -> tuple[int, int]:
     stride = part.index_length(1, ref.n_runs)
-    place = (ref.index_offset + partitions.start * stride, len(partitions) * stride)
+    return ref.index_offset + partitions.start * stride, len(partitions) * stride
+
+
+def _some_entries(ref: PartRef, partitions: range, read_ranges: ReadRanges) -> part.Entries | _Bad:
+    place = _entries_place(ref, partitions)
     found = _read(ref, [place], read_ranges)
     if isinstance(found, _Bad):
         return found
@@ -216,27 +345,41 @@ def _read_ahead(
     chunks: Iterator[_Chunk],
     refs: Sequence[PartRef],
     schema: pa.Schema,
-    read_ranges: ReadRanges,
-    pool: ThreadPoolExecutor,
+    reading: _Reading,
     ahead_bytes: int,
 ) -> Iterator[pa.RecordBatch]:
     """Give batches in order while later chunks, up to `ahead_bytes` of them, are being read."""
-    under_way: deque[tuple[_Chunk, Future[list[pa.RecordBatch] | _Bad]]] = deque()
+
+    def use(chunk: _Chunk, read: ReadRanges) -> list[pa.RecordBatch] | _Bad:
+        return _batches(chunk, schema, read)
+
+    under_way: deque[tuple[_Chunk, Callable[[], list[pa.RecordBatch] | _Bad]]] = deque()
     size, waiting = 0, next(chunks, None)
     while waiting or under_way:
-        while waiting and (not under_way or size + waiting.size_bytes <= ahead_bytes):
-            size += waiting.size_bytes
-            under_way.append((waiting, pool.submit(_batches, waiting, schema, read_ranges)))
-            waiting = next(chunks, None)
-        chunk, reading = under_way.popleft()
-        batches = reading.result()
+        # Many at a time, so that those of one node go into one call.
+        if not under_way or 2 * size <= ahead_bytes:
+            more: list[_Chunk] = []
+            while waiting and (not (under_way or more) or size + waiting.size_bytes <= ahead_bytes):
+                size += waiting.size_bytes
+                more.append(waiting)
+                waiting = next(chunks, None)
+            largest = max((chunk.size_bytes for chunk in more), default=READ_BYTES)
+            at_once = max(1, READ_BYTES // largest)
+            under_way += zip(more, reading.begin(more, _spans, use, at_once), strict=True)
+        chunk, had = under_way.popleft()
+        batches = had()
         if isinstance(batches, _Bad):
-            others = [later.result() for _, later in under_way]
-            _raise_if([batches, *_bad_ones(others), *_look_again(refs, read_ranges, pool)])
+            others = [later() for _, later in under_way]
+            _raise_if([batches, *_bad_ones(others), *_look_again(refs, reading)])
         else:
             yield from batches
         size -= chunk.size_bytes
-        del batches, reading  # Else they would hold this chunk's memory during the next read.
+        del batches, had  # Else they would hold this chunk's memory during the next read.
+
+
+def _spans(chunk: _Chunk) -> tuple[PartRef, Ranges]:
+    spans = _merged([w.segment for w in chunk.wanted])
+    return chunk.ref, [(start, end - start) for start, end in spans]
 
 
 def _batches(
@@ -244,7 +387,7 @@ def _batches(
 ) -> list[pa.RecordBatch] | _Bad:
     """Read a chunk, verify each of its segments, and decode the wanted rows."""
     spans = _merged([w.segment for w in chunk.wanted])
-    found = _read(chunk.ref, [(start, end - start) for start, end in spans], read_ranges)
+    found = _read(*_spans(chunk), read_ranges)
     if isinstance(found, _Bad):
         return found
     views = {span: memoryview(data) for span, data in zip(spans, found, strict=True)}
@@ -293,11 +436,10 @@ def _read(
         return _Bad(ref, False, f"{ref.path}: {error}")
 
 
-def _look_again(
-    refs: Sequence[PartRef], read_ranges: ReadRanges, pool: ThreadPoolExecutor
-) -> list[_Bad]:
+def _look_again(refs: Sequence[PartRef], reading: _Reading) -> list[_Bad]:
     """Parts that are gone by now: a lost node takes many, and each costs a round otherwise."""
-    return _bad_ones(list(pool.map(lambda ref: _index(ref, read_ranges), refs)))
+    looked = reading.each(refs, lambda ref: (ref, _index_places(ref)), _index, INDEXES)
+    return _bad_ones(looked)
 
 
 def _bad_ones(results: Sequence[object]) -> list[_Bad]:

@@ -130,7 +130,13 @@ class Inputs:
 
         def batches() -> Iterator[pa.RecordBatch]:
             ahead_bytes = worker.options.buffer_bytes
-            return read_part_rows(rows, schema, worker.ranges, ahead_bytes=ahead_bytes)
+            return read_part_rows(
+                rows,
+                schema,
+                worker.ranges,
+                elsewhere=worker.elsewhere,
+                ahead_bytes=ahead_bytes,
+            )
 
         counted = CountedRows(batches, worker.engine if self._hashes else None)
         self._read.append(counted)

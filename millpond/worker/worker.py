@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from millpond.engine.duckdb import Engine
 from millpond.physical.stages import PartRef, TaskId
+from millpond.shuffle.read import Elsewhere
 from millpond.storage import STORES, LocalStorage, Range, RemoteFiles, Storage, open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Fetch = Callable[[PartRef, Sequence[tuple[int, int]]], Sequence[Any]]
+# Ranges of some parts of a node -> for each part their bytes, or why there are none.
+Fetch = Callable[
+    [str, Sequence[tuple[PartRef, Sequence[tuple[int, int]]]]],
+    Sequence[Sequence[Any] | OSError],
+]
 
 
 class Interruptible(Protocol):
@@ -71,16 +76,32 @@ class Worker:
         """Bytes of a part, wherever it lies."""
         from millpond.storage.direct import read_direct
 
-        if ref.node and ref.node != self.node:
-            if self.fetch is None:
-                raise OSError(f"{ref.path} lies on node {ref.node}, which cannot be reached")
-            return self.fetch(ref, ranges)
+        if self._is_far(ref):
+            (found,) = self._fetched(ref.node, [(ref, ranges)])
+            if isinstance(found, OSError):
+                raise found
+            return found
         storage = self.storage(ref.path)
         if type(storage) is LocalStorage:  # Not 3FS, which has a faster way of its own.
             # Parts were written past the page cache: reading them through it costs ten times
             # the CPU, see benchmarks/exchange.py.
             return read_direct(ref.path, ranges)
         return storage.read_many([Range(ref.path, offset, length) for offset, length in ranges])
+
+    @property
+    def elsewhere(self) -> Elsewhere:
+        """How many parts of one other node are read by one call."""
+        return Elsewhere(lambda ref: ref.node if self._is_far(ref) else "", self._fetched)
+
+    def _is_far(self, ref: PartRef) -> bool:
+        return ref.node not in ("", self.node)
+
+    def _fetched(
+        self, node: str, wanted: Sequence[tuple[PartRef, Sequence[tuple[int, int]]]]
+    ) -> Sequence[Sequence[Any] | OSError]:
+        if self.fetch is None:
+            raise OSError(f"{wanted[0][0].path} lies on node {node}, which cannot be reached")
+        return self.fetch(node, wanted)
 
     def close(self) -> None:
         self.engine.close()

@@ -9,7 +9,14 @@ import pyarrow as pa
 import pytest
 
 from millpond.physical.stages import PartRef
-from millpond.shuffle.read import PartsUnreadable, check_part, read_part_rows
+from millpond.shuffle.read import (
+    Answer,
+    Elsewhere,
+    PartsUnreadable,
+    Ranges,
+    check_part,
+    read_part_rows,
+)
 from tests.unit.part_files import from_disk, numbers_batch, read, wanted, write_part
 
 SCHEMA = pa.schema({"n": pa.int64()})
@@ -210,3 +217,46 @@ def test_check_part_knows_a_whole_part_from_a_torn_one(parts: list[PartRef]) -> 
 
 def test_a_reference_to_another_shape_is_not_the_part(parts: list[PartRef]) -> None:
     assert not check_part(replace(parts[0], n_partitions=2, n_runs=3), from_disk)
+
+
+# ---- parts on other nodes ------------------------------------------------------------
+
+
+class Nodes:
+    """Part t lies on node t % 2 but for part 2, which is near; each call is noted."""
+
+    def __init__(self, lost: frozenset[int] = frozenset()) -> None:
+        self.calls: list[tuple[str, list[int]]] = []
+        self._lost = lost
+
+    def elsewhere(self) -> Elsewhere:
+        return Elsewhere(lambda ref: "" if ref.task == 2 else f"n{ref.task % 2}", self._read)
+
+    def _read(self, node: str, wanted: Sequence[tuple[PartRef, Ranges]]) -> list[Answer]:
+        self.calls.append((node, [ref.task for ref, _ in wanted]))
+        return [
+            OSError("no such file") if ref.task in self._lost else from_disk(ref, ranges)
+            for ref, ranges in wanted
+        ]
+
+
+@pytest.fixture
+def seven(tmp_path: Path) -> list[PartRef]:
+    rows = [(task, numbers_batch(task, 10 + task)) for task in range(7)]
+    return [write_part(tmp_path / f"{t}", [(batch, [0, 0])], 1, task=t) for t, batch in rows]
+
+
+def test_one_call_brings_the_indexes_and_one_the_rows_of_many_parts(seven: list[PartRef]) -> None:
+    nodes = Nodes()
+    rows = read_part_rows(wanted(*seven), SCHEMA, from_disk, elsewhere=nodes.elsewhere())
+    table = pa.Table.from_batches(rows, SCHEMA)
+    assert table.column("n").to_pylist() == [n for t in range(7) for n in (t, 10 + t)]
+    assert sorted(nodes.calls) == [*[("n0", [0, 4, 6])] * 2, *[("n1", [1, 3, 5])] * 2]
+
+
+def test_of_parts_read_together_only_the_lost_ones_are_named(seven: list[PartRef]) -> None:
+    nodes = Nodes(lost=frozenset({3, 4}))
+    with pytest.raises(PartsUnreadable) as caught:
+        list(read_part_rows(wanted(*seven), SCHEMA, from_disk, elsewhere=nodes.elsewhere()))
+    assert [ref.task for ref in caught.value.refs] == [3, 4]
+    assert not caught.value.damaged
