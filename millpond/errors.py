@@ -13,7 +13,7 @@ from typing import Any
 class MillpondError(Exception):
     """The base of all errors raised on purpose."""
 
-    at: str = ""  # The node and process of the attempt that raised it, where it was a task.
+    node: str = ""  # Where it was raised, if that was a task on a node that has a name.
 
     def located(self, place: str) -> "MillpondError":
         """The same error, with the place in the run where it happened."""

@@ -24,6 +24,7 @@ class Options:
     address: str | None = None
     threads: int = 1
     memory_limit_bytes: int = 2**30
+    memory_is_given: bool = False  # Else it is what this machine has, and no other's.
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     progress: bool | None = None
     seed: int = 0
@@ -36,7 +37,10 @@ class Options:
     optimize: bool = True
 
 
-_NAMES = {f.name for f in Options.__dataclass_fields__.values()} - {"memory_limit_bytes"}
+_NAMES = {f.name for f in Options.__dataclass_fields__.values()} - {
+    "memory_limit_bytes",
+    "memory_is_given",
+}
 
 
 def options(**given: Any) -> Options:
@@ -64,7 +68,7 @@ def options(**given: Any) -> Options:
         raise OptionError(f"memory_limit: {limit!r} is less than 64 MiB, which DuckDB needs.")
     if told.get("data_root") is not None:
         told["data_root"] = _root(str(told["data_root"]))
-    return Options(memory_limit_bytes=limit_bytes, **told)
+    return Options(memory_limit_bytes=limit_bytes, memory_is_given=limit is not None, **told)
 
 
 def choose(name: str, told: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
@@ -140,6 +144,12 @@ def _root(given: str) -> str:
 def cpu_count() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_count() -> int:
+    """GPUs that this machine has, as far as its devices tell."""
+    names = os.listdir("/dev") if os.path.isdir("/dev") else []
+    return sum(re.fullmatch(r"nvidia[0-9]+", name) is not None for name in names)
 
 
 def memory_bytes() -> int:

@@ -14,6 +14,7 @@ from millpond.expr import Dialect, parse
 from millpond.formats.memory import ArrowRows
 from millpond.formats.scan import Scan
 from millpond.keep import Keeper
+from millpond.options import gpu_count
 from millpond.physical.explain import Measured, explain_stages
 from millpond.physical.fragment import plain
 from millpond.physical.planner import plan_stages
@@ -87,8 +88,9 @@ class Runner:
                 f"{where}: cpus={cpus:g}, and this session has {threads} threads. "
                 "Ask for less, or open it with init(threads=…)."
             )
-        if gpus > 0 and not any(name.startswith("nvidia") for name in os.listdir("/dev")):
-            raise OptionError(f"{where}: gpus={gpus:g}, and this machine has no GPU.")
+        if gpus > (has := gpu_count()):
+            number = f"{has} GPU{'' if has == 1 else 's'}" if has else "no GPU"
+            raise OptionError(f"{where}: gpus={gpus:g}, and this machine has {number}.")
 
     # ---- rows ------------------------------------------------------------------------
 

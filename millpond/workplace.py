@@ -181,7 +181,8 @@ class Workplace:
     def _open_runtime(self) -> Runtime:
         mine, given = self.worker_options, self.options
         # A process runs one task of Python at a time, beside the engine of this process.
-        each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine))
+        each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine),
+                       alone_bytes=int(mine.memory_limit_bytes * 0.3))  # fmt: skip
         if given.runtime == "ray":
             from millpond.runtime.ray import RayRuntime
 
@@ -189,6 +190,7 @@ class Workplace:
                 each,
                 address=given.address,
                 cpus=mine.threads,
+                node_bytes=mine.memory_limit_bytes if given.memory_is_given else None,
                 shared_parts=given.data_root is not None and "://" not in given.data_root,
                 allow_insecure=given.allow_insecure,
             )

@@ -249,7 +249,9 @@ class Task:
     schema: Schema
     resources: Resources = field(default_factory=Resources)
     prefer: tuple[str, ...] = ()  # Nodes that hold the input.
-    # After it ran out of memory alone: on one thread, and row-wise work on so many rows at a time.
+    # After it ran out of memory: with its node to itself; then on one thread, too, and row-wise
+    # work on so many rows at a time.
+    alone: bool = False
     rows_at_once: int | None = None
     fingerprint: str = ""
     run: str = ""

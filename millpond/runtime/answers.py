@@ -4,7 +4,6 @@ A user's exception may not pickle, or not unpickle elsewhere; then its text trav
 ours. Bytes also keep a runtime from wrapping errors in errors of its own.
 """
 
-import os
 import pickle
 import traceback
 from contextlib import suppress
@@ -28,7 +27,7 @@ def answer(task: Task, worker: Worker) -> bytes:
 def failure(task: Task, error: BaseException, node: str) -> bytes:
     """The answer of a task that raised `error` on `node`, if that has a name."""
     if isinstance(error, MillpondError):
-        error.at = f"node {node}" if node else f"process {os.getpid()}"
+        error.node = node
         return _raised(error, error.__cause__)
     if isinstance(error, MemoryError):
         return _raised(OutOfMemory(f"Python ran out of memory: {error}"), None)

@@ -8,8 +8,8 @@ from millpond.physical.stages import PartRef, Stage
 
 def attempt_failed(attempt: int, how: str, error: BaseException) -> str:
     """A line of a task's story: which attempt, how and where it ran, and what happened."""
-    at = getattr(error, "at", "")
-    notes = ", ".join(note for note in (at and f"on {at}", how) if note)
+    node = getattr(error, "node", "")
+    notes = ", ".join(note for note in (node and f"on node {node}", how) if note)
     return f"attempt {attempt}{f' ({notes})' if notes else ''}: {type(error).__name__}: {error}"
 
 

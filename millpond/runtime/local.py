@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from millpond.errors import WorkerLost
+from millpond.options import gpu_count
 from millpond.physical.stages import Task, TaskId
 from millpond.runtime.place import Capacity, Ended
 from millpond.runtime.process import WorkerProcess
@@ -28,6 +29,7 @@ class LocalRuntime:
 
     def __init__(self, worker: Worker, process_options: WorkerOptions, *, slots: int) -> None:
         self._worker, self._options, self._slots = worker, process_options, slots
+        self._gpus = gpu_count()
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="millpond-task")
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
@@ -39,7 +41,7 @@ class LocalRuntime:
         self._closed = False
 
     def capacity(self) -> Capacity:
-        return Capacity(self._slots, self._slots)
+        return Capacity(self._slots, self._slots, self._gpus, self._gpus)
 
     def submit(self, task: Task) -> Future[Ended]:
         future = self._pool.submit(self._work, task)

@@ -4,17 +4,30 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from millpond.physical.stages import PartsLost, Task, TaskId, TaskResult
+from millpond.errors import OptionError
+from millpond.physical.stages import PartsLost, Resources, Task, TaskId, TaskResult
 
 Ended = TaskResult | PartsLost  # What a task that did not raise gives.
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many tasks of one CPU run at once: in all, and on the largest node."""
+    """How many tasks of one CPU run at once: in all, and on the largest node; GPUs alike."""
 
     slots: int
     node_slots: int
+    gpus: float = 0.0
+    node_gpus: float = 0.0
+
+
+def check_fits(stage: int, wants: Resources, has: Capacity) -> None:
+    """Raise if no node has what a task of `stage` wants: it would wait for ever, and silently."""
+    if wants.gpus > has.node_gpus or wants.cpus > has.node_slots:
+        raise OptionError(
+            f"stage {stage} wants {wants.cpus:g} CPUs and {wants.gpus:g} GPUs for a task, but no "
+            f"node has more than {has.node_slots} CPUs and {has.node_gpus:g} GPUs. Start such a "
+            "node first, or ask for less (cpus=, gpus=)."
+        )
 
 
 class Runtime(Protocol):

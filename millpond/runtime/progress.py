@@ -54,6 +54,9 @@ class Progress:
         self.stage = stage
         self.varies = stage.determinism is Determinism.VARIES
         self.reads = reads(stage)
+        # The stage whose task p is all that task p reads, where it may start on that alone:
+        # a GPU shall not wait for the last partition.
+        self.follows: int | None = None
         self.n_partitions = stage.output.n if isinstance(stage.output, ToPart) else 1
         self.first_attempt = 0
         self._clear(0)
@@ -116,6 +119,16 @@ class Progress:
                 self.accept(result)
         self.waiting = deque(p for p in range(self.n) if self.state[p] == WAITING)
         return self.n_done
+
+    def waits(self, partition: int) -> bool:
+        """Has the task neither begun nor ended, of those that are planned?"""
+        return partition < self.n and self.state[partition] == WAITING
+
+    def wait_for(self, before: "Progress") -> None:
+        """Only tasks whose part is there wait to be submitted."""
+        self.waiting = deque(
+            p for p in range(self.n) if self.state[p] == WAITING and before.parts[p] is not None
+        )
 
     def unplan(self) -> None:
         """Forget everything but the attempts used: the rows before it will be others."""

@@ -12,10 +12,18 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from millpond import lazy
-from millpond.errors import MillpondError, OptionError, OutOfMemory, WorkerLost
+from millpond.errors import (
+    DiskFull,
+    MillpondError,
+    OptionError,
+    OutOfMemory,
+    Transient,
+    WorkerLost,
+)
 from millpond.physical.stages import PartRef, Resources, Task, TaskId
 from millpond.runtime.answers import answer, failure, opened
 from millpond.runtime.binding import Parts, bound, unbound
@@ -27,16 +35,24 @@ ray: Any = lazy.extra("ray", extra="ray", what="runtime='ray'")
 
 _NAMESPACE = "millpond"
 _REFRESH_S = 1.0
+_IDLE_S, _IDLE_WITH_CPUS_S = 60.0, 10.0  # After which a process gives its GPUs back.
+_FULL_S = 60.0  # For which a node whose disk was full gets no tasks.
+_LEAST_BYTES = 128 * 2**20  # Of a worker: with less DuckDB does little but spill.
 _START_S, _READ_S, _END_S = 60.0, 60.0, 10.0
 
 Handle: TypeAlias = Any  # Of an actor or an object of Ray's.
 Wanted: TypeAlias = Sequence[tuple[PartRef, Sequence[tuple[int, int]]]]
 
 
+class NodeFull(Transient):
+    """The disk of one node is full; the task may run on another."""
+
+
 class RayRuntime:
     """Runs tasks on the cluster at `address`, or on a new one on this machine (None).
 
-    `options` are for each worker process. Parts stay on the node that wrote them,
+    `options` are for each worker process, but for their memory: all of a node take together
+    what Ray says that it has, and `node_bytes` at most. Parts stay on the node that wrote them,
     unless `shared_parts` says that `options.parts` is one folder for all nodes.
     """
 
@@ -46,16 +62,21 @@ class RayRuntime:
         *,
         address: str | None = None,
         cpus: int | None = None,
+        node_bytes: int | None = None,
         shared_parts: bool = False,
         allow_insecure: bool = False,
     ) -> None:
-        self._options, self._shared = options, shared_parts
+        self._options, self._shared, self._node_bytes = options, shared_parts, node_bytes
         self._session = secrets.token_hex(8)
         self._owns_ray = _connect(address, cpus)
         self._services: dict[str, Handle] = {}
         self._capacity = Capacity(0, 1)
+        self._nodes: list[str] = []  # Those that run tasks.
+        self._turn = 0
         self._refreshed_s = float("-inf")
-        self._gpus = 0.0  # Of the node that has most.
+        self._hands: dict[Resources, list[tuple[float, Handle]]] = {}  # Idle: since when.
+        self._busy_hands: dict[TaskId, Handle] = {}
+        self._full: dict[str, float] = {}  # Nodes whose disk was full, and when.
         self._remotes: dict[tuple[Resources, str], Handle] = {}
         self._parts: dict[int, tuple[Parts, Handle]] = {}
         self._running: dict[TaskId, Handle] = {}
@@ -76,21 +97,27 @@ class RayRuntime:
         return self._capacity
 
     def submit(self, task: Task) -> Future[Ended]:
-        self._check_fits(task)
         bare, parts = unbound(task)
         handles = [self._shipped(stage, refs) for stage, refs in parts.items()]
-        near = next((node for node in task.prefer if node in self._services), "")
-        remote = self._remote(task.resources, near)
+        near = self._near(task.prefer)
+        if task.resources.gpus:
+            self._busy_hands[task.id] = hand = self._hand(task.resources)
+            remote = hand.run
+        else:
+            remote = self._remote(task.resources, near)
         result = remote.remote(self._session, self._shared, bare, tuple(parts), *handles)
         self._running[task.id] = result
         future: Future[Ended] = Future()
         future.set_running_or_notify_cancel()
-        result.future().add_done_callback(lambda ended: self._end(task.id, result, ended, future))
+        result.future().add_done_callback(lambda ended: self._end(task, result, ended, future))
         return future
 
     def cancel(self, task: TaskId) -> None:
-        result = self._running.get(task)
-        if result is not None:
+        result, hand = self._running.get(task), self._busy_hands.get(task)
+        if hand is not None:
+            with suppress(ray.exceptions.RayError):
+                ray.kill(hand)
+        elif result is not None:
             with suppress(Exception):  # It has ended, or its node has: the future tells.
                 # By force: nothing else ends a query or a function that does not return.
                 ray.cancel(result, force=True)
@@ -102,9 +129,11 @@ class RayRuntime:
         closing = [service.close.remote() for service in self._services.values()]
         with suppress(ray.exceptions.RayError):
             ray.wait(closing, num_returns=len(closing), timeout=_END_S) if closing else None
-        for service in self._services.values():
+        hands = [hand for idle in self._hands.values() for _, hand in idle]
+        for actor in (*self._services.values(), *hands):
             with suppress(ray.exceptions.RayError):
-                ray.kill(service)
+                ray.kill(actor)
+        self._hands.clear()
         self._services.clear()
         if self._owns_ray:
             self._owns_ray = False
@@ -153,27 +182,28 @@ class RayRuntime:
         self._refreshed_s = time.monotonic()
         alive = [node for node in ray.nodes() if node["Alive"]]
         cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in alive}
-        self._gpus = max((node["Resources"].get("GPU", 0.0) for node in alive), default=0.0)
+        self._full = {
+            node: since_s
+            for node, since_s in self._full.items()
+            if node in cpus and self._refreshed_s - since_s < _FULL_S
+        }
+        gpus = [node["Resources"].get("GPU", 0.0) for node in alive]
         for node in [node for node in self._services if node not in cpus]:
             del self._services[node]
         for node in [node for node in cpus if node not in self._services]:
-            self._services[node] = self._start_service(node)
+            (has,) = (found["Resources"] for found in alive if found["NodeID"] == node)
+            self._services[node] = self._start_service(
+                node, _share(self._options, has, self._node_bytes)
+            )
         # One more for each node, so that a worker finds its next task waiting there.
         # At least one: a cluster that grows by itself must see a task that waits.
-        slots = sum(n + 1 for n in cpus.values() if n)
-        self._capacity = Capacity(max(1, slots), max(1, *cpus.values(), 1))
+        slots = sum(n + 1 for node, n in cpus.items() if n and node not in self._full)
+        largest = max(1, *cpus.values(), 1)
+        self._nodes = [node for node, n in cpus.items() if n]
+        self._capacity = Capacity(max(1, slots), largest, sum(gpus), max(gpus, default=0.0))
+        self._end_idle_hands()
 
-    def _check_fits(self, task: Task) -> None:
-        """Ray would wait for ever, and silently, for a node that has what no node has."""
-        wants, has = task.resources, self._capacity.node_slots
-        if wants.gpus > self._gpus or wants.cpus > has:
-            raise OptionError(
-                f"stage {task.id.stage} wants {wants.cpus:g} CPUs and {wants.gpus:g} GPUs for a "
-                f"task, but no node has more than {has} CPUs and {self._gpus:g} GPUs. Start such "
-                "a node first, or ask for less (cpus=, gpus=)."
-            )
-
-    def _start_service(self, node: str) -> Handle:
+    def _start_service(self, node: str, options: WorkerOptions) -> Handle:
         name = _service_name(self._session, node)
         service = ray.remote(NodeService).options(
             name=name,
@@ -184,7 +214,7 @@ class RayRuntime:
             max_task_retries=1,
             scheduling_strategy=_only(node),
         )
-        return service.remote(self._options, name, self._shared, versions())
+        return service.remote(options, name, self._shared, versions())
 
     def _check_versions(self) -> None:
         """Rows and hashes depend on them; a node that joins later is checked by its workers."""
@@ -204,6 +234,15 @@ class RayRuntime:
 
     # ---- tasks -----------------------------------------------------------------------
 
+    def _near(self, prefer: Sequence[str]) -> str:
+        """The node where a task should run; "" where Ray may choose."""
+        usable = [node for node in self._nodes if node not in self._full]
+        near = next((node for node in prefer if node in usable), "")
+        if near or not self._full or not usable:
+            return near
+        self._turn += 1  # Ray would choose among all nodes, also those whose disk is full.
+        return usable[self._turn % len(usable)]
+
     def _remote(self, resources: Resources, near: str) -> Handle:
         if (resources, near) not in self._remotes:
             self._remotes[resources, near] = ray.remote(_run).options(
@@ -215,6 +254,30 @@ class RayRuntime:
             )
         return self._remotes[resources, near]
 
+    def _hand(self, resources: Resources) -> Handle:
+        """A process that holds GPUs from task to task: what a class has loaded stays there.
+
+        Tasks of Ray's own would not do: it ends their process after each, to free the GPU.
+        """
+        idle = self._hands.get(resources)
+        if idle:
+            return idle.pop()[1]
+        # It waits beside its GPU: a whole CPU held meanwhile could be the one that the stage
+        # before it needs.
+        cpus = resources.cpus if resources.cpus > 1 else 0
+        made = ray.remote(_Hand).options(
+            num_cpus=cpus, num_gpus=resources.gpus, memory=resources.memory_bytes, max_restarts=0
+        )
+        return made.remote()
+
+    def _end_idle_hands(self) -> None:
+        now_s = time.monotonic()
+        for resources, idle in self._hands.items():
+            limit_s = _IDLE_S if resources.cpus <= 1 else _IDLE_WITH_CPUS_S
+            for since_s, hand in [one for one in idle if now_s - one[0] > limit_s]:
+                idle.remove((since_s, hand))
+                ray.kill(hand)
+
     def _shipped(self, stage: int, parts: Parts) -> Handle:
         """The parts of a stage as an object that each node fetches once."""
         known, handle = self._parts.get(stage, (None, None))
@@ -224,14 +287,29 @@ class RayRuntime:
         return handle
 
     def _end(
-        self, task: TaskId, result: Handle, ended: "Future[bytes]", future: Future[Ended]
+        self, task: Task, result: Handle, ended: "Future[bytes]", future: Future[Ended]
     ) -> None:
-        if self._running.get(task) is result:
-            del self._running[task]
+        if self._running.get(task.id) is result:
+            del self._running[task.id]
+        hand = self._busy_hands.pop(task.id, None)
         try:
-            future.set_result(opened(ended.result()))
+            reply = ended.result()
+            if hand is not None:
+                self._hands.setdefault(task.resources, []).append((time.monotonic(), hand))
+            future.set_result(opened(reply))
         except BaseException as error:  # The task ends here.
-            future.set_exception(_translated(error))
+            future.set_exception(self._elsewhere(_translated(error)))
+
+    def _elsewhere(self, error: BaseException) -> BaseException:
+        """A full disk is one node's own, while there are others with room."""
+        if not isinstance(error, DiskFull) or not error.node or self._shared:
+            return error
+        self._full[error.node] = time.monotonic()
+        if not any(node not in self._full for node in self._nodes):
+            return error
+        told = NodeFull(str(error))
+        told.node = error.node
+        return told
 
 
 def _translated(error: BaseException) -> BaseException:
@@ -244,6 +322,15 @@ def _translated(error: BaseException) -> BaseException:
         first_line = str(error).strip().partition("\n")[0]
         return WorkerLost(f"{type(error).__name__}: {first_line}".removesuffix(": "))
     return error
+
+
+def _share(options: WorkerOptions, has: dict[str, float], most: int | None) -> WorkerOptions:
+    """The options of one of a node's workers: of its memory, what one CPU is due."""
+    memory = int(has.get("memory", options.memory_limit_bytes))
+    if most is not None:
+        memory = min(memory, most)
+    each = max(int(memory / max(1.0, has.get("CPU", 1.0))), _LEAST_BYTES)
+    return replace(options, memory_limit_bytes=each, alone_bytes=memory)
 
 
 # ---- connecting ----------------------------------------------------------------------
@@ -327,6 +414,15 @@ def _run(session: str, shared: bool, bare: Task, stages: tuple[int, ...], *parts
     except MillpondError as error:
         return failure(bare, error, ray.get_runtime_context().get_node_id())
     return answer(bound(bare, dict(zip(stages, parts, strict=True))), worker)
+
+
+class _Hand:
+    """An actor that runs one task at a time."""
+
+    def run(
+        self, session: str, shared: bool, bare: Task, stages: tuple[int, ...], *parts: Parts
+    ) -> bytes:
+        return _run(session, shared, bare, stages, *parts)
 
 
 def _worker(session: str, shared: bool) -> Worker:

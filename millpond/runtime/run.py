@@ -25,7 +25,7 @@ from millpond.physical.stages import (
 )
 from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
 from millpond.runtime.outcome import Outcome, stage_outcome
-from millpond.runtime.place import Ended, Runtime
+from millpond.runtime.place import Capacity, Ended, Runtime, check_fits
 from millpond.runtime.progress import Reused
 from millpond.runtime.schedule import Schedule
 
@@ -124,8 +124,10 @@ class _Run:
         self._busy = 0  # Slots of futures that have not ended, cancelled ones included.
         self._finished = False
         self._clock_s = 0.0  # The schedule's.
+        self._capacity: Capacity | None = None
 
     def go(self) -> None:
+        self._measure()
         self._do(self._schedule.start())
         ticked_s = float("-inf")
         while not self._finished:
@@ -153,9 +155,19 @@ class _Run:
             files += [file for some in progress.files for file in some]
         self._discard([] if self._journal else parts, files)
 
-    def _fill(self) -> None:
+    def _measure(self) -> Capacity:
+        """What there is now. An error if no node has what a stage still needs."""
         capacity = self._runtime.capacity()
-        self._schedule.capacity(capacity.slots, capacity.node_slots)
+        if capacity != self._capacity:
+            for progress in self._schedule.progress.values():
+                if not progress.complete:
+                    check_fits(progress.stage.id, progress.stage.resources, capacity)
+            self._capacity = capacity
+        return capacity
+
+    def _fill(self) -> None:
+        capacity = self._measure()
+        self._schedule.capacity(capacity.slots, capacity.node_slots, capacity.gpus)
         self._do(self._schedule.free_slots(capacity.slots - self._busy))
 
     def _wait_for_events(self) -> None:

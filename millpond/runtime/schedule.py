@@ -3,9 +3,10 @@
 No clock, no thread, no file: every event is a call that returns commands, and time
 is an argument. `run` in this room carries the commands out.
 
-A stage starts when all that it reads is complete. A lost part sends its own task
-back to wait, and whoever reads that stage waits for it, through as many stages as
-need be. Two attempts of a task whose rows vary are never both read: losing such a
+A stage starts when all that it reads is complete; but where it runs on something else than
+the stage before, and reads that one to one, each task starts on its own part. A lost part
+sends its own task back to wait, and whoever reads that stage waits for it, through as many
+stages as need be. Two attempts of a task whose rows vary are never both read: losing such a
 part undoes every task that has read any attempt of it (see ARCHITECTURE.md,
 "Recomputing must not mix attempts").
 """
@@ -27,10 +28,12 @@ from millpond.events import (
 )
 from millpond.physical.stages import (
     Determinism,
+    Edge,
     PartRef,
     PartRows,
     PartsLost,
     Stage,
+    StageInput,
     Task,
     TaskId,
     TaskInput,
@@ -67,15 +70,16 @@ class Schedule:
         for progress in self.progress.values():
             for before in progress.reads:
                 self._readers[before].append(progress.stage.id)
+            progress.follows = self._follows(progress.stage)
         self._reused = dict(reused or {})
         self._policy = policy
-        self._open: list[int] = []  # Stages that may submit, in order,
-        self._first_open = 0  # from here on: those before have no task that waits.
+        self._open: list[int] = []  # Stages that may submit, in order.
         self._running: dict[tuple[int, int], dict[int, float]] = {}  # Attempt: start in s.
         self._stories: dict[tuple[int, int], list[str]] = {}  # Of tasks that have failed.
         self._events: list[Event] = []
         self._now_s = 0.0
         self._free = self._slots = self._node_slots = 0
+        self._gpus = 0.0
         self.closed = False
         for stage in [stage for stage, kept in self._reused.items() if kept.complete]:
             self.progress[stage].restore(self._reused.pop(stage))
@@ -103,18 +107,17 @@ class Schedule:
         """Begin. Finishes at once if everything is reused."""
         return self._advance()
 
-    def capacity(self, slots: int, node_slots: int) -> None:
+    def capacity(self, slots: int, node_slots: int, gpus: float = 0.0) -> None:
         """How much runs at once, in all and on the largest node. May change at any time."""
-        self._slots, self._node_slots = max(1, slots), max(1, node_slots)
+        self._slots, self._node_slots, self._gpus = max(1, slots), max(1, node_slots), gpus
 
     def free_slots(self, n: int) -> list[Command]:
         """`n` slots are free now: tasks to fill them, earliest stage first."""
         commands: list[Command] = []
         self._free = n
         while self._free > 0 and not self.closed:
-            progress = next(
-                (p for p in map(self.progress.get, self._open) if p and p.waiting), None
-            )
+            waiting = (self.progress[s] for s in self._open if self.progress[s].waiting)
+            progress = next((p for p in waiting if self._has_gpus(p)), None)
             if progress is None:
                 break
             partition = progress.waiting[0]
@@ -142,7 +145,7 @@ class Schedule:
             if limit_s is None or len(attempts) > 1 or self._now_s - since_s < limit_s:
                 continue
             need = self._need(self.progress[stage], partition)
-            if need > self._free:
+            if need > self._free or not self._has_gpus(self.progress[stage]):
                 break
             self._free -= need
             commands.append(Submit(self._begin(self.progress[stage], partition)))
@@ -162,7 +165,12 @@ class Schedule:
         progress.durations_s.append(self._now_s - attempts.pop(attempt))
         commands = self._cancel(stage, partition)
         self._stories.pop((stage, partition), None)
-        if not progress.accept(result):
+        if progress.accept(result):
+            for reader in self._readers[stage]:
+                follower = self.progress[reader]
+                if follower.follows == stage and follower.waits(partition):
+                    follower.waiting.append(partition)
+        else:
             # The stage was said to give the same rows each time, and did not.
             progress.varies = True
             commands += self._roll_back(stage, {partition})
@@ -213,13 +221,24 @@ class Schedule:
 
     # ---- starting and ending attempts ------------------------------------------------
 
-    def _first_waiting(self) -> Progress | None:
-        while self._first_open < len(self._open):
-            progress = self.progress[self._open[self._first_open]]
-            if progress.waiting:
-                return progress
-            self._first_open += 1
+    def _follows(self, stage: Stage) -> int | None:
+        """The stage that `stage` reads one to one, if it runs on something else than that does."""
+        match stage.inputs:
+            case (StageInput(before, Edge.FORWARD, None),):
+                other = self.progress[before].stage.resources != stage.resources
+                return before if other else None
         return None
+
+    def _has_gpus(self, progress: Progress) -> bool:
+        """Are there GPUs for one more task? Where they wait for each other, CPUs would, too."""
+        wants = progress.stage.resources.gpus
+        if not wants:
+            return True
+        taken = sum(
+            self.progress[stage].stage.resources.gpus * len(attempts)
+            for (stage, _), attempts in self._running.items()
+        )
+        return taken + wants <= self._gpus
 
     def _begin(self, progress: Progress, partition: int) -> Task:
         task = progress.start(partition)
@@ -229,9 +248,12 @@ class Schedule:
             cpus = float(max(self._node_slots, ceil(task.resources.cpus)))
             resources = replace(task.resources, cpus=cpus)
             rows = self._rows_at_once(progress, partition)
-            task = replace(task, resources=resources, rows_at_once=rows)
+            task = replace(task, resources=resources, alone=True, rows_at_once=rows)
         if not progress.reads:
             return task
+        if progress.follows is not None:  # Where that part lies was not known before.
+            part = self.progress[progress.follows].parts[partition]
+            task = replace(task, prefer=(part.node,) if part and part.node else ())
         return replace(task, inputs=tuple(self._bound(item) for item in task.inputs))
 
     def _take_less(self, progress: Progress, partition: int) -> bool:
@@ -277,11 +299,11 @@ class Schedule:
         """The input with the parts that exist: all, in one shared tuple, or the few it reads."""
         if not isinstance(item, PartRows):
             return item
-        parts = self.progress[item.stage].bound()
+        before = self.progress[item.stage]
         if item.n_parts is None:
-            return replace(item, parts=parts)
-        few = parts[item.first_part : item.first_part + item.n_parts]
-        return replace(item, parts=few, first_part=0)
+            return replace(item, parts=before.bound())
+        few = before.parts[item.first_part : item.first_part + item.n_parts]
+        return replace(item, parts=tuple(part for part in few if part), first_part=0)
 
     def _need(self, progress: Progress, partition: int) -> int:
         wants = ceil(progress.stage.resources.cpus)
@@ -307,10 +329,15 @@ class Schedule:
         if (stage, partition) in self._running:
             return  # Its twin still runs.
         progress.state[partition] = WAITING
-        progress.waiting.appendleft(partition)
-        self._first_open = 0
+        if self._has_its_part(progress, partition):
+            progress.waiting.appendleft(partition)
         attempt = progress.next_attempt[partition]
         self._events.append(TaskRetried(stage, partition, attempt, reason))
+
+    def _has_its_part(self, progress: Progress, partition: int) -> bool:
+        """False where only the part of one task is read, and that has to run again first."""
+        before = progress.follows
+        return before is None or self.progress[before].parts[partition] is not None
 
     def _slow_after_s(self, progress: Progress) -> float | None:
         durations, policy = progress.durations_s, self._policy
@@ -332,10 +359,21 @@ class Schedule:
             new = [s for s in ready if not self.progress[s].tasks]
             for stage in new:
                 self._plan(self.progress[stage])
-            if not any(self.progress[stage].complete for stage in new):
+            if not any(self._opens_more(stage) for stage in new):
                 break
-        self._open, self._first_open = ready, 0
+        followers = [s for s in ready if self.progress[s].follows is not None]
+        for stage in followers:
+            before = self.progress[stage].follows
+            assert before is not None
+            self.progress[stage].wait_for(self.progress[before])
+        # A task that follows another goes first: what it waits for is costlier than a CPU.
+        self._open = followers + [stage for stage in ready if stage not in followers]
         return []
+
+    def _opens_more(self, stage: int) -> bool:
+        """Now that a stage is planned, may others be?"""
+        followed = any(self.progress[r].follows == stage for r in self._readers[stage])
+        return self.progress[stage].complete or followed
 
     def _completed(self, progress: Progress) -> list[Command]:
         self._tell_complete(progress)
@@ -357,6 +395,9 @@ class Schedule:
         return wanted
 
     def _can_start(self, stage: int) -> bool:
+        follows = self.progress[stage].follows
+        if follows is not None and self.progress[follows].tasks:
+            return True
         return all(self.progress[before].complete for before in self.progress[stage].reads)
 
     def _plan(self, progress: Progress) -> None:
@@ -420,6 +461,8 @@ class Schedule:
                     self._wait_again(progress, partition, "what it had read was lost")
             if whole:  # Its tasks may be cut otherwise next time: made anew from new counts.
                 progress.unplan()
+            elif progress.follows is not None:
+                progress.wait_for(self.progress[progress.follows])
             if whole or undone:
                 commands += self._roll_back(reader, None if whole else undone)
         return commands

@@ -47,8 +47,9 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
     """Run one task. What cannot be read is a result (`PartsLost`); other failures are raised."""
     wall, cpu = time.perf_counter(), time.thread_time()
     with ExitStack() as stack:
-        if task.rows_at_once is not None:
-            worker = stack.enter_context(_on_one_thread(worker, task))
+        more = worker.options.alone_bytes > worker.options.memory_limit_bytes
+        if task.rows_at_once is not None or (task.alone and more):
+            worker = stack.enter_context(_alone(worker, task))
         run = worker.running[task.id] = _Run(task, worker, stack)
         stack.callback(worker.running.pop, task.id)
         try:
@@ -68,10 +69,19 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
 
 
 @contextmanager
-def _on_one_thread(worker: Worker, task: Task) -> Iterator[Worker]:
-    """A worker for one task that was too large for `worker`: each thread takes memory."""
-    scratch = os.path.join(worker.options.scratch, "alone-{}-{}-{}".format(*task.id))
-    options = replace(worker.options, threads=1, scratch=scratch)
+def _alone(worker: Worker, task: Task) -> Iterator[Worker]:
+    """A worker for one task that was too large for `worker`, with all that its node has.
+
+    On one thread, if that was not enough: each takes memory.
+    """
+    mine = worker.options
+    options = replace(
+        mine,
+        scratch=os.path.join(mine.scratch, "alone-{}-{}-{}".format(*task.id)),
+        threads=mine.threads if task.rows_at_once is None else 1,
+        memory_limit_bytes=max(mine.memory_limit_bytes, mine.alone_bytes),
+    )
+    scratch = options.scratch
     one = build_worker(options, node=worker.node, fetch=worker.fetch)
     one.memory, one.running = worker.memory, worker.running
     try:

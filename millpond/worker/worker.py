@@ -40,6 +40,7 @@ class WorkerOptions:
     parts: str  # Where parts are written.
     threads: int = 1
     memory_limit_bytes: int = 2**30
+    alone_bytes: int = 0  # What a task may take that runs alone on its node, if more.
     verify: str = "parts"
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,10 @@ def test_a_users_exception_keeps_its_traceback(runtime: Runtime) -> None:
 
 
 @pytest.mark.slow
-def test_resources_that_no_node_has_are_refused_and_not_waited_for(on_ray: Runtime) -> None:
-    task = one_task(resources=Resources(gpus=8))
-    with pytest.raises(OptionError, match="8 GPUs for a task, but no node has more than 1 CPUs"):
-        on_ray.submit(task)
+def test_resources_that_no_node_has_are_refused_and_not_waited_for(runtime: Runtime) -> None:
+    stage = replace(spread(2), resources=Resources(gpus=8))
+    with pytest.raises(OptionError, match="wants 1 CPUs and 8 GPUs for a task, but no node has"):
+        run([stage], runtime, ignore)
 
 
 @pytest.mark.slow

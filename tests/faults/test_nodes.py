@@ -3,15 +3,16 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_cluster import cluster, connected
-from small_pipelines import ALL, gather, rows_of, spread, spread_at_random
+from ray_cluster import add_node, cluster, connected
+from small_pipelines import ALL, gather, one_task, python, rows_of, spread, spread_at_random
 
-from millpond.events import Event, PartsMissing, TaskFinished
+from millpond.events import Event, PartsMissing, TaskFinished, TaskRetried
 from millpond.physical.stages import Edge, PartRef, Stage, Task, TaskId, TaskResult
 from millpond.runtime import Capacity, Ended, Runtime, run
 
@@ -68,7 +69,7 @@ def all_nodes() -> Iterator[Any]:
 def nodes(all_nodes: Any) -> Any:
     """A cluster of three nodes: what the test before lost is replaced."""
     while len(all_nodes.worker_nodes) < 3:
-        all_nodes.add_node(num_cpus=1)
+        add_node(all_nodes)
     return all_nodes
 
 
@@ -129,10 +130,18 @@ def test_a_node_is_lost_before_its_parts_are_read(nodes: Any, tmp_path: Path) ->
     assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]
 
 
+@pytest.mark.full
+def test_a_node_is_lost_after_all_of_its_parts_were_read(nodes: Any, tmp_path: Path) -> None:
+    """What was made of them may lie there too: then both are computed again, in turn."""
+    stages = [spread(N), gather(1, 0), gather(2, 1, edge=Edge.FORWARD)]
+    rows, _ = run_and_lose(nodes, tmp_path, stages, lambda events: finished(events, 1) == N)
+    assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]
+
+
 def test_a_node_that_joins_takes_tasks(nodes: Any, tmp_path: Path) -> None:
     with connected(nodes, tmp_path) as runtime:
         before = runtime.capacity().slots
-        new = nodes.add_node(num_cpus=2)
+        new = add_node(nodes, num_cpus=2)
         while runtime.capacity().slots == before:
             time.sleep(0.1)  # It asks the cluster once a second.
         watched = Watched(runtime)
@@ -140,3 +149,45 @@ def test_a_node_that_joins_takes_tasks(nodes: Any, tmp_path: Path) -> None:
         nodes.remove_node(new)
         assert outcome.rows == len(ALL)
         assert new.node_id in {part.node for part in watched.parts.values()}
+
+
+def test_a_disk_full_on_one_node_sends_its_tasks_elsewhere(
+    nodes: Any, tmp_path: Path, small_disk: Path
+) -> None:
+    """The node is part of the run, and has room for its own folder, but for no row."""
+    small = add_node(nodes, env_vars={"TMPDIR": str(small_disk)})
+    seen: list[Event] = []
+    with connected(nodes, tmp_path) as runtime:
+        fill(small_disk)
+        outcome = run([spread(N), gather(1, 0)], runtime, seen.append).only
+        rows = rows_of(outcome.parts, runtime.fetch)
+        assert small.node_id not in {part.node for part in outcome.parts}
+    nodes.remove_node(small)
+    assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]
+    again = [event.reason for event in seen if isinstance(event, TaskRetried)]
+    assert again
+    assert all("No space" in reason or "no space" in reason for reason in again)
+
+
+def fill(folder: Path) -> None:
+    with suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_each_worker_has_its_share_of_its_own_nodes_memory(nodes: Any, tmp_path: Path) -> None:
+    def limit(row: dict[str, Any]) -> dict[str, Any]:
+        from millpond.runtime import ray
+
+        (mine,) = ray._workers.values()
+        return {"x": mine.options.memory_limit_bytes}
+
+    with connected(nodes, tmp_path) as runtime:
+        import ray
+
+        has = {node["NodeID"]: int(node["Resources"].get("memory", 0)) for node in ray.nodes()}
+        result = runtime.submit(one_task(python(limit))).result(60)
+        assert isinstance(result, TaskResult)
+        assert result.part is not None
+        (told,) = rows_of([result.part], runtime.fetch)
+    assert set(told) == {has[result.part.node]}

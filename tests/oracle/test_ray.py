@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.compute as pc
 import pytest
 
+from millpond import events
+from millpond.errors import OptionError
 from millpond.options import options
 from millpond.session import Session
 from tests.oracle.harness import Case, Frames, Shape, check
@@ -23,7 +26,7 @@ def address() -> Iterator[str]:
     pytest.importorskip("ray")
     from ray_cluster import cluster
 
-    with cluster(2) as found:
+    with cluster(2, gpus=1) as found:
         yield found.address
 
 
@@ -97,3 +100,62 @@ def test_an_interrupted_run_is_taken_up_again(
         rows = tuples(pipeline(again.session, events_path, 2, python=False))
     assert rows == oracle(ORACLE, events=events_path)
     assert again.reused >= before > 0
+
+
+def test_a_class_on_a_gpu_is_built_once_and_starts_on_the_first_partition(
+    counted: Counted, events_path: str, tmp_path: Path
+) -> None:
+    built = str(tmp_path)
+
+    class Model:
+        def __init__(self) -> None:
+            import tempfile
+
+            tempfile.mkstemp(dir=built)
+
+        def __call__(self, batch: Any) -> Any:
+            return batch.append_column("twice", [pc.multiply(batch["id"], 2)])
+
+    frame = counted.session.read_parquet(events_path).map("id").repartition(6)
+    schema = {"id": "BIGINT", "twice": "BIGINT"}
+    counted.forget()
+    rows = tuples(frame.map_batches(Model, gpus=1, schema=schema))
+    assert rows == oracle("SELECT id, id * 2 FROM events", events=events_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    first = next(i for i, e in enumerate(counted.seen) if getattr(e, "stage", 0) == 1)
+    assert isinstance(counted.seen[first], events.StagePlanned)
+    began = counted.seen.index(events.TaskStarted(1, 0, 0))
+    (ended,) = (
+        i
+        for i, e in enumerate(counted.seen)
+        if isinstance(e, events.StageFinished) and e.stage == 0
+    )
+    assert began < ended
+
+
+@pytest.mark.parametrize("more", [{"gpus": 2}, {"cpus": 2}], ids=str)
+def test_more_than_a_node_has_is_refused_and_not_waited_for(
+    counted: Counted, events_path: str, more: dict[str, Any]
+) -> None:
+    frame = counted.session.read_parquet(events_path).map("id")
+    counted.forget()
+    with pytest.raises(OptionError, match=r"no node has more than 1 CPUs and 1 GPUs"):
+        frame.map_batches(lambda batch: batch, schema={"id": "BIGINT"}, **more).count()
+    assert not counted.tasks
+
+
+def test_more_rows_move_than_an_object_store_holds(counted: Counted, tmp_path: Path) -> None:
+    """Readers ask for what they have room for: Ray's store holds 80 MiB here, and cannot spill."""
+    path = str(tmp_path / "rows.parquet")
+    rows = "SELECT i, hash(i) AS h, md5(i::VARCHAR) || md5((i + 1)::VARCHAR) AS s"
+    duckdb.execute(f"COPY ({rows} FROM range(2_000_000) t(i)) TO '{path}' (FORMAT parquet)")
+    spread = counted.session.read_parquet(path).repartition(3, hash_by="h")
+    counts = counted.session.partial_sql(
+        "SELECT count(*) AS n, sum(length(s))::BIGINT AS b FROM {0}", spread
+    )  # noqa: E501
+    counted.forget()
+    found = tuples(counts)
+    moved = sum(e.size_bytes for e in counted.seen if isinstance(e, events.StageFinished))
+    assert moved > 150 * 2**20
+    assert sum(n for n, _ in found) == 2_000_000
+    assert sum(b for _, b in found) == 2_000_000 * 64

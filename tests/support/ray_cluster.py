@@ -9,24 +9,41 @@ from small_pipelines import options
 
 from millpond.runtime.ray import RayRuntime
 
+STORE_BYTES = 80 * 2**20
+
 
 @contextmanager
-def cluster(n_nodes: int = 2) -> Iterator[Any]:
-    """A head without CPUs, where the test is connected, and `n_nodes` nodes of one CPU."""
+def cluster(n_nodes: int = 2, gpus: int = 0) -> Iterator[Any]:
+    """A head without CPUs, where the test is connected, and `n_nodes` nodes of one CPU.
+
+    The first `gpus` of them say that they have a GPU; Ray takes their word for it. Their
+    object stores are as small as Ray lets them be, and may not spill: what we leave there
+    for too long is an error.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
     # A dead node is noticed within six seconds, not fifteen; a busy one is not taken for dead.
-    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 6}
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": soon})
+    config = {
+        "health_check_period_ms": 1000,
+        "health_check_failure_threshold": 6,
+        "automatic_object_spilling_enabled": False,
+    }
+    head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "_system_config": config}
+    found = Cluster(initialize_head=True, head_node_args=head)
     try:
-        for _ in range(n_nodes):
-            found.add_node(num_cpus=1, wait=False)
+        for number in range(n_nodes):
+            add_node(found, num_gpus=int(number < gpus), wait=False)
         found.wait_for_nodes()
         yield found
     finally:
         ray.shutdown()
         found.shutdown()
+
+
+def add_node(found: Any, **how: Any) -> Any:
+    """One more node, of one CPU."""
+    return found.add_node(**{"num_cpus": 1, "object_store_memory": STORE_BYTES} | how)
 
 
 @contextmanager

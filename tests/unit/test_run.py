@@ -1,13 +1,15 @@
 """`run` carries out the schedule's commands, on a runtime without workers."""
 
+from concurrent.futures import Future
+
 import pytest
 from fake_runtime import FakeRuntime, Faulty
-from runtime_values import lost, reader, sink, source
+from runtime_values import lost, reader, result, sink, source
 
 from millpond.errors import GaveUp, TaskError, WorkerLost
 from millpond.events import Event, StageFinished, StagePlanned, TaskFinished, TaskStarted
 from millpond.physical.stages import OutputFile, PartRef, Stage, Task, TaskId, TaskResult
-from millpond.runtime import Ended, Policy, run
+from millpond.runtime import Capacity, Ended, Policy, run
 from millpond.runtime.progress import Reused
 
 
@@ -188,3 +190,31 @@ def test_a_journal_keeps_the_parts_of_a_failed_run() -> None:
     with pytest.raises(TaskError):
         run(stages(), faulty, ignore, journal=Memory(), discard=leftovers)
     assert leftovers.parts == []
+
+
+def test_a_clock_that_jumps_forward_ends_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process was stopped for an hour; its tasks ran no longer than before."""
+    hours = iter(range(0, 10**9, 3_600))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(hours)))
+    runtime, late = FakeRuntime(), Future()  # type: ignore[var-annotated]
+
+    class Late(Faulty):
+        """Task 1 ends when it was asked for room a few more times."""
+
+        asked = 0
+
+        def capacity(self) -> Capacity:
+            self.asked += 1
+            if self.asked == 6 and not late.done():
+                late.set_result(result(self.held))
+            return super().capacity()
+
+        def submit(self, task: Task) -> Future:  # type: ignore[type-arg]
+            if task.id != (0, 1, 0):
+                return super().submit(task)
+            self.held = task
+            return late
+
+    policy = Policy(task_timeout_s=60.0)
+    assert run([source(0, 2)], Late(runtime), ignore, policy=policy).only.rows == 20
+    assert runtime.cancelled == []

@@ -129,7 +129,7 @@ def test_out_of_memory_alone_runs_again_in_pieces_smaller_each_time_then_gives_u
     schedule = begun(source(0, 2, fragment=replace(FRAGMENT, row_wise=True)), slots=2)
     schedule.free_slots(2)
     full = OutOfMemory("2 GB")
-    full.at = "node n7"
+    full.node = "n7"
     ran = []
     assert schedule.failed(TaskId(0, 0), full) == []
     schedule.succeeded(result_of(schedule, 0, 1))
@@ -246,6 +246,72 @@ def test_on_one_node_a_slow_task_is_given_longer() -> None:
     finish(schedule, submitted(schedule.free_slots(5))[:3])
     assert schedule.tick(now_s=59.0) == []
     assert len(schedule.tick(now_s=60.0)) == 1
+
+
+# ---- a change of resources -----------------------------------------------------------
+
+GPU = Resources(gpus=1)
+
+
+def piped(n: int, slots: int = 9, gpus: float = 9) -> Schedule:
+    """Stage 1 runs on GPUs, and reads the parts of stage 0 one to one."""
+    stages = source(0, n), reader(1, 0, edge=Edge.FORWARD, resources=GPU)
+    schedule = begun(*stages, slots=slots)
+    schedule.capacity(slots, slots, gpus)
+    return schedule
+
+
+def test_a_gpu_task_starts_as_soon_as_its_own_part_is_there() -> None:
+    schedule = piped(3)
+    maps = submitted(schedule.free_slots(9))
+    assert ids(maps) == [TaskId(0, 0), TaskId(0, 1), TaskId(0, 2)]
+    schedule.succeeded(result(maps[1], node="n4"))
+    (task,) = submitted(schedule.free_slots(9))
+    assert (task.id, task.prefer) == (TaskId(1, 1), ("n4",))
+    assert [part.task for part in parts(task)] == [1]
+    finish(schedule, [maps[0], maps[2], task])
+    assert finish(schedule, submitted(schedule.free_slots(9))) == [Finished()]
+
+
+def test_gpu_tasks_go_first_but_no_more_than_there_are_gpus() -> None:
+    schedule = piped(4, slots=2, gpus=1)
+    finish(schedule, submitted(schedule.free_slots(2)))
+    assert ids(submitted(schedule.free_slots(2))) == [TaskId(1, 0), TaskId(0, 2)]
+
+
+def test_a_lost_part_is_computed_again_before_its_gpu_task_is() -> None:
+    schedule = piped(3)
+    maps = submitted(schedule.free_slots(3))
+    finish(schedule, maps[:2])
+    first, second = submitted(schedule.free_slots(9))
+    schedule.succeeded(result(second))
+    schedule.parts_lost(lost(first, *parts(first)))
+    (again,) = submitted(schedule.free_slots(9))
+    assert again.id == TaskId(0, 0, 1)
+    schedule.succeeded(result(maps[2]))
+    assert ids(submitted(schedule.free_slots(9))) == [TaskId(1, 2)]
+    schedule.succeeded(result(again))
+    (task,) = submitted(schedule.free_slots(9))
+    assert [part.attempt for part in parts(task)] == [1]
+
+
+def test_a_gpu_task_that_failed_while_its_part_was_lost_waits_for_the_part() -> None:
+    stages = (
+        source(0, 2),
+        reader(1, 0, edge=Edge.FORWARD, resources=GPU),
+        reader(2, 0, edge=Edge.ALL),
+    )
+    schedule = begun(*stages)
+    schedule.capacity(9, 9, 9)
+    finish(schedule, submitted(schedule.free_slots(9)))
+    on_gpu, other, all_parts = submitted(schedule.free_slots(9))
+    schedule.parts_lost(lost(all_parts, parts(on_gpu)[0]))
+    schedule.failed(on_gpu.id, WorkerLost("gone"))
+    (again,) = submitted(schedule.free_slots(9))
+    assert again.id == TaskId(0, 0, 1)
+    schedule.succeeded(result(again))
+    assert set(ids(submitted(schedule.free_slots(9)))) == {TaskId(1, 0, 1), TaskId(2, 0, 1)}
+    assert other.id == TaskId(1, 1)
 
 
 # ---- lost parts ----------------------------------------------------------------------
