@@ -152,7 +152,7 @@ def test_more_rows_move_than_an_object_store_holds(counted: Counted, tmp_path: P
     spread = counted.session.read_parquet(path).repartition(3, hash_by="h")
     counts = counted.session.partial_sql(
         "SELECT count(*) AS n, sum(length(s))::BIGINT AS b FROM {0}", spread
-    )  # noqa: E501
+    )
     counted.forget()
     found = tuples(counts)
     moved = sum(e.size_bytes for e in counted.seen if isinstance(e, events.StageFinished))
