@@ -1,21 +1,24 @@
-"""Python functions over rows and batches, against Polars.
+"""Python functions over rows and batches, against Polars and Ray Data.
 
-    python benchmarks/functions.py [--rows 1000000] [--pairs 5]
+    python benchmarks/functions.py [--rows 1000000] [--batch-rows 10000000] [--pairs 5]
 
-One Parquet file of an integer, a float and a short text. Both sides read it, call the
-same function, and count what came out:
+A Parquet file of an integer, a float and a short text. All read it, call the same
+function, and hold the result in memory:
 
-    map          a function of one row, `dict -> dict`   (Polars: struct.map_elements)
-    filter       a function of one row, `dict -> bool`   (Polars: filter by map_elements)
-    map_batches  a function of batches, numpy in and out (Polars: LazyFrame.map_batches)
+    map          a function of one row, `dict -> dict`
+                 (Polars: struct.map_elements, Ray Data: map)
+    filter       a function of one row, `dict -> bool`
+                 (Polars: filter by map_elements, Ray Data: filter)
+    map_batches  a function of batches, numpy in and out, on `--batch-rows` rows
+                 (Polars: LazyFrame.map_batches, Ray Data: map_batches)
 
-Our functions run in worker processes, which a session starts at their first use: that is
-measured apart, as `first`, against Polars' own `map` without a warm-up.
+Ray runs before the clock starts, and all are called once before they are measured. Our
+functions run in worker processes, which a session starts at their first use: that is measured
+apart, as `first`, against Polars' own `map` without a warm-up. A function of batches that
+costs less than to move its rows is called in the session's process
+(docs/decisions/0035-light-functions.md).
 
-Found (2026-11-22, Polars 2.1, 2 cores, nothing else running): in rows/s 1.97 × Polars for
-map and 1.35 × for filter (they use both cores), 0.82 × for a map with its start. A trivial
-map_batches is far behind, 0.19 ×: 16 ms there, 100 ms here, for what a run costs and for
-rows that travel between processes.
+FOUND
 """
 
 import argparse
@@ -27,6 +30,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import ray
+import ray.data
 from pairs import Compared, compare, save, table, timed
 
 import millpond
@@ -81,10 +86,25 @@ def our_batches(sp: millpond.Session, path: str) -> int:
     return frame.map_batches(rooted, schema=schema, format="numpy").to_arrow().num_rows
 
 
-CASES: dict[str, tuple[Callable[[str], int], Callable[[millpond.Session, str], int]]] = {
-    "map": (polars_map, our_map),
-    "filter": (polars_filter, our_filter),
-    "map_batches": (polars_batches, our_batches),
+def ray_map(path: str) -> int:
+    return int(ray.data.read_parquet(path).map(taxed).materialize().count())
+
+
+def ray_filter(path: str) -> int:
+    return int(ray.data.read_parquet(path).filter(cheap).materialize().count())
+
+
+def ray_batches(path: str) -> int:
+    rows = ray.data.read_parquet(path, columns=["id", "price"])
+    return int(rows.map_batches(rooted, batch_format="numpy").materialize().count())
+
+
+Ours = Callable[[millpond.Session, str], int]
+Theirs = Callable[[str], int]
+CASES: dict[str, tuple[Ours, Theirs, Theirs]] = {
+    "map": (our_map, polars_map, ray_map),
+    "filter": (our_filter, polars_filter, ray_filter),
+    "map_batches": (our_batches, polars_batches, ray_batches),
 }
 
 
@@ -93,29 +113,43 @@ def fresh(path: str) -> int:
         return our_map(sp, path)
 
 
+def written(sp: millpond.Session, folder: str, rows: int) -> str:
+    made = sp.sql(
+        "SELECT range AS id, (hash(range) % 10000) / 100.0 AS price, 'tag ' || range % 97"
+        f" AS tag FROM range({rows})"
+    ).write_parquet(str(Path(folder) / str(rows)))
+    return made.files[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--batch-rows", type=int, default=10_000_000)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     told = parser.parse_args()
+    ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     compared: list[Compared] = []
     with tempfile.TemporaryDirectory() as folder, millpond.init(progress=False) as sp:
-        made = sp.sql(
-            "SELECT range AS id, (hash(range) % 10000) / 100.0 AS price, 'tag ' || range % 97"
-            f" AS tag FROM range({told.rows})"
-        ).write_parquet(str(Path(folder) / "rows"))
-        (path,) = made.files
-        for name, (theirs, ours) in CASES.items():
-            assert theirs(path) == ours(sp, path), name
-            sides = timed(partial(theirs, path)), timed(partial(ours, sp, path))
-            compared.append(compare(name, *sides, told.pairs))
+        for name in told.cases:
+            rows = told.batch_rows if name == "map_batches" else told.rows
+            path = written(sp, folder, rows)
+            ours, *peers = CASES[name]
+            for peer, theirs in zip(("polars", "ray"), peers, strict=True):
+                assert theirs(path) == ours(sp, path), name
+                sides = timed(partial(theirs, path)), timed(partial(ours, sp, path))
+                found = compare(f"{name}, {peer}", *sides, told.pairs)
+                rate = rows / found.ours_s / 1e6
+                print(f"{name:12} {rate:6.2f} M rows/s, {1 / found.ratio:5.2f} x {peer}")
+                compared.append(found)
+            Path(path).unlink()
+            Path(path).parent.rmdir()
+        path = written(sp, folder, told.rows)
         first = timed(partial(fresh, path))
-        compared.append(compare("first", timed(partial(polars_map, path)), first, told.pairs))
-    table(compared, "polars")
-    for row in compared:
-        rate = told.rows / row.ours_s / 1e6
-        print(f"{row.name:12} {rate:6.2f} M rows/s, {1 / row.ratio:5.2f} x Polars")
-    save("functions", compared, rows_in=told.rows)
+        compared.append(compare("first, polars", timed(partial(polars_map, path)), first, 3))
+    table(compared, "peer")
+    save("functions", compared, rows=told.rows, batch_rows=told.batch_rows)
 
 
 if __name__ == "__main__":

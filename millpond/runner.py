@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from millpond.engine.stopwatch import timed
 from millpond.errors import OptionError, SchemaMismatch, TargetNotEmpty, TaskError
 from millpond.events import Published
 from millpond.expr import Dialect, parse
@@ -17,6 +18,7 @@ from millpond.keep import Keeper
 from millpond.options import gpu_count
 from millpond.physical.explain import Measured, explain_stages
 from millpond.physical.fragment import plain
+from millpond.physical.measured import first_rows, to_measure
 from millpond.physical.planner import plan_stages
 from millpond.physical.shape import Physical, why_staged
 from millpond.physical.stages import Done, PartRows, n_tasks
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     Columns: TypeAlias = Mapping[str, str] | pa.Schema  # Names and types that a user declares.
 
 _PLACES_ROWS = n.EvenPartition | n.HashPartition | n.Sort | n.RandomPartition
+# A row of two numbers to a worker process and back, on one of two processors: what such a
+# function costs beside itself (benchmarks/functions.py).
+TRAVEL_NS = 60.0
 KEPT_IN_MEMORY_BYTES = 64 * 2**20  # Of one computed frame; beyond, its rows go to files.
 
 
@@ -103,7 +108,7 @@ class Runner:
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
         """Rows in partition order, in the types that users see."""
-        yield from self._rows_of(self._work.stages(plan), self.arrow_schema(plan.schema))
+        yield from self._rows_of(self._stages(plan), self.arrow_schema(plan.schema))
 
     def _rows_of(self, physical: Physical, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
         result = self._work.run(physical).only
@@ -126,6 +131,7 @@ class Runner:
 
     def count(self, plan: n.Node) -> int:
         """Rows, without keeping any."""
+        self._measure(self._work.optimized(plan))
         settings = self._work.settings()
         while isinstance(plan, _PLACES_ROWS):  # It changes no number of rows.
             plan = plan.input
@@ -140,6 +146,7 @@ class Runner:
 
     def keep(self, plan: n.Node) -> n.Node:
         """Compute, and keep the rows of each partition: in memory while they are small."""
+        self._measure(self._work.optimized(plan))
         settings = self._work.settings()
         if partitioning(plan).n not in (None, 1):  # Its partitions may be observed later.
             settings = replace(settings, shape="staged")
@@ -188,12 +195,38 @@ class Runner:
         schema = found.schema if exact else python.widened(found.schema, given)
         return self._work.worker.engine.schema_of(schema.empty_table())
 
+    def _stages(self, plan: n.Node) -> Physical:
+        self._measure(self._work.optimized(plan))
+        return self._work.stages(plan)
+
+    def _measure(self, plan: n.Node) -> None:
+        """Find out which functions of batches are light enough to be called in this process.
+
+        What crosses to another process and back costs some nanoseconds a row; who costs
+        less is called here, on the stream of one statement. Measured in a worker process:
+        a function that crashes, or takes long, does so there. Only where many rows follow.
+        """
+        work = self._work
+        for at in to_measure(plan, work.settings()):
+            if at.call not in work.light:
+                rows = first_rows(at.input, 2 * at.call.batch_size)
+                watch = timed(at.call, self.arrow_schema(at.schema))
+                watched = n.PythonBatches(rows, watch, Schema.of([("ns", "DOUBLE")]))
+                physical = work.stages(watched)
+                found = self._rows_of(physical, self.arrow_schema(watched.schema))
+                took = [ns for batch in found for ns in batch.column(0).to_pylist()]
+                others = work.options.threads - 1
+                light = bool(took) and None not in took and min(took) * others <= TRAVEL_NS
+                work.light[at.call] = light
+            if not work.light[at.call]:
+                return
+
     # ---- files -----------------------------------------------------------------------
 
     def write(self, plan: n.DataSink) -> WriteResult:
         """Compute, and publish the files when all of them are complete."""
         storage = self._work.storage(plan.path)
-        physical = self._work.stages(plan)
+        physical = self._stages(plan)
         fingerprint = physical.stages[-1].fingerprint
         receipts = self._work.receipts()
         receipt = receipts.find(plan.path) if receipts else None

@@ -75,6 +75,7 @@ class Workplace:
             self._leave = weakref.finalize(self, self._presence.end)
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
+        self.light: dict[n.PythonCall, bool] = {}  # Functions that were measured.
         self._footers: dict[tuple[str, str], RowGroups] = {}
         line = live_line(options.progress, self.worker.engine.fraction)
         self.listeners: list[Callable[[Event], None]] = [line] if line else []
@@ -113,7 +114,7 @@ class Workplace:
         self._runs += 1
         return Settings(
             split_bytes=self.options.split_bytes,
-            footer=self._footer,
+            footer=self.footer,
             sort_key=self.worker.engine.sort_key,
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
@@ -121,9 +122,10 @@ class Workplace:
             run=f"{self.id}-{self._runs}",
             memory_bytes=self.options.memory_limit_bytes,
             durable=self.options.data_root is not None,
+            is_light=lambda call: self.light.get(call, False),
         )
 
-    def _footer(self, path: str) -> RowGroups:
+    def footer(self, path: str) -> RowGroups:
         storage = self.storage(path)
         info = storage.stat(path)
         key = path, info.version if info else ""

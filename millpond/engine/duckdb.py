@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 VERSION: str = duckdb.__version__
 BATCH_ROWS = 122_880  # DuckDB's row group; see benchmarks/exchange.py.
 CLOSED = "this session is closed; open another with millpond.init()."
+_AHEAD_BYTES = 32 * 2**20  # A scan and a function run at once; see benchmarks/functions.py.
 _LOW_DISK_BYTES = 16 * 2**20
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -64,9 +65,10 @@ class Engine:
             },
         )
         self._root.execute("SET TimeZone = 'UTC'")
-        # One cursor tells how far its statement is: the setting is a connection's own, and
-        # has to be made before the lock.
+        # One cursor tells how far its statement is, and lets a stream run ahead of its reader:
+        # the settings are a connection's own, and have to be made before the lock.
         self._watched = self._root.cursor()
+        self._watched.execute(f"SET streaming_buffer_size = '{_AHEAD_BYTES}B'")
         self._watched.execute("SET enable_progress_bar = true")
         self._watched.execute("SET enable_progress_bar_print = false")
         self._watched_is_free = True
@@ -92,9 +94,7 @@ class Engine:
 
     @contextmanager
     def watched_cursor(self) -> Iterator[Cursor]:
-        """As `cursor`, and `fraction` tells how far it is. For whole results, not for streams:
-        one that was left in the middle would keep it busy.
-        """
+        """As `cursor`, for the one large statement of a plan: `fraction` tells how far it is."""
         with self._lock:
             mine, self._watched_is_free = self._watched_is_free, False
         if not mine:
@@ -207,6 +207,7 @@ class Cursor:
         self._engine = engine
         self._registered: list[str] = []
         self._tables: set[str] = set()
+        self._stream: pa.RecordBatchReader | None = None
 
     def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Let SQL read an Arrow table (any number of times) or reader (once) as `name`."""
@@ -232,7 +233,9 @@ class Cursor:
         self._tables.add(name)
 
     def forget(self) -> None:
-        """Let go of everything that was registered."""
+        """Let go of everything that was registered, and of a stream left in the middle."""
+        if self._stream is not None:
+            self._stream.close()
         for name in self._registered:
             self._raw.unregister(name)
         self._registered.clear()
@@ -278,7 +281,7 @@ class Cursor:
             relation = self._raw.sql(sql)
             # DuckDB 2 renamed the method; 1.4 knows the old one only.
             make = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
-            reader = make(batch_rows)
+            reader = self._stream = make(batch_rows)
         while True:
             with self._errors():
                 try:

@@ -42,6 +42,11 @@ def loaded(function: bytes) -> Callable[..., Any]:
     return found() if isinstance(found, type) else found
 
 
+def is_class(call: PythonCall) -> bool:
+    """Whether the user gave a class, to be built once per process."""
+    return isinstance(cloudpickle.loads(call.function), type)
+
+
 def apply(
     call: PythonCall,
     batches: Iterable[pa.RecordBatch],
@@ -59,15 +64,15 @@ def apply(
             yield from _rows(call.kind, function, call.name, batches, wanted)
         case "batch":
             for batch in sized(batches, given, call.batch_size):
-                yield from _batch(function, batch, call, wanted)
+                yield from call_on(function, batch, call, wanted)
         case "partition":
             rows = _Whole(given, call.name, "partition", most_bytes)
             for batch in batches:
                 rows.add(batch)
-            yield from _batch(function, rows.take(), call, wanted)
+            yield from call_on(function, rows.take(), call, wanted)
         case "group":
             for group in _groups(batches, given, call.group_keys, call.name, most_bytes):
-                yield from _batch(function, group, call, wanted)
+                yield from call_on(function, group, call, wanted)
 
 
 def guarded(call: PythonCall) -> Callable[..., Any]:
@@ -200,9 +205,10 @@ def _misfit(
     return FunctionError(said_of(name, error), error, "")
 
 
-def _batch(
+def call_on(
     function: Callable[..., Any], rows: pa.RecordBatch | pa.Table, call: PythonCall, out: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
+    """What a function of batches, partitions or groups gives for `rows`."""
     try:
         given = function(as_format(rows, call.format))
         results = given if isinstance(given, Iterator) else iter([given])

@@ -62,8 +62,9 @@ def _stage(stage: Stage) -> list[str]:
         match step:
             case SqlStep(sql):
                 lines.append(f"  sql {' '.join(sql.split())}")
-            case PythonStep(call):
-                lines.append(f"  python {call.name} per {call.kind}")
+            case PythonStep(call, light=light):
+                here = ", in this process" if light else ""
+                lines.append(f"  python {call.name} per {call.kind}{here}")
             case RecordSortStep(fields, key):
                 width = sum(n_bytes for _, n_bytes in fields)
                 lines.append(f"  sort records of {width} bytes by {key}")

@@ -33,6 +33,11 @@ def is_plain(sql: Pieces) -> bool:
     return sql == slot(0)
 
 
+def reads_once(sql: str, name: str = "__s0") -> bool:
+    """Whether a query reads `name` once, by sight: below a WITH it may be read again."""
+    return sql.count(name) == 1 and not re.search(r"\bWITH\b", sql, re.IGNORECASE)
+
+
 def over(head: str, sql: Pieces, tail: str = "") -> Pieces:
     """`head` FROM the query `sql` AS __in0, then `tail`."""
     if len(sql) == 2 and sql[0] == "FROM ":

@@ -9,7 +9,8 @@ groups at once; so it is done where they come out large enough.
 from millpond.expr import quote
 from millpond.physical import fragment as f
 from millpond.physical.cuts import PID
-from millpond.physical.shape import Settings, Statement, to_file, why_staged
+from millpond.physical.fused import Statement, functions_in_line, to_file
+from millpond.physical.shape import Settings, why_staged
 from millpond.physical.stages import Fragment, SqlStep, Stage
 from millpond.plan import nodes as n
 
@@ -37,7 +38,9 @@ def one_pass(node: n.Node, settings: Settings) -> tuple[Stage | None, str]:
     """DataSink(HashPartition(x))  ->  one stage and why, or None and why not ("": not asked)."""
     match node:
         case n.DataSink(n.HashPartition() as hashed, format="parquet", name=name) if (
-            name and why_staged(hashed.input, settings) is None
+            name
+            and why_staged(hashed.input, settings) is None
+            and not functions_in_line(hashed.input)
         ):
             why_not = _why_not(node, hashed, settings)
             if why_not:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from millpond.expr import SortKey, quote
 from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
+from millpond.physical.fused import fused, to_file
 from millpond.physical.joining import aggregate, grouped, join
 from millpond.physical.one_pass import one_pass
 from millpond.physical.pipe import (
@@ -27,7 +28,7 @@ from millpond.physical.pipe import (
     word,
 )
 from millpond.physical.records import record_sort
-from millpond.physical.shape import Physical, Settings, fused, to_file, why_staged
+from millpond.physical.shape import Physical, Settings, why_staged
 from millpond.physical.sorting import FEW_ROWS, first_rows, sort
 from millpond.physical.splits import can_cut, even_splits, finer_splits, source_splits
 from millpond.physical.stages import (
@@ -53,7 +54,7 @@ def plan_stages(node: n.Node, settings: Settings) -> Physical:
         return Physical((stage,), "fused", "records of fixed width, sorted without SQL")
     if reason is None:
         why = "one machine, and nothing observes partitions"
-        return Physical((fused(node, settings),), "fused", why)
+        return Physical((fused(node, settings.run),), "fused", why)
     stage, why = one_pass(node, settings)
     if stage is not None:
         return Physical((stage,), "fused", why)

@@ -4,7 +4,8 @@ import json
 
 from millpond.expr import quote
 from millpond.formats.scan import FileSlice, Split
-from millpond.physical.shape import Settings, to_file
+from millpond.physical.fused import to_file
+from millpond.physical.shape import Settings
 from millpond.physical.stages import Fragment, RecordSortStep, SourceInput, Stage
 from millpond.plan import nodes as n
 

@@ -1,28 +1,20 @@
-"""The choice of a shape, and the fused one: the whole plan as one DuckDB statement."""
+"""The choice of a shape: one task for the whole plan, or stages."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from millpond.expr import SortKey, quote
+from millpond.expr import SortKey
 from millpond.formats.parquet import RowGroups
-from millpond.formats.scan import FileSlice, Split
-from millpond.physical import fragment as f
-from millpond.physical.fragment import Pieces
-from millpond.physical.splits import with_values
-from millpond.physical.stages import (
-    Fragment,
-    Input,
-    Output,
-    SourceInput,
-    SqlStep,
-    Stage,
-    ToFile,
-    ToMemory,
-)
+from millpond.physical.fused import all_nodes, functions_in_line
+from millpond.physical.stages import Stage
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
 from millpond.schema import Schema
+
+
+def never(call: n.PythonCall) -> bool:
+    """No function is known to be light."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +30,7 @@ class Settings:
     run: str = ""
     memory_bytes: int = 2**30  # What a process may take.
     durable: bool = False  # Finished tasks are kept for a rerun, so work is worth cutting.
+    is_light: Callable[[n.PythonCall], bool] = never
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +48,23 @@ def why_staged(node: n.Node, settings: Settings) -> str | None:
         return "shape='staged'"
     if settings.staged_only:
         return "the runtime is a cluster"
-    return next((why for at in _all(node) if (why := _observer(at))), None)
+    found = all_nodes(node)
+    why = next((why for at in found if (why := _observer(at, settings.is_light))), None)
+    functions = [at for at in found if isinstance(at, n.PythonBatches)]
+    if why is None and len(functions_in_line(node)) != len(functions):
+        return f"{functions[0].call.name} is a Python function beside other inputs"
+    return why
 
 
-def _observer(node: n.Node) -> str | None:
+def _observer(node: n.Node, is_light: Callable[[n.PythonCall], bool]) -> str | None:
     match node:
+        case n.PythonBatches(call=call) if (
+            call.kind == "batch"
+            and (call.cpus, call.gpus) == (1, 0)
+            and partitioning(node.input).n in (None, 1)
+            and is_light(call)
+        ):
+            return None
         case n.PythonBatches(call=call):
             return f"{call.name} is a Python function"
         case n.Project(udfs=(udf, *_)) | n.Filter(udfs=(udf, *_)):
@@ -73,70 +78,3 @@ def _observer(node: n.Node) -> str | None:
         case n.GivenPartition():
             return "partition numbers are given, and must be checked"
     return None
-
-
-def _all(node: n.Node) -> list[n.Node]:
-    """Every node once, however many read it; those that read come before those they read."""
-    found: dict[int, n.Node] = {}
-    waiting = [node]
-    while waiting:
-        at = waiting.pop()
-        if id(at) not in found:
-            found[id(at)] = at
-            waiting += reversed(n.inputs_of(at))
-    return list(found.values())
-
-
-def fused(node: n.Node, settings: Settings) -> Stage:
-    """One stage of one task: the statement that computes `node` whole."""
-    statement = Statement(node)
-    output: Output
-    if isinstance(node, n.DataSink):
-        output, schema, sql = to_file(node), node.schema, statement.query(node.input)
-    else:
-        output, schema = ToMemory(), f.plain(node.schema)
-        sql = f.cast(statement.query(node), node.schema, schema, False)
-    fragment = Fragment((SqlStep(f.text(statement.whole(sql)), schema),))
-    inputs = tuple(statement.inputs)
-    return Stage(0, "fused", fragment, inputs, output, schema, run=settings.run)
-
-
-class Statement:
-    """Queries nest; a node that several read is written once, as a common table expression."""
-
-    def __init__(self, node: n.Node) -> None:
-        self.inputs: list[Input] = []
-        self._ctes: list[str | int] = []
-        self._names: dict[int, str] = {}
-        self._readers = Counter(id(i) for at in _all(node) for i in n.inputs_of(at))
-
-    def query(self, at: n.Node) -> Pieces:
-        if isinstance(at, n.DataSource):
-            split = Split(tuple(FileSlice(file.path) for file in at.files), at.rows)
-            return self._source(at, with_values(at, (split,)))
-        if isinstance(at, n.Kept):
-            return self._source(at.source, at.splits)
-        if self._readers[id(at)] < 2:
-            return self._render(at)
-        if id(at) not in self._names:
-            sql = self._render(at)
-            name = self._names[id(at)] = quote.name(f"__millpond_shared{len(self._names)}")
-            self._ctes += [", " if self._ctes else "WITH ", f"{name} AS (\n", *sql, "\n)"]
-        return (f"FROM {self._names[id(at)]}",)
-
-    def whole(self, sql: Pieces) -> Pieces:
-        return (*self._ctes, "\nSELECT * FROM (\n", *sql, "\n)") if self._ctes else sql
-
-    def _render(self, at: n.Node) -> Pieces:
-        return f.render(at, tuple(self.query(i) for i in n.inputs_of(at)))
-
-    def _source(self, at: n.DataSource, splits: tuple[Split, ...]) -> Pieces:
-        self.inputs.append(SourceInput(at.scan, splits, broadcast=True))
-        return f.slot(len(self.inputs) - 1)
-
-
-def to_file(node: n.DataSink, count: int | None = None) -> ToFile:
-    if node.name:
-        return ToFile(node.format, node.path, node.name, node.options, count)
-    folder, _, name = node.path.rpartition("/")
-    return ToFile(node.format, folder or ".", name, node.options)

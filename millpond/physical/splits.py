@@ -73,12 +73,15 @@ def finer_splits(
     """
     if source.scan.format not in ("memory", "parquet") or len(source.files) > FINER:
         return None
-    if source.rows is not None:
-        total = source.rows.table.num_rows
-    else:
-        total = sum(sum(footer(file.path).rows) for file in source.files)
-    count = min(FINER, total // rows_each)
+    count = min(FINER, count_rows(source, footer) // rows_each)
     return count if count > len(source_splits(source, target_bytes, footer)) else None
+
+
+def count_rows(source: DataSource, footer: Footer) -> int:
+    """How many rows a source in memory, or of Parquet files, has."""
+    if source.rows is not None:
+        return len(source.rows.table)
+    return sum(sum(footer(file.path).rows) for file in source.files)
 
 
 def _pieces(source: DataSource, footer: Footer) -> list[tuple[FileSlice, int]]:

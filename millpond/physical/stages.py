@@ -52,12 +52,14 @@ class SqlStep:
 class PythonStep:
     """One Python call over the batches of the step before; gives rows of `schema`.
 
-    `input` is what the function is called with, in DuckDB's types.
+    `input` is what the function is called with, in DuckDB's types. A `light` one need not be
+    called in a process of its own.
     """
 
     call: PythonCall
     input: Schema
     schema: Schema
+    light: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,11 @@ class Fragment:
 
     @property
     def has_python(self) -> bool:
-        return any(isinstance(s, PythonStep) or getattr(s, "udfs", ()) for s in self.steps)
+        """Whether it calls functions that belong in a process of their own."""
+        return any(
+            (isinstance(s, PythonStep) and not s.light) or getattr(s, "udfs", ())
+            for s in self.steps
+        )
 
     @property
     def schema(self) -> Schema:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from millpond.engine.duckdb import BATCH_ROWS, Cursor
 from millpond.errors import MillpondError
 from millpond.formats.rows import FORMATS, read_rows, schema_of
 from millpond.formats.scan import Scan, Split, scan_sql
+from millpond.physical.fragment import reads_once
 from millpond.physical.stages import PartRows, SplitRows, Task, ToPart
 from millpond.schema import Schema
 from millpond.shuffle.read import PartsUnreadable, read_part_rows
@@ -76,7 +76,7 @@ class Inputs:
                         self.bounds = _table(rows(), schema).column(0).combine_chunks()
                     else:
                         stream = Stream(schema, rows, self.fail)
-                        cursor.register_stream(name, stream, once=_names_once(sql, name))
+                        cursor.register_stream(name, stream, once=reads_once(sql, name))
         return f"WITH {', '.join(views)}\n{_nested(sql)}" if views else sql
 
     def bind_rows(
@@ -84,7 +84,7 @@ class Inputs:
     ) -> None:
         """The rows of a step, which are there once, in reach of `cursor` as `__s0`."""
         stream = Stream(self._worker.engine.arrow_schema(schema), lambda: rows, self.fail)
-        cursor.register_stream("__s0", stream, once=_names_once(sql, "__s0"), opens_again=False)
+        cursor.register_stream("__s0", stream, once=reads_once(sql, "__s0"), opens_again=False)
 
     def _splits(
         self, name: str, scan: Scan, splits: tuple[Split, ...], sql: str, cursor: Cursor
@@ -99,7 +99,7 @@ class Inputs:
         elif scan.format in FORMATS:
             table = f"__rows{name}"
             stream = self._file_rows(scan, splits)
-            cursor.register_stream(table, stream, once=_names_once(sql, name))
+            cursor.register_stream(table, stream, once=reads_once(sql, name))
         return f"{name} AS NOT MATERIALIZED ({scan_sql(scan, splits, table)})"
 
     def _file_rows(self, scan: Scan, splits: Sequence[Split]) -> Stream:
@@ -160,11 +160,6 @@ def _together(tables: Sequence[pa.Table]) -> pa.Table:
     import pyarrow as pa
 
     return pa.concat_tables(tables)
-
-
-def _names_once(sql: str, name: str) -> bool:
-    """Whether a query reads `name` once, by sight: below a WITH it may be read again."""
-    return sql.count(name) == 1 and not re.search(r"\bWITH\b", sql, re.IGNORECASE)
 
 
 def _nested(sql: str) -> str:

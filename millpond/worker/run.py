@@ -125,8 +125,9 @@ class _Run:
         if task.rows_at_once and task.fragment.row_wise:
             return self._in_pieces(task.rows_at_once)
         streams = isinstance(task.output, ToPart) or getattr(task.output, "n", None)
-        whole = not streams and isinstance(last, SqlStep) and not before
-        cursor = self._cursor(watched=whole)
+        # All of a plan is one task: its first statement is the one that takes long.
+        fused = not streams and not task.fragment.has_python
+        cursor = self._cursor(watched=fused)
         rows: Iterator[pa.RecordBatch] | None = None
         for step in before:
             rows, cursor = self._step(step, rows, cursor), self._cursor()
