@@ -18,11 +18,16 @@ apart, as `first`, against Polars' own `map` without a warm-up. A function of ba
 costs less than to move its rows is called in the session's process
 (docs/decisions/0035-light-functions.md).
 
-FOUND
+Found (2026-11-22, Polars 2.1, Ray 2, 2 cores, nothing else running): in rows/s 2.16 × Polars
+and 6.9 × Ray Data for map, 1.41 × and 10 × for filter, 0.82 × Polars for a map with its start.
+map_batches: 60 M rows/s, 14 × Ray Data, and 0.53 × Polars (166 ms, 82 ms): DuckDB's scan of
+the two columns alone takes as much processor as Polars' whole run.
 """
 
 import argparse
+import logging
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -95,7 +100,7 @@ def ray_filter(path: str) -> int:
 
 
 def ray_batches(path: str) -> int:
-    rows = ray.data.read_parquet(path, columns=["id", "price"])
+    rows = ray.data.read_parquet(path).select_columns(["id", "price"])
     return int(rows.map_batches(rooted, batch_format="numpy").materialize().count())
 
 
@@ -130,6 +135,8 @@ def main() -> None:
     told = parser.parse_args()
     ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="ray")
     compared: list[Compared] = []
     with tempfile.TemporaryDirectory() as folder, millpond.init(progress=False) as sp:
         for name in told.cases:
@@ -149,7 +156,7 @@ def main() -> None:
         first = timed(partial(fresh, path))
         compared.append(compare("first, polars", timed(partial(polars_map, path)), first, 3))
     table(compared, "peer")
-    save("functions", compared, rows=told.rows, batch_rows=told.batch_rows)
+    save("functions", compared, row_rows=told.rows, batch_rows=told.batch_rows)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ def test_a_light_function_is_called_here_and_explain_says_so(sp: Session) -> Non
 
 
 @pytest.mark.slow
-def test_a_heavy_function_is_called_elsewhere(
-    sp: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_heavy_function_is_called_elsewhere(sp: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millpond.runner.TRAVEL_NS", 0.0)
 
     frame = numbers(sp).map_batches(where, schema=SCHEMA, format="numpy")
