@@ -76,10 +76,10 @@ class Runner:
         """The columns that a user says a function gives."""
         if hasattr(columns, "empty_table"):
             return self._work.worker.engine.schema_of(columns.empty_table())
-        if not isinstance(columns, Mapping):
+        if not isinstance(columns, Mapping | Schema):
             raise SchemaMismatch(
-                f"{where}: schema is a dict of names and DuckDB types, or a pyarrow.Schema, "
-                f"not {type(columns).__name__}."
+                f"{where}: schema is a dict of names and DuckDB types, a frame's schema, or a "
+                f"pyarrow.Schema, not {type(columns).__name__}."
             )
         return columns
 
