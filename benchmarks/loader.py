@@ -1,10 +1,11 @@
-"""The loader against what people use: random batches, orders, packing, restore.
+"""The loader against what people use: random batches, epochs, orders, packing, restore.
 
-    python benchmarks/loader.py [--megabytes 100] [--rounds 5]
+    python benchmarks/loader.py [--scale 1] [--rounds 5] [--only "4 KiB" epoch] [--rivals mds]
 
-Rivals that are installed take part (pylance, array-record, datasets, mosaicml-streaming
-with --no-deps). Ours and a rival run in turns on the same rows, warm; the ratio is the
-median over the rounds, by processor time and by the clock. JSON goes to results/.
+Ours and a rival run in turns on the same rows, warm, on batches of 512 uniform rows; the
+ratio is the median over the rounds, by processor time and by the clock. Sets are written
+into a temporary folder, a rival's set removed before the next one's: at most twice 4 GB.
+Cold figures: `benchmarks/loader_cold.py`. JSON goes to results/.
 """
 
 import argparse
@@ -14,118 +15,27 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+from loader_rivals import RIVALS, Ids, Rival, Rows, Take, fixed_rows, ours, token_rows
 
-from millpond.loader.order import Feistel
+from millpond import open_dataset
+from millpond.loader.order import Feistel, Order, permutation
 from millpond.loader.packing import plan_packs
-from millpond.loader.reader import open_dataset
-from millpond.loader.write import write_dataset
+from millpond.loader.schedule import Schedule, pattern, whole_weights
+from millpond.loader.sequence import Mixed, Place
+from millpond.loader.state import Cursor, Identity, Receipt, Run, State
 
-Ids = npt.NDArray[np.int64]
-Take = Callable[[Ids], Any]
 BATCH = 512
+# Rows a second of one core that the issue asks for.
+BARS = {"256 B": 9e6, "4 KiB": 1e6, "64 KiB": 100e3, "tokens": 1.3e6}
 
-
-@dataclass(frozen=True)
-class Rival:
-    """How another library writes the rows and takes a batch of them."""
-
-    name: str
-    open: Callable[[pa.Table, str], Take]
-
-
-def ours(table: pa.Table, path: str) -> Take:
-    write_dataset(table, path)
-    rows = open_dataset(path).rows
-    return lambda ids: rows.take(ids, ["payload"])
-
-
-def arrow_file(table: pa.Table, path: str) -> Take:
-    """The Arrow IPC file as people write it, and `Table.take` of its chunks."""
-    with pa.ipc.new_file(path, table.schema) as file:
-        # Batches of a megabyte: what writers that flush as they go leave behind.
-        file.write_table(table, max_chunksize=max(16, table.num_rows * 1_000_000 // table.nbytes))
-    whole = pa.ipc.open_file(pa.memory_map(path)).read_all().select(["payload"])
-    return lambda ids: whole.take(ids)
-
-
-def lance(table: pa.Table, path: str) -> Take:
-    import lance
-
-    dataset = lance.write_dataset(table, path)
-    return lambda ids: dataset.take(ids, columns=["payload"])
-
-
-def array_record(table: pa.Table, path: str) -> Take:
-    from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-
-    writer = ArrayRecordWriter(path, "group_size:1,uncompressed")
-    for value in payloads(table):
-        writer.write(value)
-    writer.close()
-    reader = ArrayRecordReader(path, "readahead_buffer_size:0")
-    return lambda ids: reader.read(ids.tolist())
-
-
-def hf_datasets(table: pa.Table, path: str) -> Take:
-    import datasets
-
-    with pa.ipc.new_stream(path, table.schema) as file:
-        file.write_table(table, max_chunksize=1000)
-    rows = datasets.Dataset.from_file(path).select_columns(["payload"]).with_format("arrow")
-    # Joined, because otherwise a batch is a list of slices and no byte of it was read.
-    return lambda ids: rows[ids]["payload"].combine_chunks()
-
-
-def mds(table: pa.Table, path: str) -> Take:
-    import streaming
-
-    with streaming.MDSWriter(out=path, columns={"payload": "bytes"}) as writer:
-        for value in payloads(table):
-            writer.write({"payload": value})
-    rows = streaming.StreamingDataset(local=path, batch_size=1)
-    return lambda ids: [rows[i] for i in ids.tolist()]
-
-
-def payloads(table: pa.Table) -> Iterator[bytes]:
-    for value in table["payload"]:
-        fixed = isinstance(value, pa.FixedSizeBinaryScalar)
-        yield value.as_py() if fixed else np.asarray(value.values).tobytes()
-
-
-RIVALS = (
-    Rival("arrow file", arrow_file),
-    Rival("lance", lance),
-    Rival("array-record", array_record),
-    Rival("hf datasets", hf_datasets),
-    Rival("mds", mds),
-)
-# Bars of the issue: at least so many times the rival's rows a second.
-BARS = {"lance": 8.0, "array-record": 8.0, "mds": 15.0, "hf datasets": 1.5}
-
-
-def fixed_rows(width: int, megabytes: int) -> pa.Table:
-    n = max(2 * BATCH, megabytes * 1_000_000 // width)
-    values = np.random.default_rng(0).bytes(n * width)
-    payload = pa.Array.from_buffers(pa.binary(width), n, [None, pa.py_buffer(values)])
-    return pa.table({"id": np.arange(n), "payload": payload})
-
-
-def token_rows(megabytes: int) -> pa.Table:
-    draw = np.random.default_rng(0)
-    lengths = np.minimum(4096, draw.lognormal(np.log(400), 0.7, megabytes * 500).astype(np.int64))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    tokens = draw.integers(0, 50_000, int(offsets[-1]), dtype=np.int32)
-    return pa.table(
-        {"id": np.arange(lengths.size), "payload": pa.ListArray.from_arrays(offsets, tokens)}
-    )
+Found = dict[str, Any]
 
 
 def seconds(take: Take, batches: list[Ids]) -> tuple[float, float]:
@@ -137,67 +47,97 @@ def seconds(take: Take, batches: list[Ids]) -> tuple[float, float]:
 
 
 def random_batches(
-    work: str, table: pa.Table, rounds: int, folder: Path
-) -> Iterator[dict[str, Any]]:
+    rows: Rows, rounds: int, folder: Path, rivals: Sequence[Rival]
+) -> Iterator[Found]:
     """Batches of 512 uniform rows, ours and each rival in turns."""
-    mine = ours(table, str(folder / f"{work}-ours"))
+    mine = ours(rows, str(folder / f"{rows.name}-ours"))
     draw = np.random.default_rng(1)
-    n = table.num_rows
-    whole = draw.permutation(n)
     # Once over all rows first: mapped, in the page cache, and our checksums checked.
-    for at in range(0, n, 8192):
-        mine(whole[at : at + 8192])
-    for rival in RIVALS:
+    for at in range(0, rows.n, 8192):
+        mine(np.arange(at, min(at + 8192, rows.n)))
+    for rival in rivals:
+        own = Path(tempfile.mkdtemp(dir=folder))
         try:
-            theirs = rival.open(table, str(folder / f"{work}-{rival.name.replace(' ', '-')}"))
-            theirs(whole[:BATCH])
+            theirs = rival.opened(rows, own)
+            theirs(draw.integers(0, rows.n, BATCH))
+            yield compared(rows, rival, mine, theirs, rounds, draw)
         except Exception as error:  # The end of a rival, not of the benchmark.
             print(f"{rival.name}: left out ({type(error).__name__}: {error})", file=sys.stderr)
-            continue
-        # A rival is given as many batches as it does in about a quarter of a second.
-        once = max(seconds(theirs, [draw.integers(0, n, BATCH)])[1], 1e-5)
-        count = int(min(200, max(2, 0.25 / once)))
-        runs = []
-        for _ in range(rounds):
-            batches = [draw.integers(0, n, BATCH) for _ in range(count)]
-            runs.append((seconds(mine, batches), seconds(theirs, batches)))
-        rows = count * BATCH
-        yield {
-            "work": work,
-            "rival": rival.name,
-            "ours_rows_s": rows / statistics.median(a[0] for a, _ in runs),
-            "theirs_rows_s": rows / statistics.median(b[0] for _, b in runs),
-            "ratio_cpu": statistics.median(b[0] / a[0] for a, b in runs),
-            "ratio_clock": statistics.median(b[1] / a[1] for a, b in runs),
-            "bar": BARS.get(rival.name),
-        }
+        shutil.rmtree(own)
 
 
-def epoch(rounds: int, megabytes: int, folder: Path) -> dict[str, Any]:
-    """A globally shuffled epoch of 1 KiB rows, against the same code unshuffled."""
-    table = fixed_rows(1024, megabytes)
-    path = str(folder / "epoch")
-    write_dataset(table, path)
-    ds = open_dataset(path)
-
-    def run(shuffle: Any) -> float:
-        loader = ds.loader(1024, shuffle=shuffle, prefetch=0)
-        began = time.process_time()
-        for _ in loader:
-            pass
-        return len(ds) / (time.process_time() - began)
-
-    first = run("global")
-    runs = [(run("global"), run(False)) for _ in range(rounds)]
+def compared(
+    rows: Rows, rival: Rival, mine: Take, theirs: Take, rounds: int, draw: np.random.Generator
+) -> Found:
+    # A rival is given as many batches as it does in about a quarter of a second.
+    once = max(seconds(theirs, [draw.integers(0, rows.n, BATCH)])[1], 1e-5)
+    count = int(min(400, max(2, 0.25 / once)))
+    runs = []
+    for _ in range(rounds):
+        batches = [draw.integers(0, rows.n, BATCH) for _ in range(count)]
+        runs.append((seconds(mine, batches), seconds(theirs, batches)))
+    total = count * BATCH
     return {
-        "work": "epoch of 1 KiB rows, global",
-        "rows_s": statistics.median(a for a, _ in runs),
-        "first_epoch_rows_s": first,
-        "of_unshuffled": statistics.median(a / b for a, b in runs),
+        "work": rows.name,
+        "rival": rival.name,
+        "ours_rows_s": total / statistics.median(a[0] for a, _ in runs),
+        "theirs_rows_s": total / statistics.median(b[0] for _, b in runs),
+        "ratio_cpu": statistics.median(b[0] / a[0] for a, b in runs),
+        "ratio_clock": statistics.median(b[1] / a[1] for a, b in runs),
+        "ours_bar_rows_s": BARS.get(rows.name),
+        "bar": rival.bar,
     }
 
 
-def order_speed(rounds: int) -> dict[str, Any]:
+def epoch(rounds: int, scale: float, folder: Path) -> Found:
+    """A globally shuffled epoch of 3 GB in rows of 1 KiB to numpy; the same unshuffled."""
+    rows = fixed_rows("epoch", int(2_900_000 * scale), 1024)
+    ours(rows, str(folder / "epoch"))
+    ds = open_dataset(str(folder / "epoch"))
+
+    def run(shuffle: Any, prefetch: int) -> tuple[float, float]:
+        loader = ds.loader(1024, shuffle=shuffle, prefetch=prefetch, columns=["id", "payload"])
+        cpu, clock = time.process_time(), time.perf_counter()
+        seen = sum(len(batch["id"]) for batch in loader)
+        return seen / (time.process_time() - cpu), seen / (time.perf_counter() - clock)
+
+    first = run("global", 0)
+    runs = [(run("global", 0), run(False, 0), run("global", 2)) for _ in range(rounds)]
+    shutil.rmtree(folder / "epoch")
+    return {
+        "work": "epoch of 1 KiB rows, global",
+        "rows_s_cpu": statistics.median(a[0] for a, _, _ in runs),
+        "rows_s_clock": statistics.median(a[1] for a, _, _ in runs),
+        "rows_s_clock_prefetch": statistics.median(c[1] for _, _, c in runs),
+        "first_epoch_that_checks_rows_s": first[0],
+        "of_unshuffled": statistics.median(a[0] / b[0] for a, b, _ in runs),
+        "bar_rows_s": 1.5e6,
+    }
+
+
+def ray_epoch(scale: float, folder: Path) -> Found:
+    """Ray Data on the same rows as Parquet, mixed inside a buffer only: less than uniform."""
+    import pyarrow.parquet as pq
+    import ray
+
+    rows = fixed_rows("ray", int(300_000 * scale), 1024)
+    with pq.ParquetWriter(folder / "rows.parquet", rows.schema, compression="none") as file:
+        for batch in rows.batches():
+            file.write_batch(batch)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        data = ray.data.read_parquet(str(folder / "rows.parquet"))
+        began = time.perf_counter()
+        seen = 0
+        for batch in data.iter_batches(batch_size=1024, local_shuffle_buffer_size=16_384):
+            seen += len(batch["id"])
+        took = time.perf_counter() - began
+    finally:
+        ray.shutdown()
+    return {"work": "epoch of 1 KiB rows, Ray Data, buffer of 16,384", "rows_s_clock": seen / took}
+
+
+def order_speed(rounds: int) -> Found:
     feistel = Feistel.of(10**12, 7)
     at = np.arange(8192) + 10**11
     runs = []
@@ -209,7 +149,7 @@ def order_speed(rounds: int) -> dict[str, Any]:
     return {"work": "order of 10^12 rows", "positions_s": statistics.median(runs), "bar": 30e6}
 
 
-def packing_speed(rounds: int) -> dict[str, Any]:
+def packing_speed(rounds: int) -> Found:
     draw = np.random.default_rng(0)
     lengths = np.minimum(draw.lognormal(np.log(600), 1.6, 20_000), 1e6).astype(np.int64)
     runs, fill = [], 0.0
@@ -225,38 +165,100 @@ def packing_speed(rounds: int) -> dict[str, Any]:
     }
 
 
+def restore(rounds: int) -> Found:
+    """From a state's JSON to the first 8192 rows of a mixture of 64 sources, 10^12 rows in
+    all, behind three changes of weights, with nothing of it known to the process yet."""
+    draw = np.random.default_rng(1)
+    sizes = tuple(int(n) for n in draw.integers(10**9, 3 * 10**10, 64))
+    log = tuple(
+        (at, whole_weights(draw.random(64).tolist(), "benchmark"))
+        for at in (0, 10**9, 5 * 10**10, 7 * 10**11)
+    )
+    identity = Identity("0" * 32, "global", 3)
+    mixed = Mixed(sizes, Order("global", 3), Schedule(log))
+    at = Cursor(0, 8 * 10**11, 10**8)
+    runs = (Run(0, 0, 0, 64, 128, 0),)
+    text = json.dumps(State(identity, at, 5, Receipt(10, 7), runs, log=log).to_dict())
+
+    def once() -> Any:
+        found = State.from_dict(json.loads(text), identity)
+        again = replace(mixed, schedule=Schedule(found.log), anchor=Place(found.cursor.epoch, 0))
+        return again.at(0, np.arange(8192) + found.cursor.position)
+
+    def anew() -> None:
+        pattern.cache_clear()
+        permutation.cache_clear()
+
+    spent = []
+    for _ in range(rounds):
+        anew()
+        began = time.perf_counter()
+        once()
+        spent.append((time.perf_counter() - began) * 1e3)
+    anew()
+    tracemalloc.start()
+    once()
+    peak = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    return {
+        "work": "restore: 10^12 rows, 64 sources, 3 changes of weights",
+        "milliseconds": statistics.median(spent),
+        "peak_MB": peak,
+        "state_bytes": len(text),
+        "bar": 50.0,
+        "bar_MB": 10.0,
+    }
+
+
+def told(found: Found) -> str:
+    if "rival" not in found:
+        words = (f"{k} {v:,.4g}" if not isinstance(v, str) else v for k, v in found.items())
+        return ", ".join(words)
+    bar = f"  bar {found['bar']:g}" if found["bar"] else ""
+    return (
+        f"{found['work']:8} ours {found['ours_rows_s']:12,.0f} rows/s  "
+        f"{found['rival']:14} {found['theirs_rows_s']:12,.0f}  "
+        f"× {found['ratio_cpu']:.1f} (clock × {found['ratio_clock']:.1f}){bar}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--megabytes", type=int, default=100)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the issue's row counts")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=None, help="works, by name")
+    parser.add_argument("--rivals", nargs="*", default=None)
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="millpond-bench-"))
-    results: list[dict[str, Any]] = []
+    rounds, scale = asked.rounds, asked.scale
+    rivals = [r for r in RIVALS if asked.rivals is None or r.name in asked.rivals]
+    tables = (
+        fixed_rows("256 B", int(1_000_000 * scale), 256),
+        fixed_rows("4 KiB", int(1_000_000 * scale), 4096),
+        fixed_rows("64 KiB", int(60_000 * scale), 65_536),
+        token_rows(int(1_000_000 * scale)),
+    )
+    works: dict[str, Callable[[], Iterator[Found]]] = {
+        rows.name: lambda rows=rows: random_batches(rows, rounds, folder, rivals)
+        for rows in tables
+    }  # fmt: skip
+    works["epoch"] = lambda: iter([epoch(rounds, scale, folder)])
+    works["ray"] = lambda: iter([ray_epoch(scale, folder)])
+    works["order"] = lambda: iter([order_speed(rounds)])
+    works["packing"] = lambda: iter([packing_speed(rounds)])
+    works["restore"] = lambda: iter([restore(rounds)])
+    results: list[Found] = []
     try:
-        works = [
-            ("256 B", fixed_rows(256, asked.megabytes)),
-            ("4 KiB", fixed_rows(4096, asked.megabytes)),
-            ("64 KiB", fixed_rows(65_536, asked.megabytes)),
-            ("tokens", token_rows(asked.megabytes)),
-        ]
-        for work, table in works:
-            for found in random_batches(work, table, asked.rounds, folder):
-                results.append(found)
-                bar = f"  bar {found['bar']}" if found["bar"] else ""
-                print(
-                    f"{work:8} ours {found['ours_rows_s']:12,.0f} rows/s  "
-                    f"{found['rival']:14} {found['theirs_rows_s']:12,.0f}  "
-                    f"× {found['ratio_cpu']:.1f} (clock × {found['ratio_clock']:.1f}){bar}"
-                )
-        for more in (
-            epoch(asked.rounds, asked.megabytes, folder),
-            order_speed(asked.rounds),
-            packing_speed(asked.rounds),
-        ):
-            results.append(more)
-            print(
-                ", ".join(f"{k} {v:,.4g}" if not isinstance(v, str) else v for k, v in more.items())
-            )
+        for name, work in works.items():
+            if asked.only is not None and name not in asked.only:
+                continue
+            try:
+                for found in work():
+                    results.append(found)
+                    print(told(found), flush=True)
+            except ImportError as error:
+                print(f"{name}: left out ({error})", file=sys.stderr)
+            shutil.rmtree(folder / f"{name}-ours", ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     out = Path(__file__).parent / "results"

@@ -163,14 +163,14 @@ class Maker:
         epoch, positions, source, edges = plan.epoch, plan.positions, plan.source, plan.edges
         columns, units, bad = self._columns(source, plan.units)
         words = receipt_words(epoch, positions, units, source)
-        shown = self._shown(columns)
+        whole = shown(columns, self.format, self.dress)
         group: Group = []
         for i, after in enumerate(plan.after):
             a, b = int(edges[i]), int(edges[i + 1])
             padded = int(np.count_nonzero(positions[a:b] >= plan.n))
             skipped = int(np.count_nonzero(bad[a:b]))
             receipt = Receipt(b - a, int(words[a:b].sum(dtype=np.uint64)))
-            batch = self._batch(shown, a, b)
+            batch = self._batch(whole, a, b)
             if isinstance(batch, Batch):
                 batch.epoch, batch.step, batch.padded = epoch, after.step - 1, padded
                 batch.positions, batch.units = positions[a:b], units[a:b]
@@ -178,18 +178,10 @@ class Maker:
             group.append((batch, Delivered(after, receipt, padded, skipped)))
         return group
 
-    def _shown(self, columns: dict[str, Column]) -> Any:
+    def _batch(self, whole: Any, first: int, last: int) -> Any:
         if self.format == "arrow":
-            return pa.RecordBatch.from_arrays(
-                [to_arrow(column) for column in columns.values()], names=list(columns)
-            )
-        shown = {name: to_numpy(column) for name, column in columns.items()}
-        return self.dress(shown) if self.dress is not None else shown
-
-    def _batch(self, shown: Any, first: int, last: int) -> Any:
-        if self.format == "arrow":
-            return shown.slice(first, last - first)
-        return Batch({name: column[first:last] for name, column in shown.items()})
+            return whole.slice(first, last - first)
+        return Batch({name: column[first:last] for name, column in whole.items()})
 
     def _columns(
         self, source: Int64s | None, units: Int64s
@@ -231,6 +223,15 @@ class Maker:
             bad[places[wrong]] = True
             tries[wrong] += 1
             wanted = np.where(wrong, substitute(units, tries, of.n), wanted)
+
+
+def shown(columns: dict[str, Column], format: Format, dress: Dress | None) -> Any:
+    """Columns as a user asked for them; `dress` makes tensors of arrays."""
+    if format == "arrow":
+        arrays = [to_arrow(column) for column in columns.values()]
+        return pa.RecordBatch.from_arrays(arrays, names=list(columns))
+    arrays = {name: to_numpy(column) for name, column in columns.items()}
+    return dress(arrays) if dress is not None else arrays
 
 
 def substitute(units: Int64s, tries: Int64s, n: int) -> Int64s:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millpond import lazy
-from millpond.errors import FileUnreadable, OptionError, PathNotFound
+from millpond.errors import ColumnNotFound, FileUnreadable, OptionError, PathNotFound
 from millpond.formats.shard_index import INDEX_NAME, Index, read_index
-from millpond.loader.batches import Batch, Format
+from millpond.loader.batches import Batch, Format, shown
 from millpond.loader.cache import CachedShards
 from millpond.loader.columns import to_arrow
 from millpond.loader.flat import LocalShards, Shards
@@ -86,6 +86,24 @@ class Dataset:
             )
         return self._table(self._rows_of(asked.astype(np.int64).reshape(-1)))
 
+    def take(
+        self,
+        rows: Sequence[int] | npt.NDArray[np.int64],
+        columns: Sequence[str] | None = None,
+        *,
+        format: Format = "numpy",
+    ) -> Any:
+        """`rows` in the order asked as a loader gives a batch: the quickest random access.
+
+        `columns` and `format` are those of `loader`. Rows count from 0; they may repeat.
+        """
+        asked = self._rows_of(np.asarray(rows, np.int64).reshape(-1))
+        names = list(columns) if columns is not None else self.schema.names
+        for name in names:
+            if name not in self.schema.names:
+                raise ColumnNotFound(name, self.schema.names, f"dataset {self.path!r}")
+        return shown(self.rows.take(asked, names), format, dress_of(format))
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Rows as dicts, in storage order."""
         for first in range(0, len(self), 1024):
@@ -145,11 +163,12 @@ class Dataset:
 
     def _rows_of(self, asked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         n = len(self)
-        outside = (asked < -n) | (asked >= n)
-        if outside.any():
+        least, most = (int(asked.min()), int(asked.max())) if asked.size else (0, -1)
+        if least < -n or most >= n:
+            wrong = most if most >= n else least
             # IndexError is what Python's own loops over a sequence end with.
-            raise IndexError(f"dataset {self.path!r}: no row {asked[outside][0]}; it has {n} rows.")
-        return np.where(asked < 0, asked + n, asked)
+            raise IndexError(f"dataset {self.path!r}: no row {wrong}; it has {n} rows.")
+        return asked if least >= 0 else np.where(asked < 0, asked + n, asked)
 
     def _table(self, rows: npt.NDArray[np.int64]) -> pa.Table:
         names = self.schema.names
