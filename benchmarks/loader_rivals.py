@@ -114,7 +114,7 @@ def grain(rows: Rows, path: str) -> Take:
     from grain.python import ArrayRecordDataSource
 
     _array_record(rows, path)
-    source = ArrayRecordDataSource(path, {"readahead_buffer_size": "0"})
+    source = ArrayRecordDataSource(path)
     return lambda ids: source.__getitems__(ids.tolist())
 
 

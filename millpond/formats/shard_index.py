@@ -114,8 +114,14 @@ def read_index(data: bytes, path: str) -> Index:
 
 def words_per_batch(schema: pa.Schema) -> int:
     """Columns of `Index.layout` for a stored schema."""
-    arrays = [pa.array([], field.type) for field in schema]
-    return 1 + 3 * sum(len(array.buffers()) for array in arrays)
+    return 1 + 3 * sum(_buffers(field.type) for field in schema)
+
+
+def _buffers(kind: pa.DataType) -> int:
+    """Buffers of an array of this type, with those of its children."""
+    # Not by the example of an empty array: to make one, pyarrow loads pandas, a quarter second.
+    inner = sum(_buffers(kind.field(i).type) for i in range(kind.num_fields))
+    return int(kind.num_buffers) + inner
 
 
 def _body(data: bytes, path: str) -> dict[str, Any]:

@@ -97,11 +97,12 @@ class Maker:
     def groups(self, cursor: Cursor, end_epoch: int | None) -> Iterator[Group]:
         """All batches of our share from `cursor` to the end of the run, in order."""
         ready: _Plan | None = None
-        prepared = [units.prepare() for units in self.units]
-        advise = any(prepared)
+        prepared = [units.prepare(self._blocks(cursor.epoch) is None) for units in self.units]
+        advise, epoch = any(prepared), -1
         for plan in self._plans(cursor, end_epoch):
             if advise:
-                self._ask_for(plan)
+                self._ask_for(plan, begins=plan.epoch != epoch)
+                epoch = plan.epoch
             if ready is not None:
                 yield self._group(ready)
             ready = plan
@@ -145,12 +146,17 @@ class Maker:
         ]
         return _Plan(epoch, n, starts[0], after, edges, positions, source, units)
 
-    def _ask_for(self, plan: "_Plan") -> None:
+    def _blocks(self, epoch: int) -> BlockOrder | None:
+        return self.sequence.blocks(epoch) if isinstance(self.sequence, Single) else None
+
+    def _ask_for(self, plan: "_Plan", begins: bool) -> None:
         """Tell the system what the next group reads; blocks are asked for a window ahead."""
-        order = self.sequence.blocks(plan.epoch) if isinstance(self.sequence, Single) else None
-        if isinstance(order, BlockOrder):
+        order = self._blocks(plan.epoch)
+        if order is not None:
             # What all ranks read: on one machine they share the pages, on several each
             # needs its rows out of every block.
+            if begins:
+                self.units[0].advise(order.window_rest(plan.begin), order.block_rows)
             at = order.blocks_ahead(plan.begin, plan.after[-1].position)
             self.units[0].advise(at, order.block_rows)
         elif plan.source is None:
@@ -230,8 +236,8 @@ def shown(columns: dict[str, Column], format: Format, dress: Dress | None) -> An
     if format == "arrow":
         arrays = [to_arrow(column) for column in columns.values()]
         return pa.RecordBatch.from_arrays(arrays, names=list(columns))
-    arrays = {name: to_numpy(column) for name, column in columns.items()}
-    return dress(arrays) if dress is not None else arrays
+    plain = {name: to_numpy(column) for name, column in columns.items()}
+    return dress(plain) if dress is not None else plain
 
 
 def substitute(units: Int64s, tries: Int64s, n: int) -> Int64s:

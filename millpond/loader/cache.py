@@ -100,7 +100,17 @@ class CachedShards:
             parts[i] = memoryview(self._local.memory.bytes[starts[i] : ends[i]].tobytes())
         return np.frombuffer(bytearray().join(parts), np.uint8)
 
+    @property
+    def resident(self) -> bool:
+        return self._local.resident
+
     def advise(self, starts: Int64s, lengths: Int64s) -> None:
+        """For what lies in the cache, whose pages may be cold."""
+        shard = np.searchsorted(self.places, starts, side="right") - 1
+        kept = self._kept[shard] == 1
+        self._local.advise(starts[kept], lengths[kept])
+
+    def read_ahead(self) -> None:
         """Nothing: what matters first is the network."""
 
     def _fetch(self, shard: int) -> int:

@@ -9,6 +9,7 @@ one array of bytes either way, and Python handles no row that it need not.
 import mmap
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -31,6 +32,8 @@ Int64s = npt.NDArray[np.int64]
 
 # Above this part of free memory, pages read ahead would push each other out.
 _RESIDENT = 0.6
+_HEAD_START_S = 1.0
+_SMALL = 512 << 20
 
 
 class ShardUnreadable(MillpondError):
@@ -65,26 +68,30 @@ class Shards(Protocol):
     def ragged(self, starts: Int64s, ends: Int64s) -> Bytes:
         """The bytes between each start and end, joined in the order asked."""
 
+    @property
+    def resident(self) -> bool:
+        """Whether `advise` has nothing left to do."""
+
     def advise(self, starts: Int64s, lengths: Int64s) -> None:
-        """Say what is read next; returns at once."""
+        """Say what is read next, of shards that are held; returns at once."""
+
+    def read_ahead(self) -> None:
+        """Read all of them in the background, if that will help; returns at once."""
 
 
 class LocalShards:
     """Files of this machine, mapped when first read."""
 
-    def __init__(
-        self, paths: Sequence[str], shards: Sequence[Shard], random: bool | None = None
-    ) -> None:
-        """`random`: no page predicts the next one; None: if the shards outgrow memory."""
+    def __init__(self, paths: Sequence[str], shards: Sequence[Shard]) -> None:
         self._paths, self._shards = paths, shards
         self.places, total = shard_places(shards)
         self.memory = Memory(total)
         self._mapped = np.zeros(len(shards), bool)
         self.all_held = False
-        random = not self.fits_in_memory() if random is None else random
         self._pool = Pool()
-        self._random = random
         self._ahead: threading.Thread | None = None
+        # Whether all was read ahead: there is nothing left to advise.
+        self.resident = False
 
     def hold(self, shards: Int64s, starts: Int64s, lengths: Int64s) -> None:
         missing = np.unique(shards[~self._mapped[shards]])
@@ -116,20 +123,20 @@ class LocalShards:
         for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
             madvise(base + begin, size, mmap.MADV_WILLNEED)
 
-    def fits_in_memory(self) -> bool:
-        """Whether all shards may stay in the page cache beside what the machine runs."""
-        return self.memory.size < _RESIDENT * available_bytes()
-
     def read_ahead(self) -> None:
         """Read all shards into the page cache, front to back: 2 to 4 times sooner warm than
-        by random reads. Returns at once; a thread does it, once for each process."""
-        if self._ahead is None:
+        by random reads. A thread does it, once for each process, if they may stay there."""
+        if self._ahead is None and self.memory.size < _RESIDENT * available_bytes():
             self._ahead = threading.Thread(
                 target=self._read_all, name="millpond-read-ahead", daemon=True
             )
             self._ahead.start()
 
     def _read_all(self) -> None:
+        # The first batches are asked for row by row, and need the disk for themselves; who
+        # looks at a few only never pays for all. A small set is read in that time.
+        if self.memory.size > _SMALL:
+            time.sleep(_HEAD_START_S)
         piece = 8 << 20
         for i, shard in enumerate(self._shards):
             try:
@@ -140,6 +147,7 @@ class LocalShards:
             for at in range(0, shard.size_bytes, piece):
                 size = min(piece, shard.size_bytes - at)
                 libc().madvise(place + at, size, mmap.MADV_WILLNEED)
+        self.resident = True
 
     def _map(self, shard: int) -> None:
         path, size = self._paths[shard], self._shards[shard].size_bytes
@@ -154,8 +162,8 @@ class LocalShards:
                 raise ShardUnreadable(shard, f"it has {found} bytes, and the index says {size}")
             address = self.memory.base + int(self.places[shard])
             map_file(address, size, fd)
-            if self._random:
-                libc().madvise(address, size, mmap.MADV_RANDOM)
+            # No page predicts the next one; whoever knows what comes next says so.
+            libc().madvise(address, size, mmap.MADV_RANDOM)
         finally:
             os.close(fd)
         self._mapped[shard] = True

@@ -98,7 +98,10 @@ class MdsRows:
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None:
         """Nothing: batches are read ahead by the loader's thread."""
 
-    def prepare(self) -> bool:
+    def advise_new(self, rows: Int64s, columns: Sequence[str]) -> None:
+        """Nothing either."""
+
+    def prepare(self, whole: bool) -> bool:
         return False
 
     def lengths(self, column: str) -> Int64s:

@@ -256,6 +256,12 @@ class BlockOrder:
         slots = self._slot_of(np.array([first, last - 1], np.int64))
         return self.blocks.rows(np.arange(slots[0], slots[1] + 1)) * self.block_rows
 
+    def window_rest(self, first: int) -> Int64s:
+        """First rows of the blocks from position `first` to its window's end: what a pass
+        that begins there needs at once."""
+        _, end = self.windows(np.array([first], np.int64))
+        return self.block_starts(first, int(end[0]))
+
     def blocks_ahead(self, first: int, last: int) -> Int64s:
         """First rows of blocks to ask for before positions first..last-1 are read.
 
@@ -312,7 +318,13 @@ class Order:
         key = derive_key(self.seed, epoch)
         if self.shuffle == "global":
             return permutation(n, key)
-        return BlockOrder.of(n, self.block_rows, self.window_blocks, key)
+        return _block_order(n, self.block_rows, self.window_blocks, key)
+
+
+# One is asked for at every group of batches; to make it inverts the order of its blocks.
+@lru_cache(maxsize=256)
+def _block_order(n: int, block_rows: int, window_blocks: int, key: int) -> BlockOrder:
+    return BlockOrder.of(n, block_rows, window_blocks, key)
 
 
 def label_distance(classes: int, window_blocks: int, rows_looked_at: int) -> float:

@@ -68,7 +68,10 @@ class ParquetRows:
         whole = pa.concat_tables(parts).combine_chunks().take(pa.array(back))
         return {name: from_arrow(_one(whole[name])) for name in columns}
 
-    def prepare(self) -> bool:
+    def advise_new(self, rows: Int64s, columns: Sequence[str]) -> None:
+        """Nothing either."""
+
+    def prepare(self, whole: bool) -> bool:
         return False
 
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None:

@@ -28,6 +28,7 @@ from millpond.storage import Range, Storage, put_new
 BLOCK_BYTES = 128 << 10
 WINDOW_BLOCKS = 2048
 _SCAN = 65_536
+_STRETCH = 1024
 T = TypeVar("T", Selection, PackPlan)
 
 
@@ -174,6 +175,7 @@ def _scan(source: RowSource, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
     names = list(columns) or source.schema.names[:1]
     for first in range(0, source.n_rows, _SCAN):
         rows = np.arange(first, min(first + _SCAN, source.n_rows))
+        source.advise(rows[::_STRETCH], names, _STRETCH)
         taken = source.take(rows, names)
         arrays = [to_arrow(taken[name]) for name in names]
         yield pa.RecordBatch.from_arrays(arrays, names=names)

@@ -102,6 +102,7 @@ class Dataset:
         for name in names:
             if name not in self.schema.names:
                 raise ColumnNotFound(name, self.schema.names, f"dataset {self.path!r}")
+        self.rows.advise_new(asked, names)
         return shown(self.rows.take(asked, names), format, dress_of(format))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -172,6 +173,7 @@ class Dataset:
 
     def _table(self, rows: npt.NDArray[np.int64]) -> pa.Table:
         names = self.schema.names
+        self.rows.advise_new(rows, names)
         columns = self.rows.take(rows, names)
         return pa.table([to_arrow(columns[name]) for name in names], schema=self.schema)
 

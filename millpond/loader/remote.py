@@ -65,8 +65,13 @@ class RemoteShards:
             if size and at not in self._kept:
                 self._keep(at, other.bytes[at : at + size])
 
-    def advise(self, starts: Int64s, lengths: Int64s) -> None:
-        """Nothing: batches are read ahead by the loader's thread."""
+    @property
+    def resident(self) -> bool:
+        """There is nothing to advise: batches are read ahead by the loader's thread."""
+        return True
+
+    def advise(self, starts: Int64s, lengths: Int64s) -> None: ...
+    def read_ahead(self) -> None: ...
 
     def read(self, starts: Int64s, ends: Int64s) -> list[memoryview]:
         shard = np.searchsorted(self.places, starts, side="right") - 1

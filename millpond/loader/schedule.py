@@ -79,11 +79,11 @@ def pattern(weights: Weights) -> Pattern:
     w = counts[source]
     top, rest = np.divmod(2 * j + 1, w)
     key = (top << 41) + (rest << 41) // w
-    source = np.sort(key << 16 | source).astype(np.uint16)
-    places = np.argsort(source, kind="stable")
-    rank = np.empty(len(source), np.uint32)
+    at = np.sort(key << 16 | source).astype(np.uint16)
+    places = np.argsort(at, kind="stable")
+    rank = np.empty(len(at), np.uint32)
     rank[places] = j
-    return Pattern(weights, source, rank, places, first)
+    return Pattern(weights, at, rank, places, first)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,9 @@ class RowSource(Protocol):
     def fingerprint(self) -> str: ...
     def take(self, rows: Int64s, columns: Sequence[str]) -> Columns: ...
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None: ...
+    def advise_new(self, rows: Int64s, columns: Sequence[str]) -> None: ...
     def lengths(self, column: str) -> Int64s: ...
-    def prepare(self) -> bool: ...
+    def prepare(self, whole: bool) -> bool: ...
     def row_bytes(self, columns: Sequence[str]) -> float: ...
     def cost(self) -> str: ...
 
@@ -59,8 +60,8 @@ class Units(Protocol):
     def advise(self, units: Int64s, count: int) -> None:
         """Say that `count` units from each of `units` on are read next."""
 
-    def prepare(self) -> bool:
-        """Before the first unit is read; whether `advise` helps."""
+    def prepare(self, whole: bool) -> bool:
+        """Before the first unit is read; whether `advise` helps. `whole`: any may be next."""
 
     @property
     def unit_bytes(self) -> float: ...
@@ -82,8 +83,8 @@ class RowUnits:
     def unit_bytes(self) -> float:
         return self.source.row_bytes(self.columns)
 
-    def prepare(self) -> bool:
-        return self.source.prepare()
+    def prepare(self, whole: bool) -> bool:
+        return self.source.prepare(whole)
 
     def rows(self, units: Int64s) -> Int64s:
         return units if self.selection is None else self.selection.rows(units)
@@ -123,8 +124,8 @@ class PackUnits:
     def unit_bytes(self) -> float:
         return self.plan.pack * 12.0
 
-    def prepare(self) -> bool:
-        return self.source.prepare()
+    def prepare(self, whole: bool) -> bool:
+        return self.source.prepare(whole)
 
     def _documents(self, documents: Int64s) -> Int64s:
         return documents if self.selection is None else self.selection.rows(documents)
