@@ -59,11 +59,25 @@ def random_batches(
         own = Path(tempfile.mkdtemp(dir=folder))
         try:
             theirs = rival.opened(rows, own)
+            # Memory that nobody has looked at for a while is slow on a virtual machine, and
+            # the rival has just written its own: both sets are read once.
+            warm(folder / f"{rows.name}-ours")
+            warm(own)
             theirs(draw.integers(0, rows.n, BATCH))
             yield compared(rows, rival, mine, theirs, rounds, draw)
         except Exception as error:  # The end of a rival, not of the benchmark.
             print(f"{rival.name}: left out ({type(error).__name__}: {error})", file=sys.stderr)
         shutil.rmtree(own)
+
+
+def warm(folder: Path) -> None:
+    """Read all files of a folder."""
+    buffer = bytearray(8 << 20)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
 
 
 def compared(
