@@ -24,13 +24,14 @@ from millpond.optimize import RULES, optimize
 from millpond.options import Options
 from millpond.physical.planner import plan_stages
 from millpond.physical.shape import Physical, Settings
-from millpond.physical.stages import OutputFile, PartRef
+from millpond.physical.stages import OutputFile, PartRef, ToFile
 from millpond.plan import nodes as n
 from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
 from millpond.report.record import Recorder
 from millpond.runtime import Journal, Outcome, Policy, run
 from millpond.runtime.journal import StoredJournal
+from millpond.runtime.leftovers import clear_staged
 from millpond.runtime.presence import Presence, scratch_name
 from millpond.runtime.publish import Receipts
 from millpond.runtime.scratch import Scratch
@@ -135,13 +136,16 @@ class Workplace:
 
     def run(self, physical: Physical) -> Outcome:
         self.check_open()
-        begin, error = time.perf_counter(), ""
+        begin, error, kept = time.perf_counter(), "", set[str]()
         self.emit(RunStarted(physical.shape, len(physical.stages)))
         try:
             journal, place = self._open_journal(), self.place()
             policy = Policy(task_timeout_s=self.options.task_timeout)
-            return run(physical.stages, place, self.emit, journal=journal, policy=policy,
-                       discard=self._discard)  # fmt: skip
+            outcome = run(physical.stages, place, self.emit, journal=journal, policy=policy,
+                          discard=self._discard)  # fmt: skip
+            made = (file for stage in outcome.stages.values() for file in stage.files)
+            kept = {file.staged.local for file in made}
+            return outcome
         except BaseException as stopped:
             error = type(stopped).__name__
             if isinstance(stopped, KeyboardInterrupt):
@@ -150,7 +154,15 @@ class Workplace:
                 one_line(stopped)
             raise
         finally:
+            self._clear_staged(physical, kept)
             self.emit(RunFinished(time.perf_counter() - begin, error))
+
+    def _clear_staged(self, physical: Physical, kept: set[str]) -> None:
+        """What worker processes were writing when they were killed, they could not remove."""
+        for stage in physical.stages:
+            if isinstance(stage.output, ToFile):
+                storage = self.storage(stage.output.directory)
+                clear_staged(storage, stage.output.directory, stage.run, kept)
 
     def _discard(self, parts: Sequence[PartRef], files: Sequence[OutputFile]) -> None:
         """What attempts that nobody wants have left; parts go with their folder."""

@@ -35,18 +35,21 @@ class Tally:
 
     def _clear(self, event: RunStarted, now_s: float) -> None:
         self.shape, self.n_stages, self.begin_s = event.shape, event.stages, now_s
-        self.rows = self.size_bytes = self.tasks = self.reused = self.again = 0
+        self.rows = self.size_bytes = self.tasks = self.again = 0
         self._open: dict[int, _Stage] = {}
-        self._finished = 0
+        self._finished: set[int] = set()
+        self._reused: dict[int, int] = {}
 
     def add(self, event: Event, now_s: float) -> None:
         match event:
             case RunStarted():
                 self._clear(event, now_s)
             case StagePlanned(stage, title, tasks, reused):
-                # The stages before are counted whole, so a finished one needs no record.
+                # The stages before are counted whole, so a finished one needs no record. One
+                # that is planned again is as if it had not been planned before.
                 self._open[stage] = _Stage(title, now_s, tasks, reused, reused)
-                self.reused += reused
+                self._finished.discard(stage)
+                self._reused[stage] = reused
             case TaskFinished(stage=stage, rows=rows, size_bytes=size_bytes):
                 self.rows += rows
                 self.size_bytes += size_bytes
@@ -59,7 +62,12 @@ class Tally:
                 self.again += len(parts)
             case StageFinished(stage=stage):
                 if self._open.pop(stage, None):
-                    self._finished += 1
+                    self._finished.add(stage)
+
+    @property
+    def reused(self) -> int:
+        """Tasks whose results an earlier run left."""
+        return sum(self._reused.values())
 
     def line(self, now_s: float, fraction: float | None = None) -> str:
         """The run as it is now. `fraction` is the engine's word on a statement that runs."""
@@ -71,7 +79,7 @@ class Tally:
             stage = next(reversed(self._open.values()))
             begin_s, fraction = stage.begin_s, _share(stage)
             words = [
-                f"stage {self._finished + 1}/{self.n_stages}: {_cut(stage.title)}",
+                f"stage {len(self._finished) + 1}/{self.n_stages}: {_cut(stage.title)}",
                 f"{stage.done:,}/{stage.tasks:,} tasks",
             ]
         passed_s = now_s - begin_s

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from glob import escape
 
 from millpond.errors import PathNotFound
 from millpond.runtime.journal import segments, session_of
@@ -150,8 +151,8 @@ def staged_files(root: Root) -> Iterator[Leftover]:
     for target in sorted({target for seen in dead for target in seen.targets}):
         if root.storage.local_path(target) is None:
             continue
-        for file in root.storage.list(f"{target.rstrip('/')}/**/{STAGING}-*/*"):
-            name = os.path.basename(file.path)
+        for file in root.storage.list(f"{escape(target.rstrip('/'))}/**/{STAGING}-*/*"):
+            name = os.path.basename(file.path).removeprefix("tmp_")  # Which DuckDB adds.
             session = name.partition("-")[0]
             if session in root.seen and name not in named:
                 yield Leftover("staged files", file, session)
@@ -162,7 +163,7 @@ def half_written(root: Root) -> Iterator[Leftover]:
     if root.storage.local_path(root.path) is None:
         return  # An object appears whole or not at all.
     for folder in ("journal", "sessions", "events", "published/*"):
-        for file in root.storage.list(f"{root.path}/{folder}/{STAGING}-*/*"):
+        for file in root.storage.list(f"{escape(root.path)}/{folder}/{STAGING}-*/*"):
             if root.now_s - file.modified_s >= DEAD_S:
                 yield Leftover("half-written files", file)
 

@@ -4,12 +4,13 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import millpond
 from millpond import events
-from millpond.errors import GaveUp, PartDamaged
+from millpond.errors import GaveUp, PartDamaged, TaskError
 from tests.support.sessions import Counted, oracle, tuples
 
 SORTED = "SELECT id, user_id FROM events WHERE price > 100 ORDER BY user_id, id"
@@ -159,3 +160,28 @@ def test_an_edited_step_is_computed_anew_and_what_is_before_it_is_not(
         assert (run.reused, run.finished[1]) == (splits, 3)
         assert len(rows) == oracle("SELECT count(*) FROM events WHERE price > 400",
                                    events=events_path)[0][0]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_write_that_fails_leaves_no_file_of_the_processes_that_it_killed(tmp_path: Path) -> None:
+    """Both tasks are in the middle of their file when one of them fails."""
+    target, written = tmp_path / "out", tmp_path / "written"
+
+    def fails(batch: Any) -> Any:
+        import time
+
+        if batch["item"][0].as_py() < 100:  # The other one has begun to write by now.
+            while not written.exists():
+                time.sleep(0.01)
+            raise ValueError("boom")
+        yield batch
+        written.touch()
+        time.sleep(60)
+
+    with Counted(shape="staged") as run:
+        spread = run.session.from_items(list(range(200))).repartition(2, by_rows=True)
+        frame = spread.map_batches(fails, schema={"item": "BIGINT"})
+        with pytest.raises(TaskError, match="boom"):
+            frame.write_parquet(str(target))
+        assert [path for path in target.rglob("*") if path.is_file()] == []
+    assert not list(target.glob(".millpond-*"))

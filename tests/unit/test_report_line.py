@@ -177,3 +177,19 @@ def test_a_watched_statement_tells_its_share_and_frees_the_cursor() -> None:
         with engine.watched_cursor() as first, engine.watched_cursor() as second:
             assert first.rows("SELECT 1") == second.rows("SELECT 1") == [(1,)]
         assert engine.fraction() is None
+
+
+def test_a_stage_that_is_planned_again_is_not_counted_twice() -> None:
+    """What it had read was lost, and its rows may be others now."""
+    again = StagePlanned(1, "sort", 4, reused=0)
+    tally = tally_of(
+        STAGED,
+        StagePlanned(0, "read", 10, reused=8),
+        StageFinished(0, 0, 9, 9),
+        StagePlanned(1, "sort", 4, reused=4),
+        StageFinished(1, 9, 9, 9),
+        again,
+    )
+    assert tally.reused == 8
+    assert "stage 2/" in tally.line(5.0)
+    assert "0/4 tasks" in tally.line(5.0)
