@@ -7,6 +7,8 @@ from millpond.physical.shape import Physical
 from millpond.physical.stages import (
     ConcatInput,
     PythonStep,
+    RecordBoundsStep,
+    RecordRangesStep,
     RecordSortStep,
     RowsInput,
     SourceInput,
@@ -68,6 +70,10 @@ def _stage(stage: Stage) -> list[str]:
             case RecordSortStep(fields, key):
                 width = sum(n_bytes for _, n_bytes in fields)
                 lines.append(f"  sort records of {width} bytes by {key}")
+            case RecordBoundsStep(key=key, n=n_ranges):
+                lines.append(f"  {n_ranges - 1} bounds by {key}, from a sample")
+            case RecordRangesStep(key=key):
+                lines.append(f"  the range of each record by {key}")
     match stage.output:
         case ToPart(n, how):
             lines.append(f"  to a part of {n} partition{'s' if n > 1 else ''} ({how})")

@@ -10,6 +10,8 @@ from millpond.physical.stages import (
     ConcatInput,
     Determinism,
     PythonStep,
+    RecordBoundsStep,
+    RecordRangesStep,
     RecordSortStep,
     SourceInput,
     SqlStep,
@@ -51,5 +53,5 @@ def _step(step: Step) -> object:
             return (sql, schema, called) if called else (sql, schema)
         case PythonStep(call, input, schema):
             return call.identity, call.kind, call.batch_size, call.format, input, schema
-        case RecordSortStep():
+        case RecordSortStep() | RecordBoundsStep() | RecordRangesStep():
             return step

@@ -27,7 +27,7 @@ from millpond.physical.pipe import (
     titled,
     word,
 )
-from millpond.physical.records import record_sort
+from millpond.physical.records import record_sort, record_stages
 from millpond.physical.shape import Physical, Settings, why_staged
 from millpond.physical.sorting import FEW_ROWS, first_rows, sort
 from millpond.physical.splits import can_cut, even_splits, finer_splits, source_splits
@@ -52,6 +52,9 @@ def plan_stages(node: n.Node, settings: Settings) -> Physical:
     reason = why_staged(node, settings)
     if reason is None and (stage := record_sort(node, settings)):
         return Physical((stage,), "fused", "records of fixed width, sorted without SQL")
+    if stages := record_stages(node, settings):
+        why = reason or "tasks that a rerun finds again, or files of an object store"
+        return Physical(stages, "staged", f"{why}; records of fixed width, sorted without SQL")
     if reason is None:
         why = "one machine, and nothing observes partitions"
         return Physical((fused(node, settings.run),), "fused", why)

@@ -64,14 +64,34 @@ class PythonStep:
 
 @dataclass(frozen=True, slots=True)
 class RecordSortStep:
-    """Files of fixed-width records, sorted by one field, file to file and without SQL."""
+    """Fixed-width records sorted by one field, without SQL: files to files, or a range of parts."""
 
     fields: tuple[tuple[str, int], ...]
     key: str
     schema: Schema
 
 
-Step = SqlStep | PythonStep | RecordSortStep
+@dataclass(frozen=True, slots=True)
+class RecordBoundsStep:
+    """From a sample of fixed-width records, the keys that cut them into `n` even ranges."""
+
+    fields: tuple[tuple[str, int], ...]
+    key: str
+    n: int
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRangesStep:
+    """Fixed-width records whole, and the range of each; the last input holds the bounds."""
+
+    fields: tuple[tuple[str, int], ...]
+    key: str
+    schema: Schema
+
+
+RecordStep = RecordSortStep | RecordBoundsStep | RecordRangesStep
+Step = SqlStep | PythonStep | RecordStep
 
 
 @dataclass(frozen=True, slots=True)

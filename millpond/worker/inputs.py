@@ -79,6 +79,18 @@ class Inputs:
                         cursor.register_stream(name, stream, once=reads_once(sql, name))
         return f"WITH {', '.join(views)}\n{_nested(sql)}" if views else sql
 
+    def part_batches(self, i: int) -> Iterator[pa.RecordBatch]:
+        """The rows of parts that are input `i`, as they were written."""
+        item = self._task.inputs[i]
+        assert isinstance(item, PartRows)
+        return self._part_rows(item, self._worker.engine.arrow_schema(item.schema))()
+
+    def part_table(self, i: int) -> pa.Table:
+        """The same, all of them: for inputs that are small."""
+        item = self._task.inputs[i]
+        assert isinstance(item, PartRows)
+        return _table(self.part_batches(i), self._worker.engine.arrow_schema(item.schema))
+
     def bind_rows(
         self, sql: str, rows: Iterator[pa.RecordBatch], schema: Schema, cursor: Cursor
     ) -> None:

@@ -18,6 +18,8 @@ from millpond.physical.stages import (
     PartRows,
     PartsLost,
     PythonStep,
+    RecordBoundsStep,
+    RecordRangesStep,
     RecordSortStep,
     SqlStep,
     Step,
@@ -135,7 +137,7 @@ class _Run:
             case ToFile(), RecordSortStep():
                 from millpond.worker.records import sort_records
 
-                return sort_records(last, task, worker, self._check)
+                return sort_records(last, task, worker, self.inputs, self._check)
             case ToFile(n=int()), SqlStep():
                 sql = self._bound(last, rows, cursor)
                 return write_partitions(cursor, sql, task, worker, self._check)
@@ -203,6 +205,10 @@ class _Run:
                 found = functions.apply(
                     step.call, rows, arrow(step.input), arrow(step.schema), most_bytes
                 )
+            case RecordBoundsStep() | RecordRangesStep():
+                from millpond.worker.records import record_rows
+
+                found = record_rows(step, self.task, self.worker, self.inputs)
             case _:
                 raise AssertionError(step)
         self._before = step
