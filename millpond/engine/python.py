@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from millpond.engine.pandas_later import with_pandas_if_loaded
 from millpond.errors import MillpondError
 from millpond.plan.nodes import PythonCall
 
@@ -162,6 +163,7 @@ def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> 
     """Dicts as a batch; a missing key is NULL, a key without a column is an error."""
     import pyarrow as pa
 
+    with_pandas_if_loaded()
     names = wanted.names
     known = set(names)
     for i, row in enumerate(rows):
@@ -241,6 +243,7 @@ def to_table(result: Any, name: str) -> pa.Table:
     """What a function may give back, as an Arrow table."""
     import pyarrow as pa
 
+    with_pandas_if_loaded()
     if isinstance(result, pa.Table):
         return result
     if isinstance(result, pa.RecordBatch):

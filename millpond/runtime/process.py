@@ -17,6 +17,7 @@ import threading
 from contextlib import suppress
 from typing import IO, Any
 
+from millpond.engine.pandas_later import without_pandas
 from millpond.errors import WorkerLost
 from millpond.physical.stages import PartRef, Task
 from millpond.runtime.answers import answer, opened
@@ -130,6 +131,7 @@ def _exactly(pipe: IO[bytes], n: int) -> bytes:
 def main() -> None:
     """Serve tasks until the parent closes the pipe."""
     requests, replies = _take_pipes()
+    without_pandas()
     options, node, paths = pickle.loads(_receive(requests))
     sys.path.extend(path for path in paths if path not in sys.path)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -168,7 +168,10 @@ class _Reading:
         use: Callable[[T, ReadRanges], R],
         at_once: int,
     ) -> list[Callable[[], R]]:
-        """What `use` makes of each item and its bytes, under way; up to `at_once` by one call."""
+        """What `use` makes of each item and its bytes, under way; up to `at_once` by one call.
+
+        A near one alone is read by whoever wants it: that is done before a thread has begun.
+        """
         had: dict[int, Callable[[], R]] = {}
         groups: dict[str, list[int]] = {}
         for i, item in enumerate(items):
@@ -176,6 +179,8 @@ class _Reading:
             node = self.elsewhere.node(ref) if self.elsewhere else ""
             if node:
                 groups.setdefault(node, []).append(i)
+            elif len(items) == 1:
+                had[i] = partial(use, item, self.near)
             else:
                 had[i] = self.pool.submit(use, item, self.near).result
         for node, group in groups.items():

@@ -274,3 +274,23 @@ def test_types_learnt_from_the_first_rows_have_room_for_the_others(sp: Session) 
     ]
     pandas = frame.map_batches(lambda batch: batch.assign(y=batch.x), format="pandas")
     assert pandas.sort("x desc").take(1)[0]["y"] == Decimal("2998.5")
+
+
+@pytest.mark.slow
+def test_a_worker_knows_pandas_once_the_function_has_imported_it() -> None:
+    def plain(row: dict[str, Any]) -> dict[str, Any]:
+        import sys
+
+        return {"x": row["x"], "loaded": "pandas" in sys.modules}
+
+    def late(batch: pa.Table) -> dict[str, Any]:
+        import pandas as pd
+
+        return {"x": pd.Series([1.5, None, 2.5])}
+
+    with Session(options(threads=1)) as sp:
+        few = frame(sp).limit(1)
+        found = few.map(plain, schema={"x": "BIGINT", "loaded": "BOOLEAN"}).take_all()
+        assert found == [{"x": 0, "loaded": False}]
+        made = few.map_batches(late, schema={"x": "DOUBLE"}).take_all()
+        assert made == [{"x": 1.5}, {"x": None}, {"x": 2.5}]
