@@ -87,6 +87,33 @@ class Ragged:
         return rows
 
 
+def flat_lists(lists: Column) -> tuple[npt.NDArray[Any], Int64s]:
+    """The elements of lists of numbers, one list after the other, and where each begins.
+
+    A null list is empty.
+    """
+    if lists.array is not None:
+        lengths = pa.compute.fill_null(pa.compute.list_value_length(lists.array), 0).to_numpy()
+        values = lists.array.flatten().to_numpy(zero_copy_only=False)
+        return values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    child, offsets, dtype = lists.children[0], lists.offsets, numpy_type(lists.kind.value_type)
+    assert child.values is not None, "lists of numbers have values"
+    assert offsets is not None, "a column of lists has offsets"
+    assert dtype is not None, "numbers have a type in numpy"
+    return child.values.view(dtype).reshape(-1), offsets
+
+
+def slices_of_lists(lists: Column, rows: Int64s, start: Int64s, size: Int64s) -> npt.NDArray[Any]:
+    """`size[i]` elements of row `rows[i]` from its element `start[i]` on, one after the other.
+
+    `lists` holds each of the rows once, rising.
+    """
+    values, offsets = flat_lists(lists)
+    first = offsets[np.searchsorted(np.unique(rows), rows)] + start
+    parts = [values[a : a + k] for a, k in zip(first.tolist(), size.tolist(), strict=True)]
+    return np.concatenate([values[:0], *parts])
+
+
 def to_numpy(column: Column) -> Any:
     """An array, or `Ragged` for lists of numbers. Masked where numbers are null."""
     kind, values = column.kind, column.values

@@ -135,6 +135,21 @@ class ShardRows:
             found.append(last - first)
         return np.concatenate(found)
 
+    def slices(self, rows: Int64s, column: str, start: Int64s, size: Int64s) -> npt.NDArray[Any]:
+        """`size[i]` elements of the list in row `rows[i]` from its element `start[i]` on.
+
+        Reads the slices alone; lists that are new to this process are read whole first,
+        one at a time, for their checksums.
+        """
+        whole = np.unique(rows)
+        new = self.seen(column).new(whole) if self.verify == "first" else None
+        if self.verify == "always" or new is not None:
+            for row in whole[new] if new is not None else whole:
+                self.take(np.array([row], np.int64), [column])
+        gather = _Gather(self, rows, *self.layout.chunks.find(rows))
+        with self._turn():
+            return gather.slices(self.layout.columns[column], start, size)
+
     @property
     def schema(self) -> pa.Schema:
         schema = self.index.schema
@@ -338,6 +353,19 @@ class _Gather:
         elif (first < 0).any() or (last < first).any():
             self._outside(np.flatnonzero((first < 0) | (last < first)), rows, chunk)
         return first, last
+
+    def slices(self, node: Node, start: Int64s, size: Int64s) -> npt.NDArray[Any]:
+        """Parts of lists of plain values, one after the other."""
+        leaf = node.children[0]
+        each = leaf.kind.bit_width // 8
+        first, last = self._edges(node, leaf.data, each, self.rows, self.chunk, self.local)
+        beyond = first + start + size > last
+        if beyond.any():
+            self._outside(np.flatnonzero(beyond), self.rows, self.chunk)
+        self._map_only(leaf.data)
+        begin = self.layout.address[leaf.data][self.chunk] + (first + start) * each
+        values = self._read(lambda: self.shards.ragged(begin, begin + size * each))
+        return values.view(leaf.kind.to_pandas_dtype())
 
     def edges_of(self, node: Node) -> tuple[Int64s, Int64s]:
         return self._edges(node, -1, 1, self.rows, self.chunk, self.local)

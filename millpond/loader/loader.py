@@ -33,10 +33,16 @@ class Settings:
     format: Format = "numpy"
     prefetch: int = 2
     on_error: OnError = "raise"
+    pin_memory: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
             raise OptionError(f"loader(epochs={self.epochs}): pass 1 or more, or None for no end.")
+        if self.pin_memory and self.format != "torch":
+            raise OptionError(
+                f"loader(pin_memory=True, format={self.format!r}): only tensors are pinned. "
+                "Pass format='torch', or leave pin_memory out."
+            )
         if self.prefetch < 0:
             raise OptionError(f"loader(prefetch={self.prefetch}): pass 0 (no thread) or more.")
         for name, value, known in (

@@ -17,7 +17,7 @@ import pyarrow as pa
 from xxhash import xxh3_128_hexdigest
 
 from millpond.errors import FileUnreadable, PathNotFound, RowsUnreadable, SchemaMismatch
-from millpond.loader.columns import Column, from_arrow
+from millpond.loader.columns import Column, from_arrow, slices_of_lists
 from millpond.storage import Range, Storage
 
 Int64s = npt.NDArray[np.int64]
@@ -113,6 +113,9 @@ class MdsRows:
             assert offsets is not None, "packing takes list columns only"
             found.append(np.diff(offsets))
         return np.concatenate(found)
+
+    def slices(self, rows: Int64s, column: str, start: Int64s, size: Int64s) -> npt.NDArray[Any]:
+        return slices_of_lists(self.take(np.unique(rows), [column])[column], rows, start, size)
 
     def row_bytes(self, columns: Sequence[str]) -> float:
         return sum(shard.size_bytes for shard in self._shards) / max(1, self.n_rows)

@@ -79,6 +79,7 @@ class Mixture:
         pack: int | None = None,
         tokens: str | None = None,
         on_error: OnError = "raise",
+        pin_memory: bool = False,
         block_rows: int | None = None,
         window_blocks: int | None = None,
     ) -> Loader:
@@ -91,7 +92,8 @@ class Mixture:
         self._check_columns(shared)
         choice = Choice(shuffle, seed, shared, filter, pack, tokens, block_rows, window_blocks)
         geometry = Geometry(batch_size, rank, world, drop_last, pad)
-        return self.open_loader(choice, Settings(geometry, epochs, format, prefetch, on_error))
+        settings = Settings(geometry, epochs, format, prefetch, on_error, pin_memory)
+        return self.open_loader(choice, settings)
 
     def open_loader(self, choice: Choice, settings: Settings) -> Loader:
         """The loader that these values describe; what `loader` does with its arguments."""
@@ -111,7 +113,7 @@ class Mixture:
             remake=(self, choice),
             sources=tuple(self.datasets),
             about=self._about(choice, order, sizes, sequence),
-            dress=dress_of(settings.format),
+            dress=dress_of(settings.format, settings.pin_memory),
         )
 
     def _about(self, choice: Choice, order: Order, sizes: Sequence[int], sequence: Mixed) -> str:

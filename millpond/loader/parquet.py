@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from xxhash import xxh3_128_hexdigest
 
 from millpond.errors import FileUnreadable, RowsUnreadable, SchemaMismatch
-from millpond.loader.columns import Column, from_arrow
-from millpond.storage import FileInfo, Range, Storage
+from millpond.loader.columns import Column, from_arrow, slices_of_lists
+from millpond.storage import FileInfo, Storage, open_file
 
 Int64s = npt.NDArray[np.int64]
 KEEP_BYTES = 512 << 20
@@ -28,7 +28,6 @@ class ParquetRows:
     def __init__(self, uri: str, storage: Storage, files: Sequence[FileInfo]) -> None:
         self.uri, self._storage = uri, storage
         self._files = [file.path for file in files]
-        self._sizes = [file.size_bytes for file in files]
         self._opened: dict[int, pq.ParquetFile] = {}
         self._groups: list[tuple[int, int]] = []
         self.schema = self._open(0).schema_arrow.remove_metadata()
@@ -86,6 +85,9 @@ class ParquetRows:
             found.append(counts.to_numpy().astype(np.int64))
         return np.concatenate(found)
 
+    def slices(self, rows: Int64s, column: str, start: Int64s, size: Int64s) -> npt.NDArray[Any]:
+        return slices_of_lists(self.take(np.unique(rows), [column])[column], rows, start, size)
+
     def row_bytes(self, columns: Sequence[str]) -> float:
         return self._bytes * len(columns) / max(1, len(self.schema))
 
@@ -98,19 +100,16 @@ class ParquetRows:
 
     def _open(self, i: int) -> pq.ParquetFile:
         if i not in self._opened:
-            path = self._storage.local_path(self._files[i])
             try:
-                source: Any = path or pa.BufferReader(self._all_of(i))
-                self._opened[i] = pq.ParquetFile(source, memory_map=False)
+                # A store is asked for the footer and for the columns of a row group alone.
+                source = open_file(self._storage, self._files[i])
+                self._opened[i] = pq.ParquetFile(source, memory_map=False, pre_buffer=True)
             except (pa.ArrowInvalid, OSError) as error:
                 raise FileUnreadable(
                     f"open_dataset({self.uri!r}): {self._files[i]!r} is not a whole Parquet file "
                     f"({error}). Restore or remove it."
                 ) from error
         return self._opened[i]
-
-    def _all_of(self, i: int) -> memoryview:
-        return self._storage.read_many([Range(self._files[i], 0, self._sizes[i])])[0]
 
     def _group(self, g: int, columns: tuple[str, ...], rows: Int64s) -> pa.Table:
         key = (g, columns)

@@ -128,6 +128,7 @@ class Dataset:
         pack: int | None = None,
         tokens: str | None = None,
         on_error: OnError = "raise",
+        pin_memory: bool = False,
         block_rows: int | None = None,
         window_blocks: int | None = None,
     ) -> Loader:
@@ -136,6 +137,7 @@ class Dataset:
         Step s takes the next `world * batch_size` rows of the order, this rank the
         `rank`-th slice. `filter` is SQL, evaluated once and kept beside the data.
         `pack` and `tokens` (a list column) give packed sequences instead of rows.
+        `pin_memory` puts tensors (`format="torch"`) into page-locked memory.
         """
         choice = Choice(shuffle, seed, columns, filter, pack, tokens, block_rows, window_blocks)
         settings = Settings(
@@ -144,6 +146,7 @@ class Dataset:
             format,
             prefetch,
             on_error,
+            pin_memory,
         )
         return self.open_loader(choice, settings)
 
@@ -159,7 +162,7 @@ class Dataset:
             settings,
             remake=(self, choice),
             about=sequence_about(choice, order, self.rows.cost(), units),
-            dress=dress_of(settings.format),
+            dress=dress_of(settings.format, settings.pin_memory),
         )
 
     def _rows_of(self, asked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -262,9 +265,11 @@ def _shards(
     return LocalShards(own, index.shards)
 
 
-def dress_of(format: Format) -> Any:
+def dress_of(format: Format, pin_memory: bool = False) -> Any:
     """What makes torch tensors of a batch, without importing torch where nobody asks."""
     if format != "torch":
         return None
     torch = lazy.extra("millpond.loader.torch", extra="torch", what="loader(format='torch')")
-    return torch.tensors
+    if pin_memory:
+        torch.must_pin()
+    return torch.pinned if pin_memory else torch.tensors

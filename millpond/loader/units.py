@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millpond.formats.shard_types import is_bytes, is_fixed, is_list
-from millpond.loader.columns import Column, to_arrow
+from millpond.loader.columns import Column, flat_lists, to_arrow
 from millpond.loader.packing import PackPlan
 from millpond.loader.selection import Selection
 
@@ -35,6 +35,9 @@ class RowSource(Protocol):
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None: ...
     def advise_new(self, rows: Int64s, columns: Sequence[str]) -> None: ...
     def lengths(self, column: str) -> Int64s: ...
+    def slices(
+        self, rows: Int64s, column: str, start: Int64s, size: Int64s
+    ) -> npt.NDArray[Any]: ...
     def prepare(self, whole: bool) -> bool: ...
     def row_bytes(self, columns: Sequence[str]) -> float: ...
     def cost(self) -> str: ...
@@ -136,12 +139,19 @@ class PackUnits:
     def take(self, units: Int64s) -> Columns:
         pieces, owner = self.plan.pieces(units)
         rows = self._documents(self.plan.document[pieces])
-        lists = self.source.take(rows, [self.tokens])[self.tokens]
-        child, offsets = lists.children[0], cast(Int64s, lists.offsets)
-        values = cast(npt.NDArray[Any], child.values).view(_integer(child.kind)).reshape(-1)
         start = self.plan.start[pieces].astype(np.int64)
         size = self.plan.size[pieces].astype(np.int64)
-        return self._laid(units.size, owner, offsets[:-1] + start, start, size, values)
+        # Of documents that were cut, the pieces alone are read: another pack has the rest.
+        cut = (start > 0) | (size == self.plan.pack)
+        lists = self.source.take(rows[~cut], [self.tokens])[self.tokens]
+        values, offsets = flat_lists(lists)
+        at = np.empty(rows.size, np.int64)
+        at[~cut] = offsets[:-1]
+        if cut.any():
+            parts = self.source.slices(rows[cut], self.tokens, start[cut], size[cut])
+            at[cut] = values.size + np.cumsum(size[cut]) - size[cut]
+            values = np.concatenate([values, parts])
+        return self._laid(units.size, owner, at, start, size, values)
 
     def _laid(
         self,
@@ -260,11 +270,6 @@ def _placed_valid(
 
 def _inner_nulls(parts: Sequence[Column]) -> bool:
     return any(child.valid is not None for part in parts for child in part.children)
-
-
-def _integer(kind: pa.DataType) -> np.dtype[Any]:
-    plain: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
-    return plain
 
 
 def _rows_of(flat: npt.NDArray[Any], n: int, pack: int) -> Column:
