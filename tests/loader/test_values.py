@@ -1,0 +1,160 @@
+"""Values that real tables hold: they come back from a training set as the frame had them."""
+
+import datetime
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import millpond
+from millpond.loader.columns import to_arrow
+from millpond.loader.parquet import ParquetRows
+from millpond.loader.reader import Dataset, open_dataset
+from millpond.loader.write import write_dataset
+from millpond.storage import LocalStorage, Range
+
+N = 50
+DAY = datetime.datetime(2024, 2, 29, 23, 59, 59, 999_999)
+
+
+def column(values: Any, kind: pa.DataType) -> pa.Array:
+    return pa.array([values(i) for i in range(N)], kind)
+
+
+TABLE = pa.table({
+    "größe ✓": column(lambda i: i if i % 7 else None, pa.int32()),
+    'we"ird, name': column(lambda i: f"ü{i}" if i % 5 else None, pa.string()),
+    "image": column(lambda i: bytes([i]) * (i * 37) if i % 4 else None, pa.binary()),
+    "nested": column(lambda i: [[i, i + 1], []] if i % 3 else None, pa.list_(pa.list_(pa.int64()))),
+    "struct": column(
+        lambda i: {"a": i, "b": {"c": [float(i)], "d": "x" if i % 2 else None}},
+        pa.struct(
+            {"a": pa.int64(), "b": pa.struct({"c": pa.list_(pa.float64()), "d": pa.string()})}
+        ),
+    ),
+    "flag": column(lambda i: bool(i % 2) if i % 9 else None, pa.bool_()),
+    "price": column(lambda i: Decimal(i) / 4, pa.decimal128(12, 2)),
+    "huge": column(lambda i: Decimal(i) ** 5, pa.decimal128(38, 0)),
+    "at": column(lambda i: DAY + datetime.timedelta(microseconds=i), pa.timestamp("us")),
+    "at_utc": column(lambda i: DAY + datetime.timedelta(microseconds=i), pa.timestamp("us", "UTC")),
+    "day": column(lambda i: DAY.date() + datetime.timedelta(days=i), pa.date32()),
+    "embedding": column(lambda i: [float(i)] * 4 if i % 6 else None, pa.list_(pa.float32(), 4)),
+    "empty": column(lambda i: [], pa.list_(pa.int32())),
+    "tokens": column(lambda i: [i] * (i % 4) if i % 8 else None, pa.list_(pa.int32())),
+    "holes": column(lambda i: [i, None], pa.list_(pa.int32())),
+    "map": column(lambda i: [("k", i)], pa.map_(pa.string(), pa.int64())),
+    "nothing": pa.nulls(N, pa.int32()),
+    "id": column(lambda i: i, pa.uint8()),
+})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    path = str(tmp_path_factory.mktemp("values") / "set")
+    with millpond.init() as sp:
+        sp.from_arrow(TABLE).random_shuffle(seed=1).write_dataset(path, rows_per_shard=20)
+    return millpond.open_dataset(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TABLE.column_names if name != "id"])
+def test_each_kind_of_value_survives_a_frame_and_a_shuffle(written: Dataset, name: str) -> None:
+    expected = {row["id"]: row[name] for row in TABLE.to_pylist()}
+    batches = list(
+        written.loader(7, shuffle="global", columns=["id", name], format="arrow", prefetch=0)
+    )
+    found = {row["id"]: row[name] for batch in batches for row in batch.to_pylist()}
+    assert found == expected
+    for batch in written.loader(7, shuffle="global", columns=["id", name], prefetch=0):
+        assert len(batch[name]) == len(batch["id"])
+
+
+@pytest.mark.slow
+def test_names_of_any_letters_stand_in_filters(written: Dataset) -> None:
+    words = '"größe ✓" > 10 AND "we""ird, name" IS NOT NULL'
+    kept = [int(i) for batch in written.loader(9, filter=words) for i in batch["id"]]
+    assert sorted(kept) == [i for i in range(11, N) if i % 7 and i % 5]
+
+
+def test_half_floats_are_a_view(tmp_path: Path) -> None:
+    values = np.arange(N).astype(np.float16)
+    write_dataset(pa.table({"x": values}), str(tmp_path / "half"))
+    batch = next(iter(open_dataset(str(tmp_path / "half")).loader(N, prefetch=0)))
+    assert batch["x"].dtype == np.float16
+    assert np.array_equal(batch["x"], values)
+
+
+LONG = [[d * 1000 + k for k in range(n)] for d, n in enumerate([3, 500, 0, 16, 333, 1, 40])]
+
+
+def unpacked(loader: Any) -> dict[int, list[int]]:
+    """The tokens of each document, in order: from all of its pieces."""
+    pieces: dict[int, dict[int, int]] = {}
+    for batch in loader:
+        kept = batch["segment_ids"] > 0
+        for token, position in zip(batch["tokens"][kept], batch["positions"][kept], strict=True):
+            pieces.setdefault(int(token) // 1000, {})[int(position)] = int(token)
+    return {d: [found[k] for k in sorted(found)] for d, found in pieces.items()}
+
+
+def of_documents(kind: str, folder: Path) -> str:
+    rows = pa.table({"tokens": pa.array([*LONG, None], pa.list_(pa.int32()))})
+    if kind == "parquet":
+        folder.mkdir()
+        pq.write_table(rows, folder / "rows.parquet", row_group_size=3)
+    else:
+        write_dataset(rows, str(folder), rows_per_shard=3)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["shards", "parquet"])
+@pytest.mark.parametrize("shuffle", [False, "global"])
+def test_documents_longer_than_packs_come_back_whole(
+    tmp_path: Path, kind: str, shuffle: Any
+) -> None:
+    ds = open_dataset(of_documents(kind, tmp_path / "documents"))
+    for _ in range(2):  # The second epoch reads pieces alone, of what was checked before.
+        loader = ds.loader(2, pack=16, tokens="tokens", shuffle=shuffle, prefetch=0)
+        assert unpacked(loader) == {d: tokens for d, tokens in enumerate(LONG) if tokens}
+
+
+def test_pieces_of_a_damaged_document_are_refused(tmp_path: Path) -> None:
+    path = of_documents("shards", tmp_path / "documents")
+    shard = Path(path, "000000.arrow")
+    data = bytearray(shard.read_bytes())
+    at = data.index(np.arange(1400, 1410, dtype="<i4").tobytes())
+    data[at] ^= 1
+    shard.write_bytes(data)
+    loader = open_dataset(path).loader(1, pack=16, tokens="tokens", prefetch=0)
+    with pytest.raises(millpond.MillpondError, match="checksum"):
+        list(loader)
+
+
+class Far(LocalStorage):
+    """A storage whose files no library may open by their paths; it counts what it reads."""
+
+    sent = 0
+
+    def local_path(self, path: str) -> None:
+        return None
+
+    def read_many(self, ranges: Sequence[Range]) -> list[memoryview]:
+        found = super().read_many(ranges)
+        self.sent += sum(map(len, found))
+        return found
+
+
+def test_remote_parquet_is_read_by_its_footer_and_row_groups(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 2**62, (2, 40_000))
+    rows = pa.table({"id": np.arange(40_000), "a": noise[0], "b": noise[1]})
+    pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=4000, compression="none")
+    size, far = (tmp_path / "rows.parquet").stat().st_size, Far()
+    source = ParquetRows(str(tmp_path), far, list(far.list(str(tmp_path))))
+    taken = source.take(np.array([4001, 7999]), ["id"])["id"]
+    assert to_arrow(taken).to_pylist() == [4001, 7999]
+    assert 0 < far.sent < size / 4
