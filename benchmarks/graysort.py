@@ -362,6 +362,8 @@ def _timed(args: argparse.Namespace) -> dict[str, Any]:
     import millpond
 
     options = {"threads": args.processes, "memory_limit": args.memory_limit, "progress": False}
+    if args.runtime == "ray":
+        options["allow_insecure"] = True  # A cluster of its own, for as long as it lasts.
     with millpond.init(runtime=args.runtime, **options) as sp:
         records = sp.read_fixed(str(args.folder / "in"), {"key": KEY, "value": RECORD - KEY})
         done = records.sort("key").write_fixed(str(args.folder / "out"))

@@ -7,7 +7,7 @@ reader; `exchange` is `--wide` tasks × as many partitions. Both go through `run
 schedule, the counting of rows per partition, the events. `MB` is the peak resident
 memory minus that of a run of ten tasks. `--overhead` adds milliseconds per task on
 real workers: an empty SQL query in threads, and on a Ray cluster of two CPUs (if ray
-is installed) beside bare Ray tasks that do nothing.
+is installed) beside bare Ray tasks that do nothing; there also a call for the bytes of parts.
 """
 
 import argparse
@@ -111,6 +111,7 @@ def in_process(n_tasks: int, n_partitions: int) -> dict[str, float]:
 
 def overhead(place: str, n_tasks: int) -> dict[str, float]:
     """Milliseconds per task, of an empty query on two CPUs, the workers being warm."""
+    from millpond.runtime.local import LocalRuntime
     from millpond.worker import WorkerOptions, build_worker
 
     with tempfile.TemporaryDirectory() as folder:
@@ -120,16 +121,17 @@ def overhead(place: str, n_tasks: int) -> dict[str, float]:
         if place == "ray":
             from millpond.runtime.ray import RayRuntime
 
-            runtime = RayRuntime(options, cpus=2)
+            runtime = RayRuntime(options, cpus=2, allow_insecure=True)
             bare_ms = bare_ray(n_tasks)
         else:
-            from millpond.runtime.local import LocalRuntime
-
             runtime = LocalRuntime(worker, options, slots=2)
         try:
             seconds(runtime, 20)
             each_ms = seconds(runtime, n_tasks) / n_tasks * 1e3
-            return {"ms_per_task": each_ms, "bare_ray_ms": bare_ms}
+            told = {"ms_per_task": each_ms, "bare_ray_ms": bare_ms}
+            if isinstance(runtime, LocalRuntime):
+                return told
+            return told | {f"fetch_{n}_parts_ms": fetch_ms(runtime, n) for n in (1, 32)}
         finally:
             runtime.close()
             worker.close()
@@ -141,6 +143,19 @@ def seconds(runtime: Runtime, n_tasks: int) -> float:
     start = time.perf_counter()
     run([Stage(0, "empty", fragment, (splits,), ToPart(), SCHEMA)], runtime, lambda event: None)
     return time.perf_counter() - start
+
+
+def fetch_ms(runtime: Any, n_parts: int) -> float:
+    """Milliseconds of a call that brings that many parts of 20 KB from another node."""
+    fragment = Fragment((SqlStep("SELECT range AS x FROM range(2500)", SCHEMA),))
+    splits = SourceInput(Scan("memory", SCHEMA), (Split(),) * n_parts)
+    made = run([Stage(0, "parts", fragment, (splits,), ToPart(), SCHEMA)], runtime, lambda e: None)
+    wanted = [(part, [(0, part.size_bytes)]) for part in made.only.parts]
+    runtime.fetch_many(wanted[0][0].node, wanted)
+    start = time.perf_counter()
+    for _ in range(100):
+        runtime.fetch_many(wanted[0][0].node, wanted)
+    return (time.perf_counter() - start) * 10
 
 
 def bare_ray(n_tasks: int) -> float:

@@ -1,0 +1,80 @@
+"""The same work on Ray with two CPUs and on this machine's own runtime, in pairs.
+
+    python benchmarks/ray_local.py [--rows 12000000] [--pairs 3]
+
+`partition` reads Parquet, spreads the rows over 16 partitions by hash, and counts each:
+rows like TPC-H's lineitem, of which scale factor 10 has 60 million. `sort` sorts a third of
+them. `again` is a complete run with a data_root, run again: what is there is found, and
+nothing computed. Both sessions are open and warm; Ray's cluster is one that `init` started,
+on this machine, so what Ray costs is its processes and the way of the bytes between them.
+"""
+
+import argparse
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pairs import compare, save, table, timed
+
+import millpond
+
+ROWS = """
+SELECT i AS l_orderkey, hash(i) % 2000000 AS l_partkey, (hash(i, 1) % 50)::INTEGER AS l_quantity,
+       (hash(i, 2) % 10000000 / 100)::DOUBLE AS l_extendedprice,
+       DATE '1992-01-01' + (hash(i, 3) % 2500)::INTEGER AS l_shipdate,
+       md5(i::VARCHAR) AS l_comment
+FROM range({n}) AS t(i)
+"""
+
+
+def partition(sp: millpond.Session, path: str, rows: int) -> None:
+    spread = sp.read_parquet(path).repartition(16, hash_by="l_partkey")
+    counts = sp.partial_sql("SELECT count(*) AS n, max(l_comment) AS c FROM {0}", spread)
+    assert sum(row["n"] for row in counts.take_all()) == rows
+
+
+def sort(sp: millpond.Session, path: str, rows: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        third = sp.read_parquet(path).filter("l_orderkey % 3 = 0")
+        assert third.sort("l_comment").write_parquet(folder + "/out").rows == -(-rows // 3)
+
+
+def again(path: str, folder: str) -> float:
+    """Seconds of a complete run, run again by a new session."""
+    for _ in range(2):
+        with millpond.init(data_root=folder + "/root", progress=False, shape="staged") as sp:
+            spread = sp.read_parquet(path).repartition(16, hash_by="l_partkey")
+            start = time.perf_counter()
+            spread.write_parquet(folder + "/out")
+            seconds = time.perf_counter() - start
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=12_000_000)
+    parser.add_argument("--pairs", type=int, default=3)
+    told = parser.parse_args()
+    given: dict[str, Any] = {"threads": 2, "progress": False}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        millpond.init(**given, shape="staged") as local,
+        millpond.init(**given, runtime="ray", allow_insecure=True) as on_ray,
+    ):
+        path = str(Path(folder) / "rows")
+        local.sql(ROWS.format(n=told.rows)).write_parquet(path)
+        rows = []
+        for name, case in (("partition", partition), ("sort", sort)):
+            case(on_ray, path, told.rows)
+            ours, theirs = (timed(partial(case, sp, path, told.rows)) for sp in (on_ray, local))
+            rows.append(compare(name, theirs, ours, told.pairs))
+        seconds = again(path, folder)
+    table(rows, "local")
+    print(f"again: {seconds:.2f} s")
+    save("ray_local", rows, input_rows=told.rows, again_s=seconds)
+
+
+if __name__ == "__main__":
+    main()
