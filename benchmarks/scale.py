@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,19 +117,20 @@ def overhead(place: str, n_tasks: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         options = WorkerOptions(scratch=folder + "/scratch", parts=folder + "/parts")
-        worker, bare_ms = build_worker(options), 0.0
+        worker, bare = build_worker(options), dict[str, float]()
         runtime: Runtime
         if place == "ray":
             from millpond.runtime.ray import RayRuntime
 
             runtime = RayRuntime(options, cpus=2, allow_insecure=True)
-            bare_ms = bare_ray(n_tasks)
+            bare = {"bare_ray_ms": bare_ray(n_tasks, lambda: b"")}
+            bare["bare_ray_same_query_ms"] = bare_ray(n_tasks, lambda: query(options))
         else:
             runtime = LocalRuntime(worker, options, slots=2)
         try:
             seconds(runtime, 20)
             each_ms = seconds(runtime, n_tasks) / n_tasks * 1e3
-            told = {"ms_per_task": each_ms, "bare_ray_ms": bare_ms}
+            told = {"ms_per_task": each_ms, **bare}
             if isinstance(runtime, LocalRuntime):
                 return told
             return told | {f"fetch_{n}_parts_ms": fetch_ms(runtime, n) for n in (1, 32)}
@@ -158,12 +160,27 @@ def fetch_ms(runtime: Any, n_parts: int) -> float:
     return (time.perf_counter() - start) * 10
 
 
-def bare_ray(n_tasks: int) -> float:
-    """Milliseconds per task of Ray itself, two at a time as the schedule has them."""
+def query(options: Any) -> bytes:
+    """What a task of ours does, without our schedule and our way there and back."""
+    import pickle
+
+    import millpond.worker as room
+
+    if not hasattr(room, "bare"):  # A worker for each process, as a runtime has them.
+        mine = replace(options, scratch=f"{options.scratch}-{time.monotonic_ns()}")
+        room.bare = room.build_worker(mine)  # type: ignore[attr-defined]
+    schema = Schema.of([("x", "BIGINT")])
+    fragment = Fragment((SqlStep("SELECT 1::BIGINT AS x", schema),))
+    task = Task(TaskId(0, time.monotonic_ns()), fragment, (), ToPart(), schema)
+    return pickle.dumps(room.run_task(task, room.bare))  # type: ignore[attr-defined]
+
+
+def bare_ray(n_tasks: int, work: Any) -> float:
+    """Milliseconds per task of Ray itself, as many at a time as the schedule has."""
     import ray
 
-    nothing = ray.remote(lambda: b"").options(max_retries=0)
-    waiting = [nothing.remote() for _ in range(2)]
+    nothing = ray.remote(work).options(max_retries=0)
+    waiting = [nothing.remote() for _ in range(3)]
     for number in range(20 + n_tasks):
         if number == 20:
             start = time.perf_counter()

@@ -233,6 +233,7 @@ class Runner:
         # Also where the plan is another by now: what was published halfway is made whole.
         whole = receipt is not None and rolled_forward(storage, receipt, plan.path)
         if receipt and whole and fingerprint and receipt.fingerprint == fingerprint:
+            self._work.clear_after_the_dead(plan.path)
             return _write_result(receipt.files, receipt.rows)
         before = [file.path for file in storage.list(plan.path)]
         if before and plan.mode == "error":
@@ -245,6 +246,7 @@ class Runner:
         old = before if plan.mode == "overwrite" else []
         publish(storage, staged, old, result.rows, target=plan.path, fingerprint=fingerprint,
                 receipts=receipts)  # fmt: skip
+        self._work.clear_after_the_dead(plan.path)
         self._work.emit(Published(len(staged), result.rows, result.size_bytes))
         self._work.forget(physical)
         return _write_result(staged, result.rows)

@@ -32,7 +32,7 @@ from millpond.report.record import Recorder
 from millpond.runtime import Journal, Outcome, Policy, run
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.leftovers import clear_staged
-from millpond.runtime.presence import Presence, scratch_name
+from millpond.runtime.presence import Presence, clock_s, sessions
 from millpond.runtime.publish import Receipts
 from millpond.runtime.scratch import Scratch
 from millpond.storage import Staged, Storage, put_new
@@ -52,7 +52,7 @@ class Workplace:
         self.id = secrets.token_hex(6)
         self._runs = 0
         # Private (0700), and swept by the next session on this machine if we are killed.
-        scratch = Scratch(scratch_name(self.id))
+        scratch = Scratch(f"session-{self.id}")
         self.scratch = scratch.path
         self._remove = weakref.finalize(self, scratch.remove)
         root = options.data_root
@@ -235,6 +235,15 @@ class Workplace:
 
     def _announce(self, sessions: set[str]) -> bool:
         return self._presence is not None and self._presence.announce(uses=sessions)
+
+    def clear_after_the_dead(self, path: str) -> None:
+        """What killed sessions of this data root wrote aside for `path`, which is written now."""
+        root = self.options.data_root
+        if root and self.storage(path).local_path(path) is not None:
+            storage = self.storage(root)
+            for seen in sessions(storage, root, clock_s(storage, root)).values():
+                if not seen.alive and path in seen.targets:
+                    clear_staged(self.storage(path), path, seen.session, ())
 
     def announce_target(self, path: str) -> None:
         """Before files are written beside `path`: so they are found if we are killed."""

@@ -8,7 +8,7 @@ from millpond.storage.staging import staging_folder
 
 
 def clear_staged(storage: Storage, directory: str, run: str, kept: Collection[str]) -> None:
-    """Remove what `run` staged beside `directory`, but for the local files `kept`.
+    """Remove what a run, or all of a session, staged beside `directory`, but for `kept`.
 
     An object store has no such files: an upload that was not completed is not there.
     """
@@ -17,6 +17,6 @@ def clear_staged(storage: Storage, directory: str, run: str, kept: Collection[st
         return
     for file in storage.list(staging_folder(folder)):
         # DuckDB writes beside the name that it was given, with "tmp_" before it.
-        ours = os.path.basename(file.path).removeprefix("tmp_").startswith(f"{run}-s")
+        ours = os.path.basename(file.path).removeprefix("tmp_").startswith(f"{run}-")
         if ours and file.path not in kept:
             storage.discard([Staged(file.path, file.path)])

@@ -1,20 +1,21 @@
 """Which sessions of a data root live, on any storage: each keeps a small file of its own fresh.
 
 A lock is no use between machines, so a session is taken for dead when its file is ten
-minutes old by the store's own clock; or at once, on the machine where it ran, when the
-lock of its scratch folder is free. The file also names what the session relies on:
+minutes old by the store's own clock; or at once, on the machine where it ran, when its
+process is gone. The file also names what the session relies on:
 sessions whose results it reuses, and folders that it writes files beside.
 """
 
 import json
+import os
 import secrets
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from millpond.errors import MillpondError, PathNotFound
-from millpond.runtime.scratch import is_abandoned
 from millpond.storage import FileInfo, Range, Storage, put_new
 
 FRESH_S, DEAD_S = 60.0, 600
@@ -59,7 +60,11 @@ class Presence:
         with self._lock:
             if self._ended.is_set():
                 return
-            told = {"uses": sorted(self._uses), "targets": sorted(self._targets)}
+            told = {
+                "process": [_machine(), os.getpid(), _started(os.getpid())],
+                "uses": sorted(self._uses),
+                "targets": sorted(self._targets),
+            }
             while not put_new(self._storage, self._path(self._number), json.dumps(told).encode()):
                 self._number += 1
             if self._number:
@@ -91,11 +96,6 @@ def sessions(storage: Storage, root: str, now_s: int) -> dict[str, Seen]:
     return {name: _seen(storage, name, info, now_s) for name, info in newest.items()}
 
 
-def scratch_name(session: str) -> str:
-    """The name of the scratch folder of a session."""
-    return f"session-{session}"
-
-
 def clock_s(storage: Storage, root: str) -> int:
     """The store's time, from a file written now."""
     path = f"{_folder(root)}/clock-{secrets.token_hex(8)}.json"
@@ -110,15 +110,35 @@ def clock_s(storage: Storage, root: str) -> int:
 
 
 def _seen(storage: Storage, name: str, info: FileInfo, now_s: int) -> Seen:
-    alive = now_s - info.modified_s < DEAD_S and not is_abandoned(scratch_name(name))
+    alive = now_s - info.modified_s < DEAD_S
     try:
         told = json.loads(bytes(storage.read_many([Range(info.path, 0, info.size_bytes)])[0]))
         uses, targets = (frozenset(map(str, told[what])) for what in ("uses", "targets"))
+        machine, pid, started = told["process"]
+        gone = machine == _machine() != "" and started != _started(int(pid))
     except PathNotFound:  # It has just written the next one.
         return Seen(name, True, info.path)
     except (ValueError, KeyError, TypeError):
         return Seen(name, alive, info.path)
-    return Seen(name, alive, info.path, uses, targets)
+    return Seen(name, alive and not gone, info.path, uses, targets)
+
+
+def _machine() -> str:
+    """Where numbers of processes mean the same: this boot and its namespace; "" if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process of this machine began, in its own clock; "" if there is none."""
+    try:
+        state, *told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return ""
+    return "" if state == "Z" else told[18]
 
 
 def _folder(root: str) -> str:

@@ -244,13 +244,17 @@ class RayRuntime:
         return usable[self._turn % len(usable)]
 
     def _remote(self, resources: Resources, near: str) -> Handle:
+        # Without a node to prefer: over all of them. Where there is one only, asking for that
+        # would cost a millisecond and a half a task, see benchmarks/scale.py.
+        near = near or ("SPREAD" if len(self._nodes) > 1 else "DEFAULT")
         if (resources, near) not in self._remotes:
+            placing = near if near in ("SPREAD", "DEFAULT") else _near(near)
             self._remotes[resources, near] = ray.remote(_run).options(
                 num_cpus=resources.cpus,
                 num_gpus=resources.gpus,
                 memory=resources.memory_bytes,
                 max_retries=0,
-                scheduling_strategy=_near(near) if near else "SPREAD",
+                scheduling_strategy=placing,
             )
         return self._remotes[resources, near]
 

@@ -63,15 +63,13 @@ def abandoned(base: str | None = None) -> list[str]:
     folder = base or base_folder()
     names = os.listdir(folder) if os.path.isdir(folder) else []
     owned = [name.removesuffix(".lock") for name in names if name.endswith(".lock")]
-    return [os.path.join(folder, name) for name in owned if is_abandoned(name, folder)]
-
-
-def is_abandoned(name: str, base: str | None = None) -> bool:
-    """Whether the folder `name` is on this node, and nobody holds it."""
-    fd = _free_lock(os.path.join(base or base_folder(), os.path.basename(name)))
-    if fd is not None:
-        os.close(fd)
-    return fd is not None
+    found = []
+    for path in (os.path.join(folder, name) for name in owned):
+        fd = _free_lock(path)
+        if fd is not None:
+            os.close(fd)
+            found.append(path)
+    return found
 
 
 def remove_abandoned(folder: str) -> None:
