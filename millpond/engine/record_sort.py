@@ -86,8 +86,9 @@ def _words(rows: Rows, key: slice, chosen: Ints | None, skip: int) -> U64:
     """Eight bytes of each key from byte `skip` on, zeros past its end, as integers."""
     first, n_bytes = key.start + skip, min(8, key.stop - key.start - skip)
     n, width = rows.shape
-    if chosen is None and first + 8 <= width and rows.flags.c_contiguous:
-        words = np.ndarray((n,), ">u8", rows.data, first, (width,)).astype(np.uint64)
+    if first + 8 <= width and rows.flags.c_contiguous:
+        every = np.ndarray((n,), ">u8", rows.data, first, (width,))
+        words = (every if chosen is None else every[chosen]).astype(np.uint64)
         if n_bytes < 8:
             words &= np.uint64(~((1 << 8 * (8 - n_bytes)) - 1) & (1 << 64) - 1)
         return words

@@ -151,6 +151,23 @@ def read_direct(path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview
             os.close(fd)
 
 
+def is_cached(path: str, offset: int) -> bool:
+    """Whether the page at `offset` can be read without waiting for the disk; True if unknown."""
+    nowait = getattr(os, "RWF_NOWAIT", 0)
+    if not nowait:
+        return True
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.preadv(fd, [bytearray(1)], offset, nowait)
+    except BlockingIOError:
+        return False
+    except OSError:  # Not a file system that can tell.
+        return True
+    finally:
+        os.close(fd)
+    return True
+
+
 def _read(fd: int, offset: int, length: int) -> memoryview:
     start = offset - offset % GRID
     memory = page_aligned(-(-(offset + length) // GRID) * GRID - start)

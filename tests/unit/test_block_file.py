@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from millpond.errors import DiskFull, PathNotFound
-from millpond.storage.direct import SMALL_BYTES, BlockFile, read_direct
+from millpond.storage.direct import SMALL_BYTES, BlockFile, is_cached, read_direct
 
 BLOCK = 1 << 16
 
@@ -69,3 +69,10 @@ def test_ranges_are_read_past_the_cache_and_through_it(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_said() -> None:
     with pytest.raises(PathNotFound):
         read_direct("/nowhere/x", [(0, 1)])
+
+
+def test_what_was_just_written_is_in_the_cache_or_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(10_000))
+    assert is_cached(str(path), 0)
+    assert is_cached(str(path), 9_999)
