@@ -170,8 +170,16 @@ class Session:
         rows = list(items)
         if rows and all(isinstance(row, dict) for row in rows):
             names = list(dict.fromkeys(name for row in rows for name in row))
-            return self.from_arrow(pa.table({c: [row.get(c) for row in rows] for c in names}))
-        return self.from_arrow(pa.table({"item": rows}))
+            columns = {c: [row.get(c) for row in rows] for c in names}
+        else:
+            columns = {"item": rows}
+        try:
+            return self.from_arrow(pa.table(columns))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise SchemaMismatch(
+                f"from_items(): the values of a column have no common type ({error}). "
+                "Make them alike, or give an Arrow table with types of its own to from_arrow()."
+            ) from error
 
     def from_arrow(self, rows: Any) -> DataFrame:
         """Anything with `__arrow_c_stream__`: pyarrow, Polars, a DuckDB relation."""

@@ -130,7 +130,7 @@ def _called(
                 for row in rows:
                     out.append(bool(function(row)))
                     place += 1
-    except Exception as error:  # A user's function may raise anything.
+    except (Exception, SystemExit) as error:  # A user's function may raise anything.
         said = f"{said_of(name, error)} on row {first + place} of the partition"
         raise FunctionError(said, error, tb.format_exc()) from error
     return out
@@ -218,7 +218,7 @@ def call_on(
             yield from _as_arrow(result, out, call.name).to_batches()
     except FunctionError:
         raise
-    except Exception as error:  # A user's function may raise anything.
+    except (Exception, SystemExit) as error:  # A user's function may raise anything.
         raise FunctionError(said_of(call.name, error), error, tb.format_exc()) from error
 
 

@@ -26,6 +26,7 @@ from millpond.optimize.partitions import (
     partition_below_sql,
 )
 from millpond.plan import nodes as n
+from millpond.plan.depth import room_for
 
 Rule = Callable[[n.Node], n.Node | None]
 
@@ -53,7 +54,8 @@ _MOST_REWRITES = 100_000  # A rule that undoes another would never end; no plan 
 
 def optimize(node: n.Node, rules: tuple[Rule, ...] = RULES) -> n.Node:
     """Apply the rules everywhere until none applies. A node that several read stays one."""
-    return _unshared(_Rewriter(node, rules).rewrite(node), {})
+    with room_for(node):
+        return _unshared(_Rewriter(node, rules).rewrite(node), {})
 
 
 class _Rewriter:

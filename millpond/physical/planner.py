@@ -41,6 +41,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.plan import nodes as n
+from millpond.plan.depth import room_for
 from millpond.plan.fingerprint import source_identity
 from millpond.plan.partitioning import partitioning
 
@@ -49,6 +50,11 @@ ROWS_EACH = 50_000  # For a function of one row: about 50 ms of work, for 2 ms o
 
 def plan_stages(node: n.Node, settings: Settings) -> Physical:
     """The stages that compute `node`: one fused statement where that is possible."""
+    with room_for(node):
+        return _planned(node, settings)
+
+
+def _planned(node: n.Node, settings: Settings) -> Physical:
     reason = why_staged(node, settings)
     if reason is None and (stage := record_sort(node, settings)):
         return Physical((stage,), "fused", "records of fixed width, sorted without SQL")

@@ -205,3 +205,32 @@ def test_nulls_only(sp: Session) -> None:
     assert nothing.group_by("a").agg("count(*) AS n").take_all() == [{"a": None, "n": 2}]
     assert nothing.join(nothing, "a").count() == 0
     assert nothing.distinct().count() == 1
+
+
+@pytest.mark.parametrize("items", [[1, "a"], [{"a": 1}, {"a": "x"}], [{1: 2}, {"a": 1}], [2**70]])
+def test_items_without_a_common_type(sp: Session, items: list[Any]) -> None:
+    with pytest.raises(SchemaMismatch, match=r"from_items\(\): the values of a column have no"):
+        sp.from_items(items)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["fused", "staged"])
+def test_a_chain_of_three_hundred_steps(shape: str) -> None:
+    with Session(options(threads=2, shape=shape)) as sp:
+        frame = other = sp.from_items([1, 2])
+        for i in range(300):
+            frame = frame.map("item + 1 AS item")
+            other = other.filter(f"item <> {-i}") if i % 2 else other.with_columns(item="item + 1")
+
+        assert frame.take(1) == [{"item": 301}]
+        assert other.sort("item desc").take(1) == [{"item": 152}]
+        assert frame.explain().count("Project") == 300
+
+
+@pytest.mark.slow
+def test_a_function_that_exits_is_an_error(sp: Session) -> None:
+    def leave(row: dict[str, Any]) -> dict[str, Any]:
+        raise SystemExit(3)
+
+    with pytest.raises(TaskError, match=r"leave raised SystemExit: 3 on row 0"):
+        sp.from_items([1]).map(leave, schema={"x": "BIGINT"}).count()
