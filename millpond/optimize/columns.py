@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from millpond.expr import Expression, Query, quote
 from millpond.plan import nodes as n
+from millpond.plan.partitioning import keeps_order
 from millpond.schema import Schema
 
 _Passing = n.Filter | n.Limit | n.Sample | n.RandomPartition
@@ -57,6 +58,8 @@ def narrowed(node: n.Node, needed: frozenset[str]) -> n.Node | None:
             return replace(node, scan=replace(scan, schema=_schema(node, kept)))
         case n.Filter(predicate=Expression(columns=columns)) if columns is not None:
             return _through(node, needed | columns)
+        case n.Sample() | n.RandomPartition() if not keeps_order(node.input):
+            return None  # The whole row is its identity.
         case n.Limit() | n.Sample() | n.RandomPartition():
             return _through(node, needed)
         case n.EvenPartition():

@@ -9,11 +9,13 @@ import re
 from millpond.expr import SortKey, quote
 from millpond.plan import nodes as n
 from millpond.plan.joins import join_sql
+from millpond.plan.partitioning import keeps_order
 from millpond.schema import Field, Schema
 
 Pieces = tuple[str | int, ...]
 
-ORDINAL = '"__millpond_ordinal"'
+ORDINAL_NAME = "__millpond_ordinal"
+ORDINAL = quote.name(ORDINAL_NAME)
 
 
 def slot(i: int) -> Pieces:
@@ -63,16 +65,10 @@ def render(node: n.Node, inputs: tuple[Pieces, ...]) -> Pieces:
             return over(f"SELECT {head}{expression.sql}", sql, group)
         case n.Distinct(columns=columns):
             return _distinct(sql, node.schema.names, columns)
-        case n.Sample(fraction=fraction, seed=seed):
-            chance = (
-                f"hash({seed}::BIGINT, {ORDINAL})::DOUBLE < {fraction!r} * 18446744073709551616"
-            )
-            return over(
-                f"SELECT {quote.names(node.schema.names)}", numbered(sql), f" WHERE {chance}"
-            )
-        case n.RandomPartition(seed=seed):
-            order = f"\nORDER BY hash({seed}::BIGINT, {ORDINAL}), {ORDINAL}"
-            return over(f"SELECT {quote.names(node.schema.names)}", numbered(sql), order)
+        case n.Sample():
+            return sampled(identified(sql, node.input), node)
+        case n.RandomPartition():
+            return shuffled(identified(sql, node.input), node)
         case n.Join():
             return _join(node, *inputs)
         case n.Union():
@@ -90,6 +86,37 @@ def render(node: n.Node, inputs: tuple[Pieces, ...]) -> Pieces:
 def numbered(sql: Pieces) -> Pieces:
     """Number the rows in input order."""
     return over(f"SELECT *, row_number() OVER () AS {ORDINAL}", sql)
+
+
+def identified(sql: Pieces, node: n.Node) -> Pieces:
+    """The rows of `node`, each with an identity that no shape and no partition count changes.
+
+    Its number in the input; where rows come in no order, a hash of the row and of which
+    of its equal copies it is.
+    """
+    if keeps_order(node):
+        return numbered(sql)
+    hashed = over("SELECT *, hash(__in0) AS __millpond_hash", sql)
+    copy = "row_number() OVER (PARTITION BY __millpond_hash)"
+    identity = f"hash(__millpond_hash, {copy}) AS {ORDINAL}"
+    return over(f"SELECT * EXCLUDE (__millpond_hash), {identity}", hashed)
+
+
+def random_key(seed: int) -> str:
+    """A hash of seed and identity: uniform over 64 bits."""
+    return f"hash({seed}::BIGINT, {ORDINAL})"
+
+
+def sampled(sql: Pieces, node: n.Sample) -> Pieces:
+    """The rows of `node`, chosen from identified ones."""
+    chance = f"{random_key(node.seed)}::DOUBLE < {node.fraction!r} * 18446744073709551616"
+    return over(f"SELECT {quote.names(node.schema.names)}", sql, f" WHERE {chance}")
+
+
+def shuffled(sql: Pieces, node: n.RandomPartition) -> Pieces:
+    """The rows of `node` in random order, from identified ones."""
+    order = f"\nORDER BY {random_key(node.seed)}, {ORDINAL}"
+    return over(f"SELECT {quote.names(node.schema.names)}", sql, order)
 
 
 def sorted_(sql: Pieces, names: tuple[str, ...], keys: tuple[SortKey, ...]) -> Pieces:

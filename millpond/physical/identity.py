@@ -33,7 +33,7 @@ def stage_fingerprint(stage: Stage, earlier: Sequence[Stage], versions: str) -> 
     for item in stage.inputs:
         if isinstance(item, SourceInput):
             slices = [(s.slices, s.rows.digest if s.rows else "") for s in item.splits]
-            inputs.append(repr((item.scan, slices, item.broadcast, item.identity)))
+            inputs.append(repr((item.scan, slices, item.broadcast, item.identity, item.first_rows)))
         else:
             # By place among what it reads, not by number: an edit elsewhere renumbers stages.
             numbers = item.stages if isinstance(item, ConcatInput) else (item.stage,)

@@ -29,6 +29,7 @@ from millpond.physical.pipe import (
 )
 from millpond.physical.records import record_sort, record_stages
 from millpond.physical.shape import Physical, Settings, why_staged
+from millpond.physical.shuffling import random_order, sample
 from millpond.physical.sorting import FEW_ROWS, first_rows, sort
 from millpond.physical.splits import can_cut, even_splits, finer_splits, source_splits
 from millpond.physical.stages import (
@@ -132,6 +133,10 @@ class _Planner:
                 return pipe.then(f.render(node, (pipe.sql,)), node.schema, "partial sort")
             case n.Sort():
                 return sort(self.cuts, node, self._lower(node.input))
+            case n.RandomPartition():
+                return random_order(self.cuts, node, self._lower(node.input))
+            case n.Sample():
+                return sample(self.cuts, node, self._lower(node.input))
             case n.EvenPartition():
                 return self._even(node)
             case n.HashPartition():

@@ -11,6 +11,10 @@ from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
 from millpond.schema import Schema
 
+# DuckDB sorts whole rows: past this size a partition at a time is faster, and needs less
+# memory; see benchmarks/random_shuffle.py.
+TWO_PASSES_BYTES = 256 << 20
+
 
 def never(call: n.PythonCall) -> bool:
     """No function is known to be light."""
@@ -49,11 +53,21 @@ def why_staged(node: n.Node, settings: Settings) -> str | None:
     if settings.staged_only:
         return "the runtime is a cluster"
     found = all_nodes(node)
+    if settings.shape == "auto":
+        for at in found:
+            if isinstance(at, n.RandomPartition) and _read_bytes(at.input) > TWO_PASSES_BYTES:
+                return "a random shuffle of much data takes two passes, each in cache-sized pieces"
     why = next((why for at in found if (why := _observer(at, settings.is_light))), None)
     functions = [at for at in found if isinstance(at, n.PythonBatches)]
     if why is None and len(functions_in_line(node)) != len(functions):
         return f"{functions[0].call.name} is a Python function beside other inputs"
     return why
+
+
+def _read_bytes(node: n.Node) -> int:
+    """Of the files below `node`."""
+    sources = [at for at in all_nodes(node) if isinstance(at, n.DataSource)]
+    return sum(file.size_bytes for source in sources for file in source.files)
 
 
 def _observer(node: n.Node, is_light: Callable[[n.PythonCall], bool]) -> str | None:

@@ -56,6 +56,23 @@ def with_values(source: DataSource, found: tuple[Split, ...]) -> tuple[Split, ..
     )
 
 
+def first_rows(
+    source: DataSource, splits: tuple[Split, ...], footer: Footer
+) -> tuple[int, ...] | None:
+    """The number, from 1, of the first row of each split; None where only reading tells."""
+    scan, numbers, after = source.scan, [], 1
+    if scan.filter or scan.limit is not None:
+        return None
+    for split in splits:
+        numbers.append(after)
+        after += split.rows.table.num_rows if split.rows is not None else 0
+        for piece in split.slices:
+            if piece.n_rows is None and scan.format != "parquet":
+                return None
+            after += sum(footer(piece.path).rows) if piece.n_rows is None else piece.n_rows
+    return tuple(numbers)
+
+
 def can_cut(source: DataSource, count: int, footer: Footer) -> bool:
     """Whether `even_splits` gives each of `count` splits some rows, if there are enough."""
     if source.rows is not None or len(source.files) >= count:

@@ -129,6 +129,7 @@ class SourceInput:
     splits: tuple[Split, ...]
     broadcast: bool = False
     identity: str = ""  # Of the files' content, for the stage's fingerprint.
+    first_rows: tuple[int, ...] = ()  # Of each split, where rows are numbered.
 
 
 class Edge(StrEnum):
@@ -141,11 +142,15 @@ class Edge(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageInput:
-    """The parts that an earlier stage wrote. `only` narrows them to some partitions or tasks."""
+    """The parts that an earlier stage wrote. `only` narrows them to some partitions or tasks.
+
+    `numbered` rows (of a FORWARD edge) have their number in the whole stage as a last column.
+    """
 
     stage: int
     edge: Edge
     only: tuple[int, ...] | None = None
+    numbered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +173,14 @@ Input = SourceInput | StageInput | ConcatInput | RowsInput
 
 @dataclass(frozen=True, slots=True)
 class SplitRows:
-    """Task input: the rows of one split of a source."""
+    """Task input: the rows of one split of a source.
+
+    With `first_row`, each row's number in the whole source is a last column.
+    """
 
     scan: Scan
     splits: tuple[Split, ...]
+    first_row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +189,8 @@ class PartRows:
 
     `first_part` and `n_parts` narrow it to some parts; `skip_rows` and `n_rows` to a
     run of rows in what is left (None: all). `parts` is empty until the schedule binds
-    the parts that exist when the task is submitted.
+    the parts that exist when the task is submitted. With `first_row`, each row's number
+    in the whole stage is a last column.
     """
 
     stage: int
@@ -192,6 +202,7 @@ class PartRows:
     skip_rows: int = 0
     n_rows: int | None = None
     parts: tuple["PartRef", ...] = ()
+    first_row: int | None = None
 
 
 TaskInput = SplitRows | PartRows
@@ -413,15 +424,20 @@ def n_tasks(stage: Stage, done: dict[int, Done]) -> int:
 
 def _task_input(item: Input, task: int, done: dict[int, Done]) -> TaskInput:
     match item:
-        case SourceInput(scan, splits, broadcast):
-            return SplitRows(scan, splits if broadcast else splits[task : task + 1])
-        case StageInput(stage, edge, only):
+        case SourceInput(scan, splits, broadcast, first_rows=first_rows):
+            first_row = first_rows[task] if first_rows else None
+            return SplitRows(scan, splits if broadcast else splits[task : task + 1], first_row)
+        case StageInput(stage, edge, only, numbered):
             place = only[task] if only is not None and edge is not Edge.ALL else task
             if edge is Edge.ONE_TO_ONE:
                 return PartRows(stage, done[stage].schema, place)
             n = done[stage].n_partitions
             if edge is Edge.FORWARD:
-                return PartRows(stage, done[stage].schema, 0, n, first_part=place, n_parts=1)
+                first_row = sum(done[stage].part_rows[:place]) + 1 if numbered else None
+                return PartRows(
+                    stage, done[stage].schema, 0, n, first_part=place, n_parts=1,
+                    first_row=first_row,
+                )  # fmt: skip
             return PartRows(stage, done[stage].schema, 0, n)
         case ConcatInput(stages):
             for stage in stages:

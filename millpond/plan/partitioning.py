@@ -29,6 +29,22 @@ class Partitioning:
         return all(len(pair) == 1 or pair in equated for pair in folded)
 
 
+def keeps_order(node: n.Node) -> bool:
+    """Whether the order of the rows follows from the input alone, in every shape."""
+    match node:
+        case n.DataSource() | n.RandomPartition():
+            return True
+        case n.Union():
+            return all(map(keeps_order, node.inputs))
+        case n.PythonBatches(call=call) if call.kind == "group":
+            return False
+        case n.Project() | n.Filter() | n.PythonBatches() | n.Limit() | n.Sample() | n.Kept():
+            return keeps_order(node.input)
+        case n.Sort(partial=False) | n.EvenPartition() | n.Shared():
+            return keeps_order(node.input)
+    return False
+
+
 def partitioning(node: n.Node) -> Partitioning:
     """The partitioning of a node's rows."""
     match node:

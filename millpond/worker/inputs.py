@@ -9,6 +9,7 @@ from millpond.engine.duckdb import BATCH_ROWS, Cursor
 from millpond.errors import MillpondError
 from millpond.formats.rows import FORMATS, read_rows, schema_of
 from millpond.formats.scan import Scan, Split, scan_sql
+from millpond.physical.fragment import ORDINAL_NAME as NUMBER
 from millpond.physical.fragment import reads_once
 from millpond.physical.stages import PartRows, SplitRows, Task, ToPart
 from millpond.schema import Schema
@@ -67,8 +68,12 @@ class Inputs:
         for i, item in enumerate(self._task.inputs):
             name = f"__s{i}"
             match item:
-                case SplitRows(scan, splits):
-                    views.append(self._splits(name, scan, splits, sql, cursor))
+                case SplitRows(scan, splits, first_row):
+                    query = self._splits(name, scan, splits, sql, cursor)
+                    if first_row is not None:
+                        number = f"row_number() OVER () + {first_row - 1} AS {NUMBER}"
+                        query = f"SELECT *, {number} FROM ({query})"
+                    views.append(f"{name} AS NOT MATERIALIZED ({query})")
                 case PartRows():
                     schema = self._worker.engine.arrow_schema(item.schema)
                     rows = self._part_rows(item, schema)
@@ -76,6 +81,8 @@ class Inputs:
                         self.bounds = _table(rows(), schema).column(0).combine_chunks()
                     else:
                         stream = Stream(schema, rows, self.fail)
+                        if item.first_row is not None:
+                            stream = stream.numbered(NUMBER, item.first_row)
                         cursor.register_stream(name, stream, once=reads_once(sql, name))
         return f"WITH {', '.join(views)}\n{_nested(sql)}" if views else sql
 
@@ -112,7 +119,7 @@ class Inputs:
             table = f"__rows{name}"
             stream = self._file_rows(scan, splits)
             cursor.register_stream(table, stream, once=reads_once(sql, name))
-        return f"{name} AS NOT MATERIALIZED ({scan_sql(scan, splits, table)})"
+        return scan_sql(scan, splits, table)
 
     def _file_rows(self, scan: Scan, splits: Sequence[Split]) -> Stream:
         """Rows of a format that DuckDB does not read by itself."""

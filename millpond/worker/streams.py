@@ -30,6 +30,23 @@ class Stream:
     ) -> None:
         self._schema, self._rows, self._failed = schema, rows, failed
 
+    def numbered(self, name: str, first: int) -> Stream:
+        """The same rows with their numbers, from `first` on, as a last column."""
+        import numpy as np
+        import pyarrow as pa
+
+        from millpond.engine.kernels import row_numbers
+
+        def rows() -> Iterator[pa.RecordBatch]:
+            after = first
+            for batch in self._rows():
+                numbers = row_numbers(np.arange(after, after + batch.num_rows))
+                after += batch.num_rows
+                yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=schema)
+
+        schema = self._schema.append(pa.field(name, pa.int64()))
+        return Stream(schema, rows, self._failed)
+
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         import pyarrow as pa
 
