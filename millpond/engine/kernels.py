@@ -68,6 +68,19 @@ def _integers(column: pa.Array) -> npt.NDArray[Any]:
     return np.frombuffer(values, kind, len(column), column.offset * kind.itemsize)
 
 
+class Ranges:
+    """The ranges between bounds, a table of keys and ordinals in order."""
+
+    def __init__(self, bounds: pa.Table) -> None:
+        rows = bounds.combine_chunks()
+        kept = [c.chunk(0) if c.num_chunks else pa.array([], c.type) for c in rows.columns]
+        self._keys, self._ordinals = kept[0], _integers(kept[1])
+
+    def of(self, keys: pa.Array, ordinals: pa.Array) -> Ints:
+        """The partition of each row."""
+        return range_partition(keys, self._keys, _integers(ordinals), self._ordinals)
+
+
 def range_partition(
     keys: pa.Array,
     bounds: pa.Array,

@@ -16,6 +16,7 @@ Pieces = tuple[str | int, ...]
 
 ORDINAL_NAME = "__millpond_ordinal"
 ORDINAL = quote.name(ORDINAL_NAME)
+TASK = "__millpond_task"  # In a step's SQL: the number of the task that runs it.
 
 
 def slot(i: int) -> Pieces:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
-from millpond.physical.pipe import FIXED, Pipe, keys_of, looser, ordered
+from millpond.physical.pipe import FIXED, Pipe, called, keys_of, looser, ordered
 from millpond.physical.stages import (
     ConcatInput,
     Edge,
@@ -19,7 +19,12 @@ from millpond.plan.partitioning import partitioning
 from millpond.schema import Field, Schema
 
 KEY = "__millpond_key"
-SAMPLED_TASKS, SAMPLED_ROWS = 16, 1_000
+# Of a source, the keys of up to 64 splits: where they follow the order of the files, what lies
+# between two of these becomes one range.
+SOURCE_TASKS, OTHER_TASKS, SAMPLED_ROWS = 64, 16, 1_000
+# Of a longer key, a bound is a prefix: a sample of keys of 1 MB is no burden. Rows carry one
+# byte more, so that none of them equals a bound that it only begins like.
+KEY_BYTES = 1024
 FEW_ROWS = 10_000  # Of a sort: found by each task without moving all rows.
 
 
@@ -28,18 +33,31 @@ def sort(cuts: Cuts, node: n.Sort, pipe: Pipe) -> Pipe:
     count = node.n or partitioning(node.input).n or pipe.n
     if pipe.n == 1 and count == 1:
         return pipe.then(f.render(node, (pipe.sql,)), node.schema, "sort")
-    key = cuts.settings.sort_key(node.keys, node.schema)
+    if pipe.steps or called(pipe):
+        pipe = cuts.handed_over(pipe)  # Else a sample would call its functions again.
+    key = f"({cuts.settings.sort_key(node.keys, node.schema)})"
     bounds = _bounds(cuts, pipe, key, count)
-    keyed = f.with_column(pipe.sql, key, KEY)
+    head = f"SELECT *, {_ordinal(pipe, f.TASK)} AS {f.ORDINAL}, {key}[:{KEY_BYTES + 1}] AS {KEY}"
     before = replace(
         pipe,
-        sql=keyed,
+        sql=f.over(head, pipe.sql),
         inputs=(*pipe.inputs, StageInput(bounds, Edge.ALL)),
         determinism=looser(pipe.determinism, cuts.stages[bounds].determinism),
+        row_wise=False,
     )
     stage = cuts.close(before, ToPart(count, "range"), f"range by {keys_of(node)}")
     after = cuts.read(stage, Edge.ONE_TO_ONE, before, count)
     return after.then(f.render(node, (after.sql,)), node.schema, "sort")
+
+
+def _ordinal(pipe: Pipe, task: str) -> str:
+    """Where a row stands among rows of equal keys, so that a heavy key can be cut inside.
+
+    Its place in the input; where rows come in any order, the task and a hash of the row:
+    what a second attempt gives must lie where the first one's rows lay.
+    """
+    place = "row_number() OVER ()" if pipe.determinism is FIXED else "(hash(__in0) >> 24)"
+    return f"(({task})::UBIGINT << 40) | {place}::UBIGINT"
 
 
 def first_rows(cuts: Cuts, node: n.Limit, sort: n.Sort, pipe: Pipe) -> Pipe:
@@ -58,24 +76,24 @@ def first_rows(cuts: Cuts, node: n.Limit, sort: n.Sort, pipe: Pipe) -> Pipe:
 
 def _bounds(cuts: Cuts, pipe: Pipe, key: str, count: int) -> int:
     """The stage that gives `count - 1` keys which cut the rows evenly, from a sample."""
-    blob = Schema((Field("key", "BLOB"),))
-    keys = f.over(f"SELECT {key} AS key", pipe.sql)
-    # By a hash of the place, not by chance: a lost sample must come back the same. Where
-    # rows come in any order, by a hash of the key and which copy of it this is.
-    fixed = pipe.determinism is FIXED
-    place = f.numbered(keys) if fixed else f.over(
-        f"SELECT *, row_number() OVER (PARTITION BY key) AS {f.ORDINAL}", keys)  # fmt: skip
-    tail = f"\nORDER BY hash(key, {f.ORDINAL}), key LIMIT {SAMPLED_ROWS}"
-    sql = f.over("SELECT key", place, tail)
-    sample = replace(_narrowed(pipe), sql=sql, schema=blob, row_wise=False)
-    sampled = cuts.close(sample, ToPart(), "sample keys")
+    schema = Schema((Field("key", "BLOB"), Field("ordinal", "UBIGINT")))
+    few = _narrowed(pipe)
+    task = f.TASK if few.n == pipe.n else f"{f.TASK} * {pipe.n} // {few.n}"
+    keys = f.over(f"SELECT {key}[:{KEY_BYTES}] AS key, {_ordinal(pipe, task)} AS ordinal", pipe.sql)
+    # By a hash of the place, not by chance: a lost sample must come back the same. Equal
+    # rows in any order differ in which copy they are.
+    copy = "0" if pipe.determinism is FIXED else "row_number() OVER (PARTITION BY key, ordinal)"
+    copies = f.over(f"SELECT *, {copy} AS copy", keys)
+    tail = f"\nORDER BY hash(key, ordinal, copy), key LIMIT {SAMPLED_ROWS}"
+    sample = replace(few, sql=f.over("SELECT key, ordinal", copies, tail), schema=schema)
+    sampled = cuts.close(replace(sample, row_wise=False), ToPart(), "sample keys")
     read = cuts.read(sampled, Edge.ALL, sample, 1)
     ranked = f.over(
-        "SELECT key, row_number() OVER (ORDER BY key) AS r, count(*) OVER () AS c", read.sql
+        "SELECT *, row_number() OVER (ORDER BY key, ordinal) AS r, count(*) OVER () AS c", read.sql
     )
     cut = f" WHERE r < c AND (r * {count}) // c > ((r - 1) * {count}) // c ORDER BY r"
-    sql = f.over("SELECT key", ranked, cut)
-    pipe = replace(read, sql=sql, schema=blob, row_wise=False)
+    pipe = replace(read, sql=f.over("SELECT key, ordinal", ranked, cut), schema=schema)
+    pipe = replace(pipe, row_wise=False)
     return cuts.close(pipe, ToPart(), "bounds")
 
 
@@ -86,15 +104,17 @@ def _narrowed(pipe: Pipe) -> Pipe:
     run of what it samples, so it samples less.
     """
     cheap = not pipe.steps and all(isinstance(i, SourceInput) for i in pipe.inputs)
-    count = SAMPLED_TASKS if cheap else min(SAMPLED_TASKS, max(2, pipe.n // 8))
+    count = SOURCE_TASKS if cheap else min(OTHER_TASKS, max(4, pipe.n // 8))
     if pipe.n <= count:
         return pipe
     chosen = tuple(i * pipe.n // count for i in range(count))
     inputs: list[Input] = []
     for item in pipe.inputs:
         match item:
-            case SourceInput(splits=splits, broadcast=False):
-                inputs.append(replace(item, splits=tuple(splits[i] for i in chosen)))
+            case SourceInput(splits=splits, broadcast=False, first_rows=numbers):
+                few = tuple(splits[i] for i in chosen)
+                numbers = tuple(numbers[i] for i in chosen) if numbers else ()
+                inputs.append(replace(item, splits=few, first_rows=numbers))
             case StageInput(edge=Edge.ONE_TO_ONE | Edge.FORWARD):
                 inputs.append(replace(item, only=chosen))
             case ConcatInput() | RowsInput():

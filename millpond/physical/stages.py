@@ -216,8 +216,8 @@ class ToPart:
     """Write one part with a segment per output partition.
 
     `how`: "single" (all rows in partition 0), "column" (the last column of the fragment
-    is the partition number, and is dropped), "range" (the last column is a DuckDB sort
-    key, and is dropped; the last input holds the `n - 1` bounds in order).
+    is the partition number, and is dropped), "range" (the last columns are an ordinal and
+    a DuckDB sort key, and are dropped; the last input holds the `n - 1` bounds in order).
     """
 
     n: int = 1

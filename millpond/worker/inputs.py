@@ -10,7 +10,7 @@ from millpond.errors import MillpondError
 from millpond.formats.rows import FORMATS, read_rows, schema_of
 from millpond.formats.scan import Scan, Split, scan_sql
 from millpond.physical.fragment import ORDINAL_NAME as NUMBER
-from millpond.physical.fragment import reads_once
+from millpond.physical.fragment import TASK, reads_once
 from millpond.physical.stages import PartRows, SplitRows, Task, ToPart
 from millpond.schema import Schema
 from millpond.shuffle.read import PartsUnreadable, read_part_rows
@@ -33,7 +33,7 @@ class Inputs:
         self._read: list[CountedRows] = []
         # What a stream raised while DuckDB read it: DuckDB only tells that something did.
         self.failure: MillpondError | PartsUnreadable | None = None
-        self.bounds: pa.Array | None = None
+        self.bounds: pa.Table | None = None  # Keys and ordinals.
 
     @property
     def rows_in(self) -> int:
@@ -64,7 +64,7 @@ class Inputs:
 
     def bind(self, sql: str, cursor: Cursor) -> str:
         """The query with the task's inputs in reach of `cursor`."""
-        views = []
+        sql, views = sql.replace(TASK, str(self._task.id.partition)), []
         for i, item in enumerate(self._task.inputs):
             name = f"__s{i}"
             match item:
@@ -78,7 +78,7 @@ class Inputs:
                     schema = self._worker.engine.arrow_schema(item.schema)
                     rows = self._part_rows(item, schema)
                     if self._is_bounds(i):
-                        self.bounds = _table(rows(), schema).column(0).combine_chunks()
+                        self.bounds = _table(rows(), schema).combine_chunks()
                     else:
                         stream = Stream(schema, rows, self.fail)
                         if item.first_row is not None:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def write_part(
-    rows: Iterable[pa.RecordBatch], bounds: pa.Array | None, task: Task, worker: Worker
+    rows: Iterable[pa.RecordBatch], bounds: pa.Table | None, task: Task, worker: Worker
 ) -> dict[str, Any]:
     """One part with a segment per output partition. `bounds` are those of a range."""
     import pyarrow as pa
 
-    from millpond.engine.kernels import partition_numbers, range_partition
+    from millpond.engine.kernels import Ranges, partition_numbers
     from millpond.shuffle.write import PartWriter
 
     output = task.output
@@ -39,16 +39,17 @@ def write_part(
         budget_bytes=worker.options.buffer_bytes,
     )  # fmt: skip
     hashed = 0 if worker.options.verify == "rows" else None
+    ranges = Ranges(bounds) if output.how == "range" and bounds is not None else None
     try:
         for batch in rows:
-            last = batch.num_columns - 1
-            numbers: Any = None
+            width, numbers = batch.num_columns, None
             if output.how == "column":
-                numbers = partition_numbers(batch.column(last), f"{output.n} partitions")
-            elif output.how == "range":
-                assert bounds is not None
-                numbers = range_partition(batch.column(last), bounds)
-            kept = batch if numbers is None else batch.select(range(last))
+                width -= 1
+                numbers = partition_numbers(batch.column(width), f"{output.n} partitions")
+            elif ranges is not None:
+                width -= 2
+                numbers = ranges.of(batch.column(width + 1), batch.column(width))
+            kept = batch if numbers is None else batch.select(range(width))
             if hashed is not None:
                 hashed += rows_hash(worker.engine, pa.Table.from_batches([kept]))
             writer.add(kept, numbers)
