@@ -77,9 +77,13 @@ class Cuts:
         return self.read(stage, Edge.ALL, pipe, count)
 
     def exchange(
-        self, pipe: Pipe, number: str, count: int, title: str, keys: Sequence[str]
-    ) -> Pipe:
-        """Write every row of `pipe` to the partition that the expression `number` gives."""
+        self, pipe: Pipe, number: str, count: int, title: str, keys: Sequence[str],
+        *, auto: bool = False,
+    ) -> Pipe:  # fmt: skip
+        """Write every row of `pipe` to the partition that the expression `number` gives.
+
+        With `auto`, nobody counts the partitions: one task may read several small ones.
+        """
         types = {f.name: f.type for f in pipe.schema}
         floats = any(types.get(key) in ("FLOAT", "DOUBLE") for key in keys)
         if pipe.determinism is ANY_ORDER and floats:
@@ -87,7 +91,19 @@ class Cuts:
             pipe = replace(pipe, determinism=VARIES)
         before = replace(pipe, sql=f.with_column(pipe.sql, number, PID))
         stage = self.close(before, ToPart(count, "column"), title)
-        return self.read(stage, Edge.ONE_TO_ONE, pipe, count)
+        return self.by_partition(stage, pipe, count, auto=auto)
+
+    def by_partition(self, stage: int, pipe: Pipe, count: int, *, auto: bool) -> Pipe:
+        """A task for each partition of a stage, or for some neighbours if `auto`."""
+        read = self.read(stage, Edge.ONE_TO_ONE, pipe, count)
+        # A rerun finds results by the number of their task, which must not follow sizes.
+        merged = auto and not self.settings.durable
+        return replace(read, inputs=(StageInput(stage, Edge.ONE_TO_ONE, merged=merged),))
+
+    def pinned(self, pipes: tuple[Pipe, ...]) -> tuple[Pipe, ...]:
+        """Pipes whose tasks are paired one to one: no partitions are merged on the way."""
+        self.stages = [replace(s, inputs=_pinned(s.inputs)) for s in self.stages]
+        return tuple(replace(pipe, inputs=_pinned(pipe.inputs)) for pipe in pipes)
 
     def together(self, node: n.Node, pipes: tuple[Pipe, ...], title: str) -> Pipe:
         """One pipe whose query reads the queries of all of them."""
@@ -118,3 +134,7 @@ class Cuts:
             case n.Aggregate() | n.Join() | n.Distinct():
                 return loosened(pipe)
         return ordered(pipe)
+
+
+def _pinned(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    return tuple(replace(i, merged=False) if isinstance(i, StageInput) else i for i in inputs)

@@ -89,8 +89,9 @@ def _input(item: SourceInput | StageInput | ConcatInput | RowsInput) -> str:
         case SourceInput(scan, splits, broadcast):
             how = "all by each task" if broadcast else "one a task"
             return f"{scan.format}, {len(splits)} splits, {how}"
-        case StageInput(stage, edge, only):
-            return f"stage {stage}, {edge.value}{f', {len(only)} chosen' if only else ''}"
+        case StageInput(stage, edge, only, merged=merged):
+            some = f", {len(only)} chosen" if only else ", small ones together" if merged else ""
+            return f"stage {stage}, {edge.value}{some}"
         case ConcatInput(stages):
             return f"stages {', '.join(map(str, stages))}, one after the other"
         case RowsInput(stage, n):

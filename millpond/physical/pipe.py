@@ -14,6 +14,15 @@ FIXED, ANY_ORDER, VARIES = Determinism.FIXED, Determinism.ANY_ORDER, Determinism
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """Rows that lie by hash of `keys` cast to `types`, in `n` partitions."""
+
+    keys: tuple[str, ...]
+    types: tuple[str, ...]
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pipe:
     """Work that is not cut into a stage yet: inputs, closed steps, and a query on top."""
 
@@ -27,10 +36,11 @@ class Pipe:
     title: str = ""
     udfs: tuple[Udf, ...] = ()  # Functions that `sql` calls.
     row_wise: bool = False  # Each row comes from one row of the first input.
+    placed: Placed | None = None
 
     def then(self, sql: Pieces, schema: Schema, title: str) -> "Pipe":
         title = titled(self.title, title)
-        return replace(self, sql=sql, schema=schema, title=title, row_wise=False)
+        return replace(self, sql=sql, schema=schema, title=title, row_wise=False, placed=None)
 
 
 def steps_of(pipe: Pipe) -> tuple[Step, ...]:

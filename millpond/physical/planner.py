@@ -11,7 +11,7 @@ from millpond.expr import SortKey, quote
 from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
 from millpond.physical.fused import fused, to_file
-from millpond.physical.joining import aggregate, grouped, join
+from millpond.physical.joining import aggregate, distinct, grouped, join
 from millpond.physical.one_pass import one_pass
 from millpond.physical.pipe import (
     FIXED,
@@ -152,7 +152,9 @@ class _Planner:
                 return self.cuts.exchange(pipe, number, node.n, f"by {node.expression.sql}", ())
             case n.Aggregate() if node.keys:
                 return aggregate(self.cuts, node, self._lower(node.input))
-            case n.Join() if node.equal and node.how != "cross":
+            case n.Distinct() if node.columns:
+                return distinct(self.cuts, node, self._lower(node.input))
+            case n.Join():
                 return join(self.cuts, node, self._lower(node.left), self._lower(node.right))
             case n.Union():
                 return self._union(node)
@@ -246,7 +248,10 @@ class _Planner:
         varies = (node.expression if isinstance(node, n.Project) else node.predicate).varies
         udfs = tuple(dict.fromkeys((*pipe.udfs, *node.udfs)))
         determinism = VARIES if varies else pipe.determinism
-        return replace(done, determinism=determinism, udfs=udfs, row_wise=pipe.row_wise)
+        placed = pipe.placed if isinstance(node, n.Filter) else None
+        return replace(
+            done, determinism=determinism, udfs=udfs, row_wise=pipe.row_wise, placed=placed
+        )
 
     # ---- several inputs --------------------------------------------------------------
 
@@ -268,6 +273,8 @@ class _Planner:
         count = max((p.n for p, i in zip(pipes, node.inputs, strict=True)
                      if partitioning(i).n != 1), default=1)  # fmt: skip
         pipes = tuple(p if p.n == count else self.cuts.gathered(p, count) for p in pipes)
+        if len(pipes) > 1:
+            pipes = self.cuts.pinned(pipes)
         return loosened(self.cuts.together(node, pipes, "partial sql"), varies=node.query.varies)
 
 

@@ -22,7 +22,8 @@ def random_order(cuts: Cuts, node: n.RandomPartition, pipe: Pipe) -> Pipe:
         return pipe.then(f.render(node, (pipe.sql,)), node.schema, "random shuffle")
     pipe = _identified(cuts, node.input, pipe)
     number = f"((({f.random_key(node.seed)} >> 32) * {count}) >> 32)::UINTEGER"
-    pipe = cuts.exchange(pipe, number, count, "range of random order", ())
+    auto = partitioning(node.input).n is None
+    pipe = cuts.exchange(pipe, number, count, "range of random order", (), auto=auto)
     # Whatever order they came in: identities are unique.
     loose = pipe.determinism if pipe.determinism.value == "varies" else FIXED
     pipe = pipe.then(f.shuffled(pipe.sql, node), node.schema, "random shuffle")
@@ -43,7 +44,7 @@ def _identified(cuts: Cuts, node: n.Node, pipe: Pipe) -> Pipe:
         return _numbered(cuts, node, ordered(pipe))
     count, names = pipe.n, node.schema.names
     number = f"(((hash(__in0) >> 32) * {count}) >> 32)::UINTEGER"  # Equal rows meet.
-    pipe = cuts.exchange(pipe, number, count, "hash of rows", names)
+    pipe = cuts.exchange(pipe, number, count, "hash of rows", names, auto=True)
     schema = Schema((*node.schema.fields, Field(f.ORDINAL_NAME, "UBIGINT")))
     return pipe.then(f.identified(pipe.sql, node), schema, "identity")
 

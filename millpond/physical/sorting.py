@@ -46,7 +46,8 @@ def sort(cuts: Cuts, node: n.Sort, pipe: Pipe) -> Pipe:
         row_wise=False,
     )
     stage = cuts.close(before, ToPart(count, "range"), f"range by {keys_of(node)}")
-    after = cuts.read(stage, Edge.ONE_TO_ONE, before, count)
+    auto = node.n is None and partitioning(node.input).n is None
+    after = cuts.by_partition(stage, before, count, auto=auto)
     return after.then(f.render(node, (after.sql,)), node.schema, "sort")
 
 

@@ -132,6 +132,10 @@ class SourceInput:
     first_rows: tuple[int, ...] = ()  # Of each split, where rows are numbered.
 
 
+# Neighbouring partitions of together this much make one task: its overhead is then small.
+MERGED_BYTES = 32 << 20
+
+
 class Edge(StrEnum):
     """Which partitions of the stage before a task reads."""
 
@@ -145,12 +149,14 @@ class StageInput:
     """The parts that an earlier stage wrote. `only` narrows them to some partitions or tasks.
 
     `numbered` rows (of a FORWARD edge) have their number in the whole stage as a last column.
+    With `merged`, a task may read several neighbouring partitions, if they are small.
     """
 
     stage: int
     edge: Edge
     only: tuple[int, ...] | None = None
     numbered: bool = False
+    merged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +374,7 @@ class Done:
     schema: Schema
     part_rows: tuple[int, ...]
     nodes: tuple[str, ...]
+    partition_bytes: tuple[int, ...] = ()  # Empty where they are not known.
 
 
 def reads(stage: Stage) -> tuple[int, ...]:
@@ -384,12 +391,13 @@ def reads(stage: Stage) -> tuple[int, ...]:
 
 def tasks(stage: Stage, done: dict[int, Done]) -> tuple[Task, ...]:
     """The first attempts of a stage's tasks. Pure; `PartRows.parts` are bound at submission."""
-    n = n_tasks(stage, done)
+    runs = _merged(stage, done)
+    n = len(runs) if runs else n_tasks(stage, done)
     return tuple(
         Task(
             id=TaskId(stage.id, partition),
             fragment=stage.fragment,
-            inputs=tuple(_task_input(i, partition, done) for i in stage.inputs),
+            inputs=tuple(_task_input(i, partition, done, runs) for i in stage.inputs),
             output=stage.output,
             schema=stage.schema,
             resources=stage.resources,
@@ -408,8 +416,8 @@ def n_tasks(stage: Stage, done: dict[int, Done]) -> int:
         match item:
             case SourceInput(splits=splits, broadcast=False):
                 counts.add(len(splits))
-            case StageInput(edge=Edge.ONE_TO_ONE | Edge.FORWARD, only=only) if only is not None:
-                counts.add(len(only))
+            case StageInput(before, edge, only) if only is not None and edge is not Edge.ALL:
+                counts.add(len(_there(only, edge, done[before])))
             case StageInput(stage=before, edge=Edge.ONE_TO_ONE):
                 counts.add(done[before].n_partitions)
             case StageInput(stage=before, edge=Edge.FORWARD):
@@ -422,15 +430,50 @@ def n_tasks(stage: Stage, done: dict[int, Done]) -> int:
     return counts.pop() if counts else 1
 
 
-def _task_input(item: Input, task: int, done: dict[int, Done]) -> TaskInput:
+def _there(only: tuple[int, ...], edge: Edge, before: Done) -> tuple[int, ...]:
+    """Those that exist: a stage may have got fewer tasks than were planned."""
+    n = before.n_tasks if edge is Edge.FORWARD else before.n_partitions
+    return tuple(place for place in only if place < n)
+
+
+def _merged(stage: Stage, done: dict[int, Done]) -> list[range] | None:
+    """Runs of neighbouring small partitions, one for each task; None if each is read alone."""
+    sizes: list[tuple[int, ...]] = []
+    for item in stage.inputs:
+        match item:
+            case StageInput(before, Edge.ONE_TO_ONE, None, merged=True):
+                sizes.append(done[before].partition_bytes)
+            case StageInput(edge=Edge.ALL) | SourceInput(broadcast=True):
+                pass
+            case _:
+                return None
+    if not sizes or not all(sizes) or len({len(some) for some in sizes}) > 1:
+        return None
+    runs: list[range] = []
+    held = MERGED_BYTES + 1
+    for place, size in enumerate(map(sum, zip(*sizes, strict=True))):
+        if held + size > MERGED_BYTES:
+            runs.append(range(place, place))
+            held = 0
+        held += size
+        runs[-1] = range(runs[-1].start, place + 1)
+    return runs
+
+
+def _task_input(
+    item: Input, task: int, done: dict[int, Done], runs: list[range] | None
+) -> TaskInput:
     match item:
         case SourceInput(scan, splits, broadcast, first_rows=first_rows):
             first_row = first_rows[task] if first_rows else None
             return SplitRows(scan, splits if broadcast else splits[task : task + 1], first_row)
         case StageInput(stage, edge, only, numbered):
-            place = only[task] if only is not None and edge is not Edge.ALL else task
+            place = task
+            if only is not None and edge is not Edge.ALL:
+                place = _there(only, edge, done[stage])[task]
             if edge is Edge.ONE_TO_ONE:
-                return PartRows(stage, done[stage].schema, place)
+                some = runs[task] if runs else range(place, place + 1)
+                return PartRows(stage, done[stage].schema, some.start, len(some))
             n = done[stage].n_partitions
             if edge is Edge.FORWARD:
                 first_row = sum(done[stage].part_rows[:place]) + 1 if numbered else None

@@ -201,6 +201,7 @@ class Progress:
             schema=self.stage.schema,
             part_rows=tuple(self.rows),
             nodes=tuple(part.node if part else "" for part in self.parts),
+            partition_bytes=tuple(self.partition_bytes.tolist()) if self.exact else (),
         )
 
     def reads_whole(self, stage: int) -> bool:
