@@ -79,8 +79,19 @@ def _bounds(cuts: Cuts, pipe: Pipe, key: str, count: int) -> int:
     """The stage that gives `count - 1` keys which cut the rows evenly, from a sample."""
     schema = Schema((Field("key", "BLOB"), Field("ordinal", "UBIGINT")))
     few = _narrowed(pipe)
-    task = f.TASK if few.n == pipe.n else f"{f.TASK} * {pipe.n} // {few.n}"
-    keys = f.over(f"SELECT {key}[:{KEY_BYTES}] AS key, {_ordinal(pipe, task)} AS ordinal", pipe.sql)
+    keys = f.over(
+        f"SELECT {key}[:{KEY_BYTES}] AS key, {_ordinal(pipe, f.TASK)} AS ordinal", pipe.sql
+    )
+    if few.n < pipe.n:
+        # A sampled task stands for its neighbours, too: its rows lie where theirs would.
+        low = f"(ordinal & {2**40 - 1})::DOUBLE"
+        width = "count(*) OVER ()" if pipe.determinism is FIXED else f"{2**40}"
+        spread = f"({f.TASK} + {low} / ({width} + 1)) * {pipe.n} / {few.n}"
+        widened = f.over(f"SELECT key, {spread} AS place, {width} AS width", keys)
+        keys = f.over(
+            "SELECT key, (floor(place)::UBIGINT << 40) | "
+            "floor((place - floor(place)) * width)::UBIGINT AS ordinal", widened
+        )  # fmt: skip
     # By a hash of the place, not by chance: a lost sample must come back the same. Equal
     # rows in any order differ in which copy they are.
     copy = "0" if pipe.determinism is FIXED else "row_number() OVER (PARTITION BY key, ordinal)"
