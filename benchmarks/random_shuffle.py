@@ -8,6 +8,11 @@ both write uncompressed Parquet with the same threads and the same memory limit.
 is a process of its own, its imports included; wall clock and CPU seconds are those of the
 process and its children, memory is the peak of its anonymous pages. Afterwards the ids
 that Millpond wrote are checked: all there, once, and not in their old order.
+
+Measured on 2 cores, duckdb 2.0, 3 GB at 8 GB, one pair: wall 16.6 s against 17.9 s (0.92),
+CPU 24.6 s against 28.7 s (0.86), peak anonymous memory 1.8 GB against 5.5 GB. Of 600 MB, the
+first pass takes 1.2 s and the second 2.8 s, of which 2.4 CPU seconds are the system's: fresh
+memory of DuckDB's sort of whole rows. A gather of rows by their sorted hashes would spare it.
 """
 
 import argparse
