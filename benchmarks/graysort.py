@@ -15,10 +15,12 @@ own by `read_fixed(…).sort("key").write_fixed(…)`, validates the result (not
 appends a line to RESULTS if that is given. Time includes the start of the library; peak
 memory is the resident set of that process, imports included. MB are 10^6 bytes.
 
-Measured on 2 cores that other work shared (load 8 to 12), so only CPU seconds mean much:
-2 GB in memory 3.8 CPU s (530 MB per CPU second, 2.4 GB), 3 GB within 1 GB 6.1 CPU s (490 MB
-per CPU second, 0.49 GB, 2.01 reads and 2.00 writes per byte), start of the library included.
-800 MB within 400 MB: uniform 2.57, heavy 2.54, prefix 2.93 CPU s.
+Measured on 2 cores without other work, start of the library included, one run each: 2 GB in
+memory 3.4 to 4.3 s (295 to 231 MB per second and core, 3.8 to 4.0 CPU s, 2.4 GB); within 1 GB
+of memory 2 GB 4.4 s, 4 GB 9.5 s (210), 6 GB 17.0 s (176, 2.01 reads and 2.00 writes per byte,
+0.49 GB), 8 GB 26.6 s (150), 12 GB 51.5 s (116); 2 GB on Ray 12.2 s. Skewed against uniform, 2
+GB: heavy 0.95 and, within 1 GB, 1.21 of the CPU seconds; prefix, 1 GB of data: 0.87 and, within
+0.5 GB, 1.01.
 """
 
 import argparse

@@ -9,6 +9,12 @@ take 16 GB. Every run is a process of its own, its imports included, with as man
 there are cores; the order changes each round. After each run the rows are counted, and after
 the first one the keys of two files are checked not to meet. Printed are medians, and the
 medians of the ratios of each round.
+
+Measured at SF 10 on 2 cores (2 rounds, no other work, input not cached): Millpond 48.6 CPU s
+and 1.2 GB, DuckDB 77.0 and 14.2 (0.65), Polars 48.7 and 3.1 (1.00); wall 41.6 s, 42.3 s (0.96)
+and 30.0 s (1.35). Of Millpond's CPU 22 s are encoding, 13 reading, 11 putting rows in order.
+With the input cached it takes 26.4 s of wall (one run, in one process). SF 2.5: 11.3 CPU s,
+Polars 11.2, DuckDB 17.0.
 """
 
 import argparse

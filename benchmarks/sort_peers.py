@@ -14,9 +14,9 @@ With `--lineitem` all three sort that table of TPC-H (written once by `tpchgen-c
 --data) by (l_shipdate, l_comment), from Parquet to Parquet; the limit is Millpond's and
 DuckDB's, Polars knows none. Millpond keeps equal keys in input order, the others need not.
 
-Measured on 2 cores that other work shared (load 8 to 14), duckdb 2.0, polars 2.1: 1.5 GB, 2
-rounds, CPU 4.8 s against DuckDB's 15.0 s (0.32) and Polars' 14.7 s (0.33), wall 0.40 and
-0.24 of theirs, peak memory 1.9 GB against 3.3 and 2.3. 500 MB, 3 rounds: CPU 0.40 and 0.37.
+Measured on 2 cores without other work, duckdb 2.0, polars 2.1: 2 GB of records, 3 rounds, wall
+3.4 s against DuckDB's 10.6 s (0.32) and Polars' 14.2 s (0.24), CPU 4.5 s against 17.7 (0.25) and
+21.8 (0.21), peak memory 2.4 GB against 4.5 and 3.5.
 """
 
 import argparse

@@ -120,9 +120,14 @@ def shuffled(sql: Pieces, node: n.RandomPartition) -> Pieces:
     return over(f"SELECT {quote.names(node.schema.names)}", sql, order)
 
 
-def sorted_(sql: Pieces, names: tuple[str, ...], keys: tuple[SortKey, ...]) -> Pieces:
-    """In the order of the keys, ties in input order."""
+def sorted_(
+    sql: Pieces, names: tuple[str, ...], keys: tuple[SortKey, ...], places: tuple[str, ...] = ()
+) -> Pieces:
+    """In the order of the keys, ties in input order: that of the columns `places`, if given."""
     order = ", ".join(map(str, keys))
+    if places:
+        tail = f"\nORDER BY {order}, {quote.names(places)}"
+        return over(f"SELECT {quote.names(names)}", sql, tail)
     return over(f"SELECT {quote.names(names)}", numbered(sql), f"\nORDER BY {order}, {ORDINAL}")
 
 

@@ -6,9 +6,10 @@ read once and by one query, so nothing above a function has a second input.
 """
 
 from collections import Counter
+from dataclasses import replace
 
 from millpond.expr import quote
-from millpond.formats.scan import FileSlice, Split
+from millpond.formats.scan import FILE, ROW, FileSlice, Split
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
 from millpond.physical.splits import with_values
@@ -115,7 +116,23 @@ class Statement:
         return (*self._ctes, "\nSELECT * FROM (\n", *sql, "\n)") if self._ctes else sql
 
     def _render(self, at: n.Node) -> Pieces:
+        if isinstance(at, n.Sort) and (placed := self._placed(at.input)):
+            return f.sorted_(self.query(placed), at.schema.names, at.keys, (FILE, ROW))
         return f.render(at, tuple(self.query(i) for i in n.inputs_of(at)))
+
+    def _placed(self, at: n.Node) -> n.Node | None:
+        """`at` with each row's place in the input, where every thread knows it as it reads.
+
+        To number rows as they come is one thread's work, and nearly doubles a sort's time.
+        """
+        match at:
+            case n.DataSource(scan=scan) if scan.format == "parquet" and at.files:
+                if dict(scan.options).get("union_by_name") or scan.keys or scan.limit is not None:
+                    return None
+                return replace(at, scan=replace(scan, identity=True))
+            case n.Filter() if self._readers[id(at)] < 2 and (below := self._placed(at.input)):
+                return replace(at, input=below)
+        return None
 
     def _source(self, at: n.DataSource, splits: tuple[Split, ...]) -> Pieces:
         self.inputs.append(SourceInput(at.scan, splits, broadcast=True))
