@@ -116,7 +116,22 @@ def test_a_class_on_a_gpu_is_built_once_and_starts_on_the_first_partition(
         def __call__(self, batch: Any) -> Any:
             return batch.append_column("twice", [pc.multiply(batch["id"], 2)])
 
-    frame = counted.session.read_parquet(events_path).map("id").repartition(6)
+    last = duckdb.sql(f"SELECT max(id) FROM '{events_path}'").fetchall()[0][0]
+
+    def patient(rows: Any) -> Any:
+        """The last partition comes when the model is there, or half a minute later."""
+        import os
+        import time
+
+        until = time.monotonic() + 30
+        while last in rows["id"].to_pylist() and not os.listdir(built):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.05)
+        return rows
+
+    source = counted.session.read_parquet(events_path).map("id").repartition(6)
+    frame = source.map_partitions(patient, schema={"id": "BIGINT"})
     schema = {"id": "BIGINT", "twice": "BIGINT"}
     counted.forget()
     rows = tuples(frame.map_batches(Model, gpus=1, schema=schema))
