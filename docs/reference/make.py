@@ -50,9 +50,9 @@ def signature(item: Any) -> str:
     if isinstance(item, property):
         return ""
     called = item.__func__ if isinstance(item, staticmethod | classmethod) else item
-    given = [p for key, p in inspect.signature(called).parameters.items() if key not in ("self", "cls")]
-    bare = inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in given])
-    return str(bare)
+    parameters = inspect.signature(called).parameters.values()
+    taken = [p for p in parameters if p.name not in ("self", "cls")]
+    return str(inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in taken]))
 
 
 def text(item: Any) -> str:
