@@ -28,7 +28,11 @@ from pairs import RESULTS, compare, timed
 import millpond
 
 PACK, BATCH, PROCESSES = 4096, 8, 2
-ENCODE: Callable[[str], list[int]] = bpe_openai.get_encoding("cl100k_base").encode
+
+
+def encoder() -> Callable[[str], list[int]]:
+    encode: Callable[[str], list[int]] = bpe_openai.get_encoding("cl100k_base").encode
+    return encode
 
 
 def corpus(folder: Path, megabytes: int) -> str:
@@ -47,16 +51,22 @@ def corpus(folder: Path, megabytes: int) -> str:
     return file
 
 
-def tokenize(rows: pa.Table) -> pa.Table:
-    tokens = [ENCODE(text) for text in rows["text"].to_pylist()]
-    return pa.table({"tokens": pa.array(tokens, pa.list_(pa.int32()))})
+class Tokenize:
+    """Built once in each worker process: the encoder cannot travel."""
+
+    def __init__(self) -> None:
+        self.encode = encoder()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        tokens = [self.encode(text) for text in rows["text"].to_pylist()]
+        return pa.table({"tokens": pa.array(tokens, pa.list_(pa.int32()))})
 
 
 def ours(file: str, folder: Path) -> int:
     path = str(folder / "ours")
     with millpond.init(threads=PROCESSES, progress=False) as sp:
         tokens = sp.read_parquet(file).map_batches(
-            tokenize, batch_size=256, schema={"tokens": "INTEGER[]"}
+            Tokenize, batch_size=256, schema={"tokens": "INTEGER[]"}
         )
         tokens.write_dataset(path)
     loader = millpond.open_dataset(path).loader(
@@ -68,7 +78,8 @@ def ours(file: str, folder: Path) -> int:
 
 
 def encode_batch(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {"input_ids": [ENCODE(text) for text in rows["text"]]}
+    encode = encoder()
+    return {"input_ids": [encode(text) for text in rows["text"]]}
 
 
 def group_texts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -110,7 +121,7 @@ def main() -> None:
         found = compare(
             "tokens", timed(counted("hf", hf)), timed(counted("ours", ours)), asked.rounds
         )
-        _, floor_cpu_s = timed(lambda: [ENCODE(text) for text in texts])()
+        _, floor_cpu_s = timed(lambda: list(map(encoder(), texts)))()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     result = {
