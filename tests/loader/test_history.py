@@ -21,14 +21,13 @@ N = 203
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Dataset]:
+def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, ...]:
+    """Two sets, and the first one again with a shard that is gone."""
     folder = tmp_path_factory.mktemp("sets")
-    write_dataset(rows(N), str(folder / "a"), rows_per_shard=40, batch_rows=16)
-    write_dataset(rows(61, 1000), str(folder / "b"), rows_per_shard=40, batch_rows=16)
-    return (
-        open_dataset(str(folder / "a"), select=select),
-        open_dataset(str(folder / "b"), select=select),
-    )
+    for name, n, first in (("a", N, 0), ("b", 61, 1000), ("damaged", N, 0)):
+        write_dataset(rows(n, first), str(folder / name), rows_per_shard=40, batch_rows=16)
+    (folder / "damaged" / "000002.arrow").unlink()
+    return tuple(open_dataset(str(folder / n), select=select) for n in ("a", "b", "damaged"))
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -44,10 +43,18 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def opener(sets: tuple[Dataset, Dataset], kind: str) -> Callable[..., Loader]:
-    if kind == "mixture":
+OTHERS = ("mixture", "mixture of packs", "bad samples")
+
+
+def opener(sets: tuple[Dataset, ...], kind: str) -> Callable[..., Loader]:
+    if kind.startswith("mixture"):
         mixture = mix({"a": sets[0], "b": sets[1]}, {"a": 2, "b": 1.5}, seed=5)
-        return lambda batch_size, **more: mixture.loader(batch_size, shuffle="global", **more)
+        packs: dict[str, Any] = {"pack": 24, "tokens": "tokens"} if "packs" in kind else {}
+        return lambda size, **more: mixture.loader(size, shuffle="global", **packs, **more)
+    if kind == "bad samples":
+        return lambda size, **more: sets[2].loader(
+            size, shuffle="global", seed=7, on_error="skip", **more
+        )
     return lambda batch_size, **more: sets[0].loader(batch_size, **KINDS[kind], **more)
 
 
@@ -98,11 +105,11 @@ def step_of_all(loaders: list[Any]) -> list[tuple[int, ...]] | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*KINDS, "mixture"])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
+@settings(max_examples=9, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lives=LIVES, data=st.data())
 def test_any_history_gives_the_sequence_of_one_process(
-    sets: tuple[Dataset, Dataset], kind: str, lives: list[Life], data: st.DataObject
+    sets: tuple[Dataset, ...], kind: str, lives: list[Life], data: st.DataObject
 ) -> None:
     open_ = opener(sets, kind)
     n = sum(len(batch) for batch in map(samples, open_(500)))
@@ -133,10 +140,8 @@ def test_any_history_gives_the_sequence_of_one_process(
     assert seen == alone(open_, epochs=2)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "mixture"])
-def test_restored_at_every_position_the_rest_is_exact(
-    sets: tuple[Dataset, Dataset], kind: str
-) -> None:
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
+def test_restored_at_every_position_the_rest_is_exact(sets: tuple[Dataset, ...], kind: str) -> None:
     open_ = opener(sets, kind)
     whole = open_(7, prefetch=0)
     states, batches = [whole.state_dict()], []
@@ -152,7 +157,7 @@ def test_restored_at_every_position_the_rest_is_exact(
 
 
 @pytest.mark.parametrize("world", [1, 2, 5, 97])
-def test_all_ranks_make_the_same_number_of_steps(sets: tuple[Dataset, Dataset], world: int) -> None:
+def test_all_ranks_make_the_same_number_of_steps(sets: tuple[Dataset, ...], world: int) -> None:
     steps = {
         sum(1 for _ in sets[0].loader(4, shuffle="global", rank=r, world=world, prefetch=0))
         for r in range(world)
@@ -171,7 +176,7 @@ def test_all_ranks_make_the_same_number_of_steps(sets: tuple[Dataset, Dataset], 
     )
 )
 def test_weights_that_change_keep_the_contract(
-    sets: tuple[Dataset, Dataset], changes: list[tuple[int, int, int]]
+    sets: tuple[Dataset, ...], changes: list[tuple[int, int, int]]
 ) -> None:
     """Restored at each change, against no restore; and, inside an epoch, another world too."""
 
@@ -203,16 +208,14 @@ def test_weights_that_change_keep_the_contract(
     assert run(2, 3, restore=True, times=1) == run(1, 4, restore=False, times=1)
 
 
-def test_every_row_once_an_epoch_also_with_packing(sets: tuple[Dataset, Dataset]) -> None:
+def test_every_row_once_an_epoch_also_with_packing(sets: tuple[Dataset, ...]) -> None:
     packed = sets[0].loader(5, pack=32, tokens="tokens", shuffle="global")
     tokens = np.concatenate([b["tokens"][b["segment_ids"] > 0] for b in packed])
     expected = np.concatenate([np.full(i * 7 % 23, i) for i in range(N)])
     assert np.sort(tokens).tolist() == expected.tolist()
 
 
-def test_the_path_of_a_dataset_does_not_count(
-    sets: tuple[Dataset, Dataset], tmp_path: Path
-) -> None:
+def test_the_path_of_a_dataset_does_not_count(sets: tuple[Dataset, ...], tmp_path: Path) -> None:
     other = str(tmp_path / "moved")
     write_dataset(rows(N), other, rows_per_shard=40, batch_rows=16)
     loader = sets[0].loader(10, shuffle="global")
