@@ -1,6 +1,7 @@
 """The exchange alone: a DuckDB fragment in, partitioned segments out, and back to rows.
 
     python benchmarks/exchange.py [--rows 6000000] [--partitions 64] [--pairs 5] [--folder DIR]
+    python benchmarks/exchange.py --conservation [--pairs 5]
 
 Rows like TPC-H's `lineitem` (16 columns, about 138 Arrow bytes each) are made once as
 Parquet in a folder that is removed at the end. Each measurement runs in a process of
@@ -13,6 +14,9 @@ steps nest, so differences of neighbours are what a step costs:
     read     all partitions of that part, one after the other, verified
     both     write and read in one measurement
     unsafe   the same without checksums: what conservation costs
+
+`--conservation` runs `both` and `unsafe` in turns and prints the median of the ratios of
+their CPU seconds, pair by pair; the bar is 1.03.
 
 Measured on 2 cores that other work shared (load 2 to 12), so in CPU seconds per GB of Arrow
 bytes, medians of 3, 64 partitions: scan 1.1, order 1.5 (0.35 where memory is warm: it waits
@@ -128,6 +132,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", default="scan,order,write,read")
     parser.add_argument("--folder", type=Path, help="where the data may lie; about 2 GB")
+    parser.add_argument("--conservation", action="store_true", help="what checksums cost")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
@@ -140,8 +145,10 @@ def main() -> None:
         rows = SQL_ROWS.format(rows=args.rows)
         duckdb.sql(f"COPY ({rows}) TO '{folder}/rows.parquet' (FORMAT parquet)")
         found: dict[str, list[dict[str, float]]] = {}
-        for _ in range(args.pairs):
-            for step in args.steps.split(","):
+        steps = ["both", "unsafe"] if args.conservation else args.steps.split(",")
+        for turn in range(args.pairs):
+            # Who goes second finds warmer caches: they take turns.
+            for step in steps[::-1] if args.conservation and turn % 2 else steps:
                 command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
                 command += ["--partitions", str(args.partitions)]
                 out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -149,6 +156,10 @@ def main() -> None:
         for step, runs in found.items():
             middle = {name: round(statistics.median(r[name] for r in runs), 3) for name in runs[0]}
             print(json.dumps({"step": step, "partitions": args.partitions, **middle}))
+        if args.conservation:
+            pairs = zip(found["both"], found["unsafe"], strict=True)
+            ratio = statistics.median(a["cpu_s"] / b["cpu_s"] for a, b in pairs)
+            print(json.dumps({"conservation_cpu_ratio": round(ratio, 3), "bar": 1.03}))
     finally:
         shutil.rmtree(folder)
 
