@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from millpond.dataframe import DataFrame
     from millpond.errors import MillpondError
     from millpond.loader import mix, open_dataset
-    from millpond.runner import WriteResult
     from millpond.runtime.gc import gc
     from millpond.session import Session, init
+    from millpond.targets import WriteResult
 
 __all__ = [
     "DataFrame",
@@ -33,7 +33,7 @@ _ROOMS = {
     "DataFrame": "millpond.dataframe",
     "MillpondError": "millpond.errors",
     "Session": "millpond.session",
-    "WriteResult": "millpond.runner",
+    "WriteResult": "millpond.targets",
     "gc": "millpond.runtime.gc",
     "init": "millpond.session",
     "mix": "millpond.loader",

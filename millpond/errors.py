@@ -109,6 +109,10 @@ class NotAtomic(StorageError):
     """The store cannot create a file only where none is, so concurrent writers would collide."""
 
 
+class TableChanged(StorageError):
+    """Another writer changed a table meanwhile, and both changes cannot stand: ours did not."""
+
+
 class MissingExtra(MillpondError):
     """An optional dependency is not installed."""
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from millpond.errors import OptionError
+from millpond.formats.iceberg import Catalog
 from millpond.lazy import extra
 from millpond.options import size
 from millpond.plan import build, sinks
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
-from millpond.runner import Runner, WriteResult
+from millpond.runner import Runner
 from millpond.schema import Schema
+from millpond.targets import WriteResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,27 +107,31 @@ class Results:
     # ---- files -----------------------------------------------------------------------
 
     def write_parquet(
-        self, path: str | os.PathLike[str], *, mode: str = "error", **parquet_options: Any
-    ) -> WriteResult:
+        self, path: str | os.PathLike[str], *, mode: str = "error",
+        partition_by: str | Sequence[str] | None = None, **parquet_options: Any,
+    ) -> WriteResult:  # fmt: skip
         """Write Parquet, all or nothing: the folder `path` with one file per partition.
 
         A path that ends in `.parquet` is one file, unless a partition count was given.
         `mode`: "error" refuses a target that holds files, "overwrite" replaces them, "append"
         adds to them. Other options are those of DuckDB's COPY, such as `compression="zstd"`.
+        `partition_by` puts rows into folders named `key=value`, in no particular order within.
         """
-        return self._write("parquet", path, mode, parquet_options)
+        return self._write("parquet", path, mode, parquet_options, partition_by)
 
     def write_csv(
-        self, path: str | os.PathLike[str], *, mode: str = "error", **csv_options: Any
-    ) -> WriteResult:
+        self, path: str | os.PathLike[str], *, mode: str = "error",
+        partition_by: str | Sequence[str] | None = None, **csv_options: Any,
+    ) -> WriteResult:  # fmt: skip
         """Write CSV with a header, as `write_parquet`; also `.csv.gz` and `.csv.zst`."""
-        return self._write("csv", path, mode, {"header": True, **csv_options})
+        return self._write("csv", path, mode, {"header": True, **csv_options}, partition_by)
 
     def write_json(
-        self, path: str | os.PathLike[str], *, mode: str = "error", **json_options: Any
-    ) -> WriteResult:
+        self, path: str | os.PathLike[str], *, mode: str = "error",
+        partition_by: str | Sequence[str] | None = None, **json_options: Any,
+    ) -> WriteResult:  # fmt: skip
         """Write one JSON object a line, as `write_parquet`; `array=True` for an array."""
-        return self._write("json", path, mode, json_options)
+        return self._write("json", path, mode, json_options, partition_by)
 
     def write_arrow(
         self, path: str | os.PathLike[str], *, mode: str = "error", **arrow_options: Any
@@ -145,6 +151,34 @@ class Results:
         widths = fields or sinks.widths(self.plan, where)
         return self._write("fixed", path, mode, {"fields": json.dumps(dict(widths))})
 
+    def write_delta(
+        self, uri: str | os.PathLike[str], *, mode: str = "error",
+        partition_by: str | Sequence[str] | None = None, **parquet_options: Any,
+    ) -> WriteResult:  # fmt: skip
+        """Write a Delta Lake table, or to one, in a single transaction of its log.
+
+        `mode`: "error" refuses a table that is there, "append" adds to it (same columns),
+        "overwrite" replaces all rows and the columns; older versions stay readable. Types
+        that Delta lacks become wider ones. Raises `TableChanged` where another writer was
+        faster and both cannot stand. Needs the extra `delta`.
+        """
+        return self._runner.write_delta(
+            self.plan, os.fspath(uri), mode, partition_by, parquet_options
+        )
+
+    def write_iceberg(
+        self, table: str, *, mode: str = "error", partition_by: str | Sequence[str] | None = None,
+        catalog: Catalog = None, **parquet_options: Any,
+    ) -> WriteResult:  # fmt: skip
+        """Write an Iceberg table by its name in a catalogue, in a single commit.
+
+        `catalog` as in `read_iceberg`, modes as in `write_delta`, but "overwrite" keeps the
+        columns. `partition_by` makes identity partitions. Needs the extra `iceberg`.
+        """
+        return self._runner.write_iceberg(
+            self.plan, table, mode, partition_by, catalog, parquet_options
+        )
+
     def write_dataset(
         self, path: str, *, rows_per_shard: int | None = None, shard_bytes: str | int = "256MB",
         align: int | None = None,
@@ -161,9 +195,10 @@ class Results:
         )  # fmt: skip
 
     def _write(
-        self, format: str, path: str | os.PathLike[str], mode: str, options: Mapping[str, Any]
-    ) -> WriteResult:
-        return self._runner.write(sinks.sink(self.plan, format, path, mode, options))
+        self, format: str, path: str | os.PathLike[str], mode: str, options: Mapping[str, Any],
+        partition_by: str | Sequence[str] | None = None,
+    ) -> WriteResult:  # fmt: skip
+        return self._runner.write(sinks.sink(self.plan, format, path, mode, options, partition_by))
 
     # ---- looking ---------------------------------------------------------------------
 

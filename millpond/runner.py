@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from millpond.engine.stopwatch import timed
-from millpond.errors import OptionError, SchemaMismatch, TargetNotEmpty, TaskError
+from millpond.errors import OptionError, SchemaMismatch, TaskError
 from millpond.events import Published
 from millpond.expr import Dialect, parse
+from millpond.formats.iceberg import Catalog
 from millpond.formats.memory import ArrowRows
 from millpond.formats.scan import Scan
 from millpond.keep import Keeper
@@ -21,16 +23,18 @@ from millpond.physical.fragment import plain
 from millpond.physical.measured import first_rows, to_measure
 from millpond.physical.planner import plan_stages
 from millpond.physical.shape import Physical, why_staged
-from millpond.physical.stages import Done, PartRows, n_tasks
+from millpond.physical.stages import Done, PartRows, ToFile, n_tasks
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain
+from millpond.plan.fingerprint import digest
 from millpond.plan.partitioning import partitioning
 from millpond.runtime import StageOutcome
-from millpond.runtime.publish import publish, rolled_forward
 from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows
-from millpond.storage import Staged
+from millpond.storage.commit import Mode, marked, new_commit_id
+from millpond.table_targets import TableTarget, TableTargets
+from millpond.targets import FileTarget, FolderTarget, Target, WriteResult, written
 from millpond.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -45,20 +49,13 @@ TRAVEL_NS = 60.0
 KEPT_IN_MEMORY_BYTES = 64 * 2**20  # Of one computed frame; beyond, its rows go to files.
 
 
-@dataclass(frozen=True, slots=True)
-class WriteResult:
-    """What a write made: files in order, rows and bytes in all."""
-
-    files: tuple[str, ...]
-    rows: int
-    size_bytes: int
-
-
 class Runner:
     """Runs plans at a workplace. The plan of each method is a frame's, not optimised yet."""
 
     def __init__(self, work: Workplace) -> None:
         self._work = work
+        self._tables = TableTargets(work.worker.engine, work.worker.storage)
+        self._writes = Counter[str]()  # How often each write was asked for.
 
     @property
     def dialect(self) -> Dialect:
@@ -225,31 +222,55 @@ class Runner:
 
     def write(self, plan: n.DataSink) -> WriteResult:
         """Compute, and publish the files when all of them are complete."""
-        storage = self._work.storage(plan.path)
         physical = self._stages(plan)
-        fingerprint = physical.stages[-1].fingerprint
-        receipts = self._work.receipts()
-        receipt = receipts.find(plan.path) if receipts else None
-        # Also where the plan is another by now: what was published halfway is made whole.
-        whole = receipt is not None and rolled_forward(storage, receipt, plan.path)
-        if receipt and whole and fingerprint and receipt.fingerprint == fingerprint:
+        return self.write_to(self._target(plan, physical), plan, physical)
+
+    def write_delta(
+        self, plan: n.Node, uri: str, mode: str, keys: str | Sequence[str] | None,
+        options: dict[str, Any],
+    ) -> WriteResult:  # fmt: skip
+        return self._write_table(self._tables.delta(plan, uri, mode, keys, options))
+
+    def write_iceberg(
+        self, plan: n.Node, table: str, mode: str, keys: str | Sequence[str] | None,
+        catalog: Catalog, options: dict[str, Any],
+    ) -> WriteResult:  # fmt: skip
+        return self._write_table(self._tables.iceberg(plan, table, mode, keys, catalog, options))
+
+    def _write_table(self, target: TableTarget) -> WriteResult:
+        return self.write_to(target, target.sink, self._stages(target.sink))
+
+    def write_to(self, target: Target, plan: n.DataSink, physical: Physical) -> WriteResult:
+        """Compute `physical`, the stages of `plan`, and commit its files to `target`."""
+        if (done := target.complete()) is not None:
             self._work.clear_after_the_dead(plan.path)
-            return _write_result(receipt.files, receipt.rows)
-        before = [file.path for file in storage.list(plan.path)]
-        if before and plan.mode == "error":
-            raise TargetNotEmpty(plan.path, f"write_{plan.format}({plan.path!r})")
+            return done
+        target.check()
+        storage = self._work.storage(plan.path)
         if (folder := storage.local_path(plan.path)) is not None:
             self._work.place().check_shared(folder, f"the target {plan.path!r}")
         self._work.announce_target(plan.path)
-        result = self._work.run(physical).only
-        staged = [file.staged for file in result.files]
-        old = before if plan.mode == "overwrite" else []
-        publish(storage, staged, old, result.rows, target=plan.path, fingerprint=fingerprint,
-                receipts=receipts)  # fmt: skip
+        result = self._work.run(_named(physical, target.commit_id)).only
+        target.commit(result.files)
         self._work.clear_after_the_dead(plan.path)
-        self._work.emit(Published(len(staged), result.rows, result.size_bytes))
+        self._work.emit(Published(len(result.files), result.rows, result.size_bytes))
         self._work.forget(physical)
-        return _write_result(staged, result.rows)
+        return written(result.files, result.rows)
+
+    def _target(self, plan: n.DataSink, physical: Physical) -> Target:
+        storage, receipts = self._work.storage(plan.path), self._work.receipts()
+        # Only what a data_root remembers is looked for: elsewhere a script that is run
+        # twice is meant to write twice.
+        fingerprint = physical.stages[-1].fingerprint if receipts is not None else ""
+        if not plan.name:
+            return FileTarget(storage, plan, receipts, fingerprint)
+        mode = cast(Mode, plan.mode)
+        if not fingerprint:
+            return FolderTarget(storage, plan, mode, "", new_commit_id())
+        # The second of two equal writes of one script is not the first one done again.
+        key = digest(fingerprint, plan.path, plan.mode)
+        self._writes[key] += 1
+        return FolderTarget(storage, plan, mode, key, digest(key, self._writes[key])[:16])
 
     def write_dataset(self, plan: n.Node, path: str, **layout: Any) -> None:
         """Shards in partition order; rows stream through this process."""
@@ -302,6 +323,10 @@ class Runner:
         return done[last.id].n_tasks
 
 
-def _write_result(files: Sequence[Staged], rows: int) -> WriteResult:
-    size_bytes = sum(file.size_bytes for file in files)
-    return WriteResult(tuple(file.path for file in files), rows, size_bytes)
+def _named(physical: Physical, commit_id: str) -> Physical:
+    """The stages, with the id of the commit in the names of the files that they write."""
+    *before, last = physical.stages
+    if not commit_id or not isinstance(last.output, ToFile):
+        return physical
+    output = replace(last.output, name=marked(last.output.name, commit_id))
+    return replace(physical, stages=(*before, replace(last, output=output)))

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from millpond.engine.duckdb import Engine
-from millpond.errors import FileUnreadable, MillpondError, OptionError, SchemaMismatch, SqlError
+from millpond.errors import (
+    FileUnreadable,
+    MillpondError,
+    OptionError,
+    PathNotFound,
+    SchemaMismatch,
+    SqlError,
+)
 from millpond.expr import quote
 from millpond.formats import rows
 from millpond.formats.find import NO_VALUE, Found, find_files
@@ -39,6 +46,12 @@ class Sources:
     storage: Callable[[str], Storage]
 
     def find(self, paths: Paths, where: str, *, recursive: bool = True) -> Found:
+        found = self._find(paths, where, recursive=recursive)
+        if not found.files:
+            raise PathNotFound(str(paths), where)
+        return found
+
+    def _find(self, paths: Paths, where: str, *, recursive: bool) -> Found:
         given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         if not given:
             raise OptionError(f"{where}: needs at least one path.")
@@ -50,7 +63,12 @@ class Sources:
         self, paths: Paths, where: str, *, columns: Sequence[str] | None, recursive: bool,
         union_by_name: bool,
     ) -> DataSource:  # fmt: skip
-        found = self.find(paths, where, recursive=recursive)
+        found = self._find(paths, where, recursive=recursive)
+        if found.schema is not None:  # Committed without a row, so without a file.
+            schema = found.schema
+            if columns is not None:
+                schema = Schema(tuple(schema.field(name, where) for name in columns))
+            return DataSource(Scan("parquet", schema))
         options = self._hive(found, where)
         files = [file.path for file in found.files]
         if union_by_name:

@@ -36,6 +36,7 @@ from millpond.runtime.presence import Presence, clock_s, sessions
 from millpond.runtime.publish import Receipts
 from millpond.runtime.scratch import Scratch
 from millpond.storage import Staged, Storage, put_new
+from millpond.storage.commit import commit_id_in
 from millpond.tables import Tables
 from millpond.version import VERSION
 from millpond.worker import Worker, WorkerOptions, build_worker
@@ -227,8 +228,11 @@ class Workplace:
             storage = self.storage(root)
 
             def is_staged(staged: Staged) -> bool:
-                found = storage.stat(staged.local)
-                return found is not None and found.size_bytes == staged.size_bytes
+                # Or published, by a commit that was killed before it was done: the file's
+                # name bears the id of that commit, so it is no other's.
+                names = [staged.local, *([staged.path] if commit_id_in(staged.path) else [])]
+                found = (storage.stat(name) for name in names)
+                return any(info and info.size_bytes == staged.size_bytes for info in found)
 
             self._journal = StoredJournal(storage, root, self.id, is_staged, self._announce)
         return self._journal

@@ -308,6 +308,26 @@ class Cursor:
         rows = self.rows(f"COPY (\n{sql}\n) TO {target} (FORMAT {format}{extra})")
         return int(rows[0][0])
 
+    def copy_apart(
+        self, sql: str, folder: str, format: str, options: tuple[tuple[str, str], ...],
+        keys: Sequence[str],
+    ) -> tuple[int, list[tuple[str, int]]]:  # fmt: skip
+        """Write the result into folders by `keys`; the rows, and path and rows of each file.
+
+        Only Parquet counts the rows of a file; elsewhere they are -1.
+        """
+        counted = format == "parquet"
+        told = {**dict(options), "partition_by": f"({quote.names(keys)})",
+                "filename_pattern": "'{i}'",
+                "return_stats" if counted else "return_files": "true"}  # fmt: skip
+        extra = "".join(f", {name.upper()} {literal}" for name, literal in told.items())
+        found = self.rows(f"COPY (\n{sql}\n) TO {quote.value(folder)} (FORMAT {format}{extra})")
+        if counted:
+            files = [(str(row[0]), int(row[1])) for row in found]
+            return sum(rows for _, rows in files), files
+        ((rows, paths),) = found
+        return int(rows), [(path, -1) for path in paths or ()]
+
     def interrupt(self) -> None:
         """End what the cursor does; nothing happens if it has ended, or is closed, already."""
         with suppress(duckdb.Error):

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -15,7 +16,9 @@ from millpond.errors import (
     MillpondError,
     OptionError,
     PathNotFound,
+    SchemaMismatch,
     StorageError,
+    TableChanged,
 )
 from millpond.formats.tables import Snapshot
 from millpond.lazy import extra
@@ -68,15 +71,28 @@ def snapshot(
     )
 
 
-def current(storage: Storage, uri: str, where: str) -> tuple[pa.Schema, tuple[str, ...]] | None:
-    """The columns and the partition columns of the table at `uri`; None if there is none."""
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A table that is there: its columns, and those that it is partitioned by."""
+
+    columns: pa.Schema
+    keys: tuple[str, ...]
+
+
+def current(storage: Storage, uri: str, where: str) -> Present | None:
+    """The table at `uri`, to be written to; None if there is none.
+
+    Raises `FileUnreadable` for one with rules for its rows that we would not check.
+    """
     import pyarrow as pa
 
     try:
         with _explained(storage, uri, where):
             table = _table(storage, storage.local_path(uri) or uri.rstrip("/"))
+            _check_readable(table, where)
+            _check_writable(table, where)
             keys = tuple(table.metadata().partition_columns)
-            return pa.schema(table.schema().to_arrow()), keys
+            return Present(pa.schema(table.schema().to_arrow()), keys)
     except PathNotFound:
         return None
 
@@ -86,46 +102,71 @@ def commit(
     uri: str,
     outputs: Sequence[OutputFile],
     *,
-    columns: pa.Schema,
+    columns: Any,
     keys: Sequence[str],
     mode: str,
     where: str,
 ) -> int:
     """Make published files part of the table in one transaction; the table's new version.
 
-    Raises `StorageError` where another writer's commit came in between and the two cannot
+    `columns` are those that `delta_schema` gives.
+
+    Raises `TableChanged` where another writer's commit came in between and the two cannot
     both stand; nothing is changed then.
     """
     transaction = extra("deltalake.transaction", extra="delta", what="write_delta()")
     library = extra("deltalake", extra="delta", what="write_delta()")
     base = storage.local_path(uri) or uri.rstrip("/")
+    if any("" in output.values for output in outputs):
+        raise SchemaMismatch(
+            f"{where}: an empty text in a partition column would come back as NULL from a Delta "
+            "table. Replace it by another one."
+        )
     actions = [_add(transaction, output, base, keys) for output in outputs]
-    schema = library.Schema.from_arrow(columns)
     with _explained(storage, uri, where):
         if library.DeltaTable.is_deltatable(base, storage_options=_words(storage)):
             table = _table(storage, base)
             table.create_write_transaction(
-                actions, "overwrite" if mode == "overwrite" else "append", schema, list(keys)
+                actions, "overwrite" if mode == "overwrite" else "append", columns, list(keys)
             )
         else:
-            transaction.create_table_with_add_actions(
-                base, schema, actions, mode="error", partition_by=list(keys),
-                storage_options=_words(storage),
-            )  # fmt: skip
+            try:
+                transaction.create_table_with_add_actions(
+                    base, columns, actions, mode="error", partition_by=list(keys),
+                    storage_options=_words(storage),
+                )  # fmt: skip
+            except library.exceptions.DeltaError:
+                if not library.DeltaTable.is_deltatable(base, storage_options=_words(storage)):
+                    raise
+                raise TableChanged(f"{where}: another writer has made a table there.") from None
         return int(_table(storage, base).version())
 
 
-def arrow_columns(columns: pa.Schema, where: str) -> pa.Schema:
-    """`columns` as a Delta table would give them back."""
+def delta_schema(columns: pa.Schema, where: str) -> Any:
+    """The library's own columns; `SchemaMismatch` where Delta has no such type."""
     import pyarrow as pa
 
     library = extra("deltalake", extra="delta", what="write_delta()")
     try:
-        return pa.schema(library.Schema.from_arrow(columns).to_arrow())
+        return library.Schema.from_arrow(pa.schema([f.with_type(_utc(f.type)) for f in columns]))
     except Exception as error:  # The library raises what its own conversions happen to.
-        raise FileUnreadable(f"{where}: Delta has no type for one of the columns ({error}).") from (
-            error
-        )
+        said = str(error).partition("\n")[0]
+        raise SchemaMismatch(f"{where}: Delta cannot keep one of the columns ({said}).") from None
+
+
+def _utc(kind: pa.DataType) -> pa.DataType:
+    """The type with UTC under the only name for it that the library knows."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(kind) and kind.tz:
+        return pa.timestamp(kind.unit, "UTC")
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_utc(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_utc(kind.value_type)))
+    if pa.types.is_map(kind):
+        return pa.map_(_utc(kind.key_type), _utc(kind.item_type))
+    return kind
 
 
 def _table(storage: Storage, base: str) -> Any:
@@ -168,6 +209,20 @@ def _check_readable(table: Any, where: str) -> None:
         raise FileUnreadable(
             f"{where}: rows of the table were deleted by deletion vectors, which are not "
             "supported. Have its writer apply them first (REORG TABLE … APPLY (PURGE))."
+        )
+
+
+def _check_writable(table: Any, where: str) -> None:
+    rules = [
+        name for name in table.metadata().configuration if name.startswith("delta.constraints")
+    ]
+    words = ("delta.invariants", "delta.generationExpression", "delta.identity.start")
+    text = table.schema().to_json()
+    rules += [word for word in words if word in text]
+    if rules:
+        raise FileUnreadable(
+            f"{where}: the table has rules for its rows ({', '.join(rules)}), which are not "
+            "checked here. Write to it with a writer that does."
         )
 
 
@@ -220,11 +275,11 @@ def _explained(storage: Storage, uri: str, where: str) -> Iterator[None]:
     except errors.DeltaProtocolError as error:
         failure = FileUnreadable(f"{where}: {_said(error, storage)}")
     except errors.CommitFailedError as error:
-        failure = StorageError(
+        failure = TableChanged(
             f"{where}: another writer has changed the table meanwhile ({_said(error, storage)}). "
             "Nothing was written; read it again, and write again."
         )
-    except (errors.DeltaError, OSError, ValueError) as error:
+    except Exception as error:  # The library raises what its own parts happen to.
         failure = StorageError(f"{where}: {_said(error, storage)}")
     # Raised out here, so that no traceback shows the library's own text.
     raise failure

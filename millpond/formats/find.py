@@ -1,22 +1,29 @@
 """Paths, folders and globs from a user → files, in a fixed order, and hive columns."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from millpond.errors import PathNotFound, SchemaMismatch
+from millpond.errors import PathNotFound, SchemaMismatch, StorageError
+from millpond.schema import Schema
 from millpond.storage import FileInfo, Storage
-from millpond.storage.paths import glob_root, is_glob
+from millpond.storage.manifest import file_paths, newest_manifest
+from millpond.storage.paths import glob_root, is_glob, scheme
 
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Files, and for each the values of the `key=value` folders below the path given."""
+    """Files, and for each the values of the `key=value` folders below the path given.
+
+    `schema` is there instead of files for an output that was committed without any.
+    """
 
     files: tuple[FileInfo, ...]
     hive: tuple[tuple[tuple[str, str], ...], ...]
+    schema: Schema | None = None
 
 
 def find_files(
@@ -24,7 +31,8 @@ def find_files(
 ) -> Found:
     """The files of each path, in the order of the paths and sorted within one.
 
-    Below a folder, names that begin with `_` are left out, and folders other than
+    A folder with manifests has the files that the newest names, in its order. Below another
+    folder, names that begin with `_` are left out, and folders other than
     `key=value` ones are entered only if `recursive`.
     """
     files: list[FileInfo] = []
@@ -32,10 +40,13 @@ def find_files(
     for path in paths:
         store = storage(path)
         before = len(files)
-        for file in store.list(path):
-            root = store.local_path(path) or path
+        root, listed = store.local_path(path) or path.rstrip("/"), list(store.list(path))
+        committed = None if is_glob(path) else committed_files(store, root, listed, where)
+        if committed is not None and not committed[0] and len(paths) == 1:
+            return Found((), (), committed[1])
+        for file in listed if committed is None else committed[0]:
             folders, name = _below(root, file.path)
-            named = is_glob(path) or file.path == root
+            named = is_glob(path) or file.path == root or committed is not None
             entered = recursive or all("=" in folder for folder in folders)
             if named or (entered and not name.startswith("_")):
                 files.append(file)
@@ -44,6 +55,42 @@ def find_files(
             raise PathNotFound(path, where)
     _check_keys(files, hive, where)
     return Found(tuple(files), tuple(hive))
+
+
+def committed_files(
+    store: Storage, root: str, listed: Sequence[FileInfo], where: str
+) -> tuple[list[FileInfo], Schema] | None:
+    """What the newest manifest of a folder names, and its columns; None without manifests.
+
+    Raises `StorageError` for a file that is missing or has another size. Files beside
+    those are left out, with a warning.
+    """
+    if any(info.path == root for info in listed):
+        return None  # One file, or a web server's.
+    newest = newest_manifest(store, root) if scheme(root) not in ("http", "https") else None
+    if newest is None or not (newest.number or newest.files):
+        return None
+    known = {info.path: info for info in listed}
+    paths = file_paths(store, root, newest)
+    files = [known.get(path) or store.stat(path) for path in paths]
+    for path, info, said in zip(paths, files, newest.files, strict=True):
+        if info is None or info.size_bytes != said.size_bytes:
+            has = "is missing" if info is None else f"has {info.size_bytes} bytes"
+            raise StorageError(
+                f"{where}: {path!r} {has}, and manifest {newest.number} says {said.size_bytes} "
+                "bytes. It was changed or removed after it was committed: restore it, or write "
+                "the output again."
+            )
+    named = set(paths)
+    others = [p for p in known if p not in named and not p.rpartition("/")[2].startswith("_")]
+    if others:
+        warnings.warn(
+            f"{where}: {len(others)} files beside those that were committed are not read, such as "
+            f"{others[0]!r}. They belong to a write that is under way or was killed (`millpond "
+            "gc` removes those), or came there in another way: read them by their own names.",
+            stacklevel=2,
+        )
+    return [info for info in files if info is not None], newest.schema
 
 
 def _below(root: str, path: str) -> tuple[list[str], str]:

@@ -19,6 +19,7 @@ from millpond.errors import (
     PathNotFound,
     SchemaMismatch,
     StorageError,
+    TableChanged,
     TargetNotEmpty,
 )
 from millpond.formats.tables import Snapshot
@@ -84,13 +85,13 @@ def snapshot(
 class Target:
     """A table to be written to: found, or to be created by the commit itself.
 
-    `columns` are those that its files must have, `field_ids` says so to DuckDB's COPY, and
-    files belong below `folder`.
+    `columns` are those that its files must have, `field_ids` says so to DuckDB's COPY, files
+    belong below `folder`, and each holds one value of the `keys`.
     """
 
     def __init__(
-        self, storage: Stores, table: str, columns: pa.Schema, keys: Sequence[str], mode: str,
-        where: str, *, catalog: Catalog,
+        self, storage: Stores, table: str, columns: pa.Schema, mode: str, where: str, *,
+        catalog: Catalog, keys: Sequence[str] | None,
     ) -> None:  # fmt: skip
         self._storage, self._where, self._mode, self._name = storage, where, mode, table
         errors = extra("pyiceberg.exceptions", extra="iceberg", what="write_iceberg()")
@@ -106,14 +107,14 @@ class Target:
                     opened.create_namespace_if_not_exists(space)
                 self._transaction = opened.create_table_transaction(table, columns)
                 with self._transaction.update_spec() as spec:
-                    for key in keys:
+                    for key in keys or ():
                         spec.add_identity(key)
             else:
                 if mode == "error" and found.current_snapshot() is not None:
                     raise TargetNotEmpty(table, where)
-                _check_keys(found, keys, where)
+                keys = _checked_keys(found, keys, where)
                 self._transaction = found.transaction()
-            self._created = found is None
+            self._created, self.keys = found is None, tuple(keys or ())
             meta = self._transaction.table_metadata
             self.columns = meta.schema().as_arrow()
             self.field_ids = _field_ids(meta.schema().fields)
@@ -316,15 +317,18 @@ def _values(table: Any, columns: Any, keys: Sequence[int], file: Any) -> tuple[s
 # ---- writing -------------------------------------------------------------------------
 
 
-def _check_keys(table: Any, keys: Sequence[str], where: str) -> None:
+def _checked_keys(table: Any, keys: Sequence[str] | None, where: str) -> list[str]:
+    """The columns that a table is partitioned by, if it can be written to like that."""
     columns, fields = table.schema(), table.spec().fields
     spec = [(columns.find_column_name(f.source_id), str(f.transform)) for f in fields]
-    if spec != [(key, "identity") for key in keys]:
+    names = [name for name, _ in spec]
+    if any(how != "identity" for _, how in spec) or list(keys or names) != names:
         said = ", ".join(name if how == "identity" else f"{how}({name})" for name, how in spec)
         raise OptionError(
             f"{where}: the table is partitioned by {said or 'nothing'}. Pass the same columns as "
             "partition_by=; transforms other than a column itself cannot be written."
         )
+    return names
 
 
 def _field_ids(fields: Sequence[Any]) -> str:
@@ -378,7 +382,7 @@ def _explained(table: str, where: str) -> Iterator[None]:
     except (errors.NoSuchTableError, errors.NoSuchNamespaceError, FileNotFoundError) as error:
         raise PathNotFound(table, f"{where}: {_first_line(error)}") from None
     except (errors.CommitFailedException, errors.ValidationException) as error:
-        raise StorageError(
+        raise TableChanged(
             f"{where}: another writer has changed the table meanwhile ({_first_line(error)}). "
             "Nothing was written; read it again, and write again."
         ) from None

@@ -141,6 +141,8 @@ class Statement:
 
 def to_file(node: n.DataSink, count: int | None = None) -> ToFile:
     if node.name:
-        return ToFile(node.format, node.path, node.name, node.options, count)
+        return ToFile(
+            node.format, node.path, node.name, node.options, count, node.keys, node.keeps_keys
+        )
     folder, _, name = node.path.rpartition("/")
     return ToFile(node.format, folder or ".", name, node.options)

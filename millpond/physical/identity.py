@@ -5,7 +5,9 @@ a stage is never reused from a journal.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from millpond.physical.fused import all_nodes
 from millpond.physical.stages import (
     ConcatInput,
     Determinism,
@@ -20,7 +22,8 @@ from millpond.physical.stages import (
     ToFile,
     reads,
 )
-from millpond.plan.fingerprint import digest
+from millpond.plan import nodes as n
+from millpond.plan.fingerprint import digest, source_identity
 
 
 def stage_fingerprint(stage: Stage, earlier: Sequence[Stage], versions: str) -> str:
@@ -40,10 +43,34 @@ def stage_fingerprint(stage: Stage, earlier: Sequence[Stage], versions: str) -> 
             rest = repr(item).partition(",")[2]
             inputs.append(repr((type(item).__name__, [places[i] for i in numbers], rest)))
     output = stage.output
-    target = (output.format, output.name, output.options) if isinstance(output, ToFile) else output
+    target = (
+        (output.format, output.name, output.options, output.n, output.keys, output.keeps_keys)
+        if isinstance(output, ToFile)
+        else output
+    )
     return digest(
         versions, [_step(s) for s in stage.fragment.steps], inputs, before, target, stage.schema
     )
+
+
+def identified(stage: Stage, node: n.Node, versions: str) -> Stage:
+    """The only stage of a plan, with its fingerprint."""
+    nodes = all_nodes(node)
+    if any(_varies(at) for at in nodes):
+        return stage
+    found = [at.source if isinstance(at, n.Kept) else at for at in nodes]
+    sources = [source_identity(at) for at in found if isinstance(at, n.DataSource)]
+    return replace(stage, fingerprint=digest(stage_fingerprint(stage, (), versions), sources))
+
+
+def _varies(node: n.Node) -> bool:
+    """Whether the node's own SQL, or function, may give other rows in another run."""
+    words = ("expression", "predicate", "query")
+    if any(getattr(getattr(node, word, None), "varies", False) for word in words):
+        return True
+    calls = [udf.call for udf in getattr(node, "udfs", ())]
+    calls += [node.call] if isinstance(node, n.PythonBatches) else []
+    return not all(call.deterministic for call in calls)
 
 
 def _step(step: Step) -> object:

@@ -37,7 +37,7 @@ def held_bytes(n_files: int, memory_bytes: int) -> int:
 def one_pass(node: n.Node, settings: Settings) -> tuple[Stage | None, str]:
     """DataSink(HashPartition(x))  ->  one stage and why, or None and why not ("": not asked)."""
     match node:
-        case n.DataSink(n.HashPartition() as hashed, format="parquet", name=name) if (
+        case n.DataSink(n.HashPartition() as hashed, format="parquet", name=name, keys=()) if (
             name
             and why_staged(hashed.input, settings) is None
             and not functions_in_line(hashed.input)

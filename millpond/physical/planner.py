@@ -11,6 +11,7 @@ from millpond.expr import SortKey, quote
 from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
 from millpond.physical.fused import fused, to_file
+from millpond.physical.identity import identified
 from millpond.physical.joining import aggregate, distinct, grouped, join
 from millpond.physical.one_pass import one_pass
 from millpond.physical.pipe import (
@@ -58,13 +59,14 @@ def plan_stages(node: n.Node, settings: Settings) -> Physical:
 def _planned(node: n.Node, settings: Settings) -> Physical:
     reason = why_staged(node, settings)
     if reason is None and (stage := record_sort(node, settings)):
-        return Physical((stage,), "fused", "records of fixed width, sorted without SQL")
+        why, only = "records of fixed width, sorted without SQL", stage
+        return Physical((identified(only, node, settings.versions),), "fused", why)
     if stages := record_stages(node, settings):
         why = reason or "tasks that a rerun finds again, or files of an object store"
         return Physical(stages, "staged", f"{why}; records of fixed width, sorted without SQL")
     if reason is None:
-        why = "one machine, and nothing observes partitions"
-        return Physical((fused(node, settings.run),), "fused", why)
+        why, only = "one machine, and nothing observes partitions", fused(node, settings.run)
+        return Physical((identified(only, node, settings.versions),), "fused", why)
     stage, why = one_pass(node, settings)
     if stage is not None:
         return Physical((stage,), "fused", why)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from millpond.formats.scan import Scan, Split
 from millpond.plan.nodes import PythonCall, Udf
 from millpond.schema import Schema
-from millpond.storage import Staged
+from millpond.storage import OutputFile as OutputFile
 
 
 class Determinism(StrEnum):
@@ -236,6 +236,7 @@ class ToFile:
 
     With `n`, a task writes `n` files: the last column of the fragment is the number of a
     row's file, and is dropped.
+    With `keys`, one per value of these columns and task, in folders named `key=value`.
     """
 
     format: str
@@ -243,6 +244,8 @@ class ToFile:
     name: str  # A pattern with one `{partition:05d}`.
     options: tuple[tuple[str, str], ...] = ()
     n: int | None = None
+    keys: tuple[str, ...] = ()
+    keeps_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,14 +324,6 @@ class PartRef:
     n_runs: int
     index_offset: int
     index_checksum: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class OutputFile:
-    """A file that a sink task staged."""
-
-    staged: Staged
     rows: int
 
 

@@ -68,8 +68,9 @@ def line(node: n.Node) -> str:
             return f"SqlEngine {_short(query.sql)}"
         case n.GlobalSql(names=names, query=query):
             return f"GlobalSql({', '.join(names)}) {_short(query.sql)}"
-        case n.DataSink(format=format, path=path, mode=mode):
-            return f"DataSink {format} to {path}, mode {mode}"
+        case n.DataSink(format=format, path=path, mode=mode, keys=keys):
+            folders = f", in folders by {', '.join(keys)}" if keys else ""
+            return f"DataSink {format} to {path}, mode {mode}{folders}"
     raise AssertionError(node)
 
 

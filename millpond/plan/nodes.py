@@ -291,6 +291,8 @@ class DataSink:
     """Write one file per partition below `path`. Its rows are those that it wrote.
 
     `name` is a file's name with one `{partition}`; without a name, `path` is the one file.
+    With `keys`, each file holds rows of one value of them, in folders named `key=value`,
+    and only if `keeps_keys` are the keys columns of the files, too.
     """
 
     input: "Node"
@@ -299,6 +301,8 @@ class DataSink:
     mode: str = "error"
     options: tuple[tuple[str, str], ...] = ()
     name: str = ""
+    keys: tuple[str, ...] = ()
+    keeps_keys: bool = False
 
     @property
     def schema(self) -> Schema:

@@ -1,9 +1,7 @@
 """The checked way to make a `DataSink`: mode, options, and the names of its files."""
 
 import os
-import secrets
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from millpond.errors import OptionError, SchemaMismatch
@@ -22,13 +20,13 @@ ENDINGS = {
 
 
 def sink(
-    node: n.Node, format: str, path: str | os.PathLike[str], mode: str, options: Mapping[str, Any]
-) -> n.DataSink:
+    node: n.Node, format: str, path: str | os.PathLike[str], mode: str, options: Mapping[str, Any],
+    partition_by: str | Sequence[str] | None = None,
+) -> n.DataSink:  # fmt: skip
     """Write `node` to a folder, or to one file where the path and the partitions say so."""
     target = os.fspath(path)
     where = f"write_{format}({target!r})"
-    if mode not in MODES:
-        raise OptionError(f"{where}: mode={mode!r} is none of {', '.join(map(repr, MODES))}.")
+    checked_mode(mode, where)
     if not target:
         raise OptionError(f"{where}: the path is empty.")
     _check_schema(node, format, where)
@@ -38,19 +36,43 @@ def sink(
     if format == "fixed":
         literals = tuple((name, str(item)) for name, item in sorted(options.items()))
     literals += _compression(format, target, options)
+    keys = partition_keys(node, partition_by, where)
     count = partitioning(node).n
-    if target.lower().endswith(ENDINGS[format]) and count in (None, 1) and mode != "append":
+    if (
+        not keys
+        and target.lower().endswith(ENDINGS[format])
+        and count in (None, 1)
+        and mode != "append"
+    ):
         whole = node if count == 1 else n.EvenPartition(node, 1, by_rows=True)
         return n.DataSink(whole, format, target, mode, literals)
-    return n.DataSink(node, format, target.rstrip("/"), mode, literals, _name(format, mode))
+    name = f"part-{{partition}}{ENDINGS[format][0]}"
+    return n.DataSink(node, format, target.rstrip("/"), mode, literals, name, keys)
 
 
-def _name(format: str, mode: str) -> str:
-    ending = ENDINGS[format][0]
-    if mode != "append":
-        return f"part-{{partition}}{ending}"
-    # Later than what is there, and never the name that another append chose.
-    return f"part-{time.time_ns():016x}-{secrets.token_hex(3)}-{{partition}}{ending}"
+def checked_mode(mode: str, where: str) -> None:
+    if mode not in MODES:
+        raise OptionError(f"{where}: mode={mode!r} is none of {', '.join(map(repr, MODES))}.")
+
+
+def partition_keys(
+    node: n.Node, partition_by: str | Sequence[str] | None, where: str
+) -> tuple[str, ...]:
+    """The columns that `partition_by` names, as the frame spells them."""
+    given = [partition_by] if isinstance(partition_by, str) else list(partition_by or ())
+    fields = [node.schema.field(name, where) for name in given]
+    for field in fields:
+        if field.type.endswith("]") or field.type.startswith(("STRUCT", "MAP", "UNION")):
+            raise SchemaMismatch(
+                f"{where}: {field.name!r} is {field.type}, which cannot be a folder's name. "
+                "Partition by a plain column."
+            )
+    if len(set(fields)) < len(fields) or len(fields) == len(node.schema):
+        raise SchemaMismatch(
+            f"{where}: partition_by={given!r} must name different columns, and leave at least one "
+            f"for the files. There are: {', '.join(node.schema.names)}."
+        )
+    return tuple(field.name for field in fields)
 
 
 def _compression(format: str, path: str, options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -20,9 +20,10 @@ from millpond.physical.stages import OutputFile, PartRef, Stage, TaskId, TaskRes
 from millpond.runtime.progress import Reused
 from millpond.shuffle.read import PartsUnreadable, part_counts
 from millpond.storage import FileInfo, Range, Staged, Storage, put_new
+from millpond.storage.commit import commit_id_in
 from millpond.storage.paths import beneath
 
-_VERSION = 2
+_VERSION = 3
 _MAX_RECORDS, _MAX_AGE_S = 1_000, 1.0
 
 Record = dict[str, Any]
@@ -112,7 +113,8 @@ class StoredJournal:
         local = self._relative(folder, file.staged.local)
         if path is None or local is None or file.staged.upload:
             return None
-        return {"path": path, "local": local, "size": file.staged.size_bytes, "rows": file.rows}
+        sizes = {"size": file.staged.size_bytes, "rows": file.rows, "checksum": file.checksum}
+        return {"path": path, "local": local, "values": file.values, **sizes}
 
     def _relative(self, folder: str, path: str) -> str | None:
         """`path` as seen from `folder`; None if it does not lie below."""
@@ -195,7 +197,7 @@ class StoredJournal:
                 written_hash=_hash(record["written_hash"]),
             )
             if isinstance(stage.output, ToFile):
-                return self._with_files(result, stage.output.directory, record["files"])
+                return self._with_files(result, stage.output, record["files"])
             return self._with_part(result, record["part"])
         except (KeyError, TypeError, ValueError, StorageError, PartsUnreadable):
             return None
@@ -209,15 +211,18 @@ class StoredJournal:
         return replace(result, part=part, partition_rows=rows, partition_bytes=sizes)
 
     def _with_files(
-        self, result: TaskResult, folder: str, records: list[Record]
+        self, result: TaskResult, output: ToFile, records: list[Record]
     ) -> TaskResult | None:
-        files = []
+        files, folder, commit = [], output.directory, commit_id_in(output.name)
         for record in records:
             path, local = (self._beneath(folder, record[name]) for name in ("path", "local"))
             staged = Staged(path, local, int(record["size"]))
-            if not self._is_staged(staged):
+            # The same rows may have been written twice: each commit has its own files.
+            if commit_id_in(path) != commit or not self._is_staged(staged):
                 return None
-            files.append(OutputFile(staged, int(record["rows"])))
+            values = tuple(None if v is None else str(v) for v in record["values"])
+            rows, checksum = int(record["rows"]), str(record["checksum"])
+            files.append(OutputFile(staged, rows, checksum, values))
         return replace(result, files=tuple(files))
 
     def _beneath(self, folder: str, name: str) -> str:

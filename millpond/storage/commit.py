@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from millpond.errors import MillpondError, NotAtomic, SchemaMismatch, StorageError, TargetNotEmpty
@@ -26,7 +26,7 @@ from millpond.storage.manifest import (
 )
 from millpond.storage.paths import STAGING
 from millpond.storage.protocol import Storage, put_new
-from millpond.storage.values import Staged
+from millpond.storage.values import OutputFile, Staged
 
 log = logging.getLogger(__name__)
 
@@ -41,29 +41,51 @@ class Uncertain(StorageError):
     """The store failed in the moment of commit, and whether it took place is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A sealed file, and what the manifest shall say about it."""
-
-    staged: Staged
-    rows: int
-    checksum: str = ""
-
-
 def new_commit_id() -> str:
-    """An id for one commit. It must be in the names of all files of it (`file_name`)."""
+    """An id for one commit. It must be in the names of all files of it (`marked`)."""
     return secrets.token_hex(8)
 
 
-def file_name(commit_id: str, partition: int, extension: str) -> str:
-    """The name of a file of a commit, such as `00007.mp-9f…3a.parquet`."""
-    return f"{partition:05}.mp-{commit_id}.{extension.lstrip('.')}"
+def marked(name: str, commit_id: str) -> str:
+    """A file's name with the id of its commit in it.
+
+    >>> marked("part-00007.parquet", "9f3a" * 4)
+    'part-00007.mp-9f3a9f3a9f3a9f3a.parquet'
+    """
+    stem, dot, ending = name.partition(".")
+    return f"{stem}.mp-{commit_id}{dot}{ending}"
+
+
+def commit_id_in(name: str) -> str:
+    """The id that a file's name bears; "" if it bears none."""
+    found = _OURS.search(name)
+    return found.group()[4:20] if found else ""
+
+
+def check_target(storage: Storage, root: str, mode: Mode, where: str) -> None:
+    """Refuse early what `commit` would refuse: files that are there, a store that cannot append."""
+    if mode == "append":
+        storage.check_atomic(manifest_path(root, 0))
+    if mode == "error":
+        base = newest_manifest(storage, root)
+        _check_empty(storage, root, base, where)
+        if base is not None and (base.number or base.files):
+            raise TargetNotEmpty(root, where)
+
+
+def find_commit(storage: Storage, root: str, commit_id: str) -> Manifest | None:
+    """The present state of `root`, if this commit is part of it."""
+    newest = newest_manifest(storage, root)
+    if newest is None or not newest.number:
+        return None
+    mine = any(f".mp-{commit_id}." in file.path for file in newest.files)
+    return newest if mine or newest.id == commit_id else None
 
 
 def commit(
     storage: Storage,
     root: str,
-    outputs: Sequence[Output],
+    outputs: Sequence[OutputFile],
     *,
     commit_id: str,
     schema: Schema,
@@ -86,7 +108,7 @@ def commit(
     staged = [output.staged for output in outputs]
     try:
         base = _begin(storage, root, mode, made)
-        storage.publish(staged)
+        storage.publish([one for one in staged if not _is_published(storage, one)])
         made = _create(storage, root, mode, base, made)
     except Uncertain:
         raise  # The manifest may be there: its files stay.
@@ -125,13 +147,21 @@ def collect(
     return removed
 
 
-def _described(storage: Storage, root: str, output: Output, commit_id: str) -> DataFile:
+def _described(storage: Storage, root: str, output: OutputFile, commit_id: str) -> DataFile:
     base = _base(storage, root)
     path = storage.local_path(output.staged.path) or output.staged.path
     assert path.startswith(base), f"{path} is not below {base}"
     name = path.removeprefix(base)
     assert f".mp-{commit_id}." in name, f"{name} does not bear the id of its commit"
     return DataFile(name, output.rows, output.staged.size_bytes, output.checksum)
+
+
+def _is_published(storage: Storage, staged: Staged) -> bool:
+    """Whether an earlier attempt at this commit, which was killed, gave the file its name."""
+    if staged.upload or storage.stat(staged.local) is not None:
+        return False
+    there = storage.stat(staged.path)
+    return there is not None and there.size_bytes == staged.size_bytes
 
 
 def _begin(storage: Storage, root: str, mode: Mode, mine: Manifest) -> Manifest:
@@ -142,7 +172,7 @@ def _begin(storage: Storage, root: str, mode: Mode, mine: Manifest) -> Manifest:
     """
     base = newest_manifest(storage, root)
     if mode == "error":
-        _check_empty(storage, root, base)
+        _check_empty(storage, root, base, "write")
     if base is None:
         first = Manifest(0, mine.id, _lying_there(storage, root, mine), Schema(()))
         _put_once(storage, manifest_path(root, 0), first, mode)
@@ -152,10 +182,10 @@ def _begin(storage: Storage, root: str, mode: Mode, mine: Manifest) -> Manifest:
     return base
 
 
-def _check_empty(storage: Storage, root: str, base: Manifest | None) -> None:
+def _check_empty(storage: Storage, root: str, base: Manifest | None, where: str) -> None:
     files = (info.path.rpartition("/")[2] for info in storage.list(root))
     if any(base is None or not _OURS.search(name) for name in files):
-        raise TargetNotEmpty(root, "write")
+        raise TargetNotEmpty(root, where)
 
 
 def _check_state(root: str, mode: Mode, base: Manifest, mine: Manifest) -> None:

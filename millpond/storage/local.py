@@ -117,6 +117,9 @@ class LocalStorage:
         with explained(target, "create"):
             return link_if_absent(target, data)
 
+    def check_atomic(self, path: str) -> None:
+        """Nothing to check: a hard link, or exclusive creation, has one winner."""
+
     def delete(self, paths: Iterable[str]) -> None:
         """Remove files; those that are gone already are no error."""
         for path in paths:

@@ -183,6 +183,10 @@ class ObjectStorage:
         self._check_atomic(at)
         return self._create(at, data)
 
+    def check_atomic(self, path: str) -> None:
+        """Find out, once per bucket, whether the store honours conditional writes."""
+        self._check_atomic(self._writable(path))
+
     def delete(self, paths: Iterable[str]) -> None:
         """Remove objects; those that are gone already are no error."""
         keys = sorted(self._writable(path) for path in paths)

@@ -38,6 +38,9 @@ class Storage(Protocol):
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Create `path` with `data` in one step; False, and no change, if it exists."""
 
+    def check_atomic(self, path: str) -> None:
+        """Raise `NotAtomic` where `put_if_absent` cannot work; it may write beside `path`."""
+
     def delete(self, paths: Iterable[str]) -> None:
         """Remove files; those that are gone already are no error."""
 

@@ -13,8 +13,9 @@ from millpond.engine.duckdb import Cursor
 from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import codec_of, write_rows
 from millpond.physical.one_pass import held_bytes
-from millpond.physical.stages import OutputFile, PartRef, Task, ToFile, ToPart
+from millpond.physical.stages import PartRef, Task, ToFile, ToPart
 from millpond.storage import Staged
+from millpond.worker.folders import sealed, write_folders
 from millpond.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -84,19 +85,17 @@ def write_file(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[str
     """One output file, staged aside."""
     output = task.output
     assert isinstance(output, ToFile)
+    if output.keys:
+        return write_folders(cursor, sql, task, worker)
     storage = worker.storage(output.directory)
     staged = staged_file(task, output, task.id.partition, worker)
     try:
         rows = write_rows(cursor, sql, staged.local, output, worker.engine)
-        staged = storage.seal(staged)
+        made = sealed(storage, staged, rows)
     except BaseException:
         storage.discard([staged])
         raise
-    return {
-        "files": (OutputFile(staged, rows),),
-        "rows": rows,
-        "size_bytes": staged.size_bytes,
-    }
+    return {"files": (made,), "rows": rows, "size_bytes": made.staged.size_bytes}
 
 
 def write_partitions(
@@ -118,14 +117,17 @@ def write_partitions(
             budget_bytes=held_bytes(output.n, options.memory_limit_bytes),
             threads=options.threads, check=check,
         )  # fmt: skip
-        sealed = [storage.seal(each) for each in staged]
+        made = []
+        for i, count in enumerate(counts):
+            made.append(sealed(storage, staged[i], count))
+            staged[i] = made[i].staged
     except BaseException:
         storage.discard(staged)
         raise
     return {
-        "files": tuple(map(OutputFile, sealed, counts)),
+        "files": tuple(made),
         "rows": sum(counts),
-        "size_bytes": sum(each.size_bytes for each in sealed),
+        "size_bytes": sum(each.size_bytes for each in staged),
     }
 
 

@@ -55,7 +55,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
                 str(tmp_path / "data"),
             )
         case "juicefs-s3":
-            return remote(request.getfixturevalue("juicefs_server"), atomic=False)
+            return remote(request.getfixturevalue("juicefs_server"))
         case "moto-s3":
-            return remote(request.getfixturevalue("moto_server"), atomic=True)
+            return remote(request.getfixturevalue("moto_server"))
     return Place(LocalStorage, str(tmp_path / "data"))

@@ -35,6 +35,6 @@ class Place:
         return [info.path.removeprefix(self.root + "/") for info in listed]
 
 
-def remote(server: servers.Server, *, atomic: bool) -> Place:
+def remote(server: servers.Server) -> Place:
     root = f"s3://{server.bucket}/{uuid.uuid4().hex}"
-    return Place(lambda: open_storage(root, server.options()), root, atomic=atomic)
+    return Place(lambda: open_storage(root, server.options()), root, atomic=server.atomic)

@@ -22,6 +22,7 @@ class Server:
 
     endpoint: str
     bucket: str = "contract"
+    atomic: bool = True  # Does it honour conditional writes?
 
     def options(self, **more: object) -> dict[str, object]:
         return {
@@ -95,7 +96,7 @@ def juicefs(folder: Path) -> Iterator[Server]:
         )
     try:
         wait_for(port, process)
-        server = Server(f"http://127.0.0.1:{port}")
+        server = Server(f"http://127.0.0.1:{port}", atomic=False)
         server.make_bucket(server.bucket)
         yield server
     finally:

@@ -17,15 +17,14 @@ from millpond.errors import (
     TargetNotEmpty,
 )
 from millpond.schema import Schema
-from millpond.storage import Range, Storage
+from millpond.storage import OutputFile, Range, Storage
 from millpond.storage.commit import (
     Mode,
-    Output,
     Uncertain,
     check_present,
     collect,
     commit,
-    file_name,
+    marked,
     new_commit_id,
 )
 from millpond.storage.manifest import (
@@ -52,9 +51,11 @@ def write(
     through, id = storage or place.storage, new_commit_id()
     outputs = []
     for i, text in enumerate(texts):
-        staged = place.storage.stage(place.path(file_name(id, i, "txt")), f"{id}.{i}")
+        staged = place.storage.stage(place.path(marked(f"{i:05}.txt", id)), f"{id}.{i}")
         Path(staged.local).write_text(text)
-        outputs.append(Output(place.storage.seal(staged), rows=len(text), checksum=f"sum-{text}"))
+        outputs.append(
+            OutputFile(place.storage.seal(staged), rows=len(text), checksum=f"sum-{text}")
+        )
     return commit(through, place.root, outputs, commit_id=id, schema=schema, mode=mode)
 
 
@@ -128,7 +129,7 @@ def test_files_without_a_manifest_are_kept_by_append_and_removed_by_overwrite(
 def test_an_output_that_was_copied_without_its_manifests_keeps_its_rows(place: Place) -> None:
     if not place.atomic:
         pytest.skip("append is refused on this store")
-    place.put(file_name("0123456789abcdef", 0, "txt"), b"copied")
+    place.put(marked("00000.txt", "0123456789abcdef"), b"copied")
     assert collect(place.storage, place.root, grace_s=-1e6) == []
     write(place, ["new"], "append")
     assert content(place) == ["copied", "new"]

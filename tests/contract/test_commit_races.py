@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from millpond.errors import MillpondError
 from millpond.schema import Schema
-from millpond.storage import LocalStorage
-from millpond.storage.commit import Output, commit, file_name, new_commit_id
+from millpond.storage import LocalStorage, OutputFile
+from millpond.storage.commit import commit, marked, new_commit_id
 
 root, name, times, mode = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 store, schema = LocalStorage(), Schema.of([("a", "BIGINT")])
@@ -27,9 +27,9 @@ for i in range(times):
     id = new_commit_id()
     outputs = []
     for part in range(2):
-        staged = store.stage(f"{root}/{file_name(id, part, 'txt')}", f"{id}.{part}")
+        staged = store.stage(f"{root}/{marked(f'{part:05}.txt', id)}", f"{id}.{part}")
         Path(staged.local).write_text(f"{name}{i}.{part}")
-        outputs.append(Output(store.seal(staged), rows=1))
+        outputs.append(OutputFile(store.seal(staged), rows=1))
     try:
         commit(store, root, outputs, commit_id=id, schema=schema, mode=mode)
         print("done", i)

@@ -32,7 +32,7 @@ def test_a_wrong_secret_says_what_to_check(juicefs_server: servers.Server) -> No
 
 
 def test_a_key_that_vanished_between_listing_and_reading_is_named(server: servers.Server) -> None:
-    place = remote(server, atomic=True)
+    place = remote(server)
     place.put("a.bin", b"bytes")
     listed = next(iter(place.storage.list(place.root)))
     place.storage.delete([listed.path])
@@ -41,7 +41,7 @@ def test_a_key_that_vanished_between_listing_and_reading_is_named(server: server
 
 
 def test_markers_of_folders_are_no_files(server: servers.Server) -> None:
-    place = remote(server, atomic=True)
+    place = remote(server)
     place.put("full/a.bin", b"a")
     client = server.client()
     prefix = place.root.removeprefix(f"s3://{server.bucket}/")
@@ -52,7 +52,7 @@ def test_markers_of_folders_are_no_files(server: servers.Server) -> None:
 
 @pytest.mark.slow
 def test_a_file_of_many_pieces_is_uploaded_and_read_back(server: servers.Server) -> None:
-    place = remote(server, atomic=True)
+    place = remote(server)
     block = bytes(range(256)) * 4096
     path = place.put("big.bin", block * 21)
     views = place.storage.read_many([Range(path, 0, -1), Range(path, (21 << 20) - 3, 10)])
@@ -62,7 +62,7 @@ def test_a_file_of_many_pieces_is_uploaded_and_read_back(server: servers.Server)
 
 @pytest.mark.full
 def test_thousands_of_objects_are_listed_and_read(juicefs_server: servers.Server) -> None:
-    place = remote(juicefs_server, atomic=True)
+    place = remote(juicefs_server)
     prefix = place.root.removeprefix(f"s3://{juicefs_server.bucket}/")
     client = juicefs_server.client()
     for i in range(1200):  # More than one page of a listing.

@@ -32,7 +32,7 @@ from millpond.storage import (
 
 @pytest.fixture
 def there(juicefs_server: servers.Server) -> Place:
-    return remote(juicefs_server, atomic=False)
+    return remote(juicefs_server)
 
 
 @pytest.fixture

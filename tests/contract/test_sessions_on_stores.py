@@ -8,7 +8,7 @@ import servers
 from places import Place, remote
 
 import millpond
-from millpond.errors import TargetNotEmpty
+from millpond.errors import NotAtomic, TargetNotEmpty
 from millpond.events import TaskStarted
 
 
@@ -20,7 +20,7 @@ def server(request: pytest.FixtureRequest) -> servers.Server:
 
 @pytest.fixture
 def there(server: servers.Server) -> Place:
-    return remote(server, atomic=True)
+    return remote(server)
 
 
 def items(n: int, add: int = 0) -> list[dict[str, int]]:
@@ -41,7 +41,13 @@ def test_outputs_are_refused_replaced_and_added_to(
             sp.from_items(items(7, 1)).write_parquet(out)
         sp.from_items(items(5, 100)).write_parquet(out, mode="overwrite")
         assert sp.read_parquet(out).sort("a").take(1) == [{"a": 100}]
-        sp.from_items(items(4)).write_parquet(out, mode="append")
+        more = sp.from_items(items(4))
+        if there.atomic:
+            more.write_parquet(out, mode="append")
+        else:
+            with pytest.raises(NotAtomic, match="ignores conditional writes"):
+                more.write_parquet(out, mode="append")
+            more.union(sp.read_parquet(out)).write_parquet(out, mode="overwrite")
         assert sp.read_parquet(out).count() == 9
         spread = sp.read_parquet(out).repartition(3, hash_by="a")
         assert spread.filter("a < 100").count() == 4

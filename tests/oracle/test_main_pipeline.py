@@ -57,9 +57,8 @@ def test_files_come_in_order_and_one_per_partition(events_path: str, n: int, tmp
         expected = oracle(ORACLE, events=events_path)
         assert [row for file in rows for row in file] == expected
         assert (written.rows, len(written.files)) == (len(expected), n)
-        assert [p.name for p in sorted((tmp_path / "out").iterdir())] == [
-            f"part-{i:05d}.parquet" for i in range(n)
-        ]
+        files = sorted((tmp_path / "out").glob("*.parquet"))
+        assert [p.name[:10] for p in files] == [f"part-{i:05d}" for i in range(n)]
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def frame(sp: Session, tmp_path: Path, data: bytes) -> DataFrame:
 
 
 def written(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("*.bin")))
 
 
 def records(data: bytes) -> list[bytes]:

@@ -1,6 +1,7 @@
 """Sinks: one file or a folder, every format read back, and a target that stays as it was."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ def sp(request: pytest.FixtureRequest) -> Iterator[Session]:
 
 
 def names(folder: Path) -> list[str]:
+    """The files of the user, without the ids of the commits in their names."""
     found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    return sorted(str(p) for p in found if not any(part.startswith(".") for part in p.parts))
+    shown = (p for p in found if not any(part.startswith((".", "_")) for part in p.parts))
+    return sorted(re.sub(r"\.mp-[0-9a-f]{16}", "", str(p)) for p in shown)
 
 
 def numbers(sp: Session, n: int = 1_000) -> Any:

@@ -1,0 +1,150 @@
+"""Writes to tables: rows in the columns of the table, files by our tasks, one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from millpond.engine.duckdb import Engine
+from millpond.errors import (
+    OptionError,
+    SchemaMismatch,
+    StorageError,
+    TableChanged,
+    TargetNotEmpty,
+)
+from millpond.expr import Expression, quote
+from millpond.formats import delta, iceberg
+from millpond.formats.tables import stored
+from millpond.plan import nodes as n
+from millpond.plan.sinks import checked_mode, sink
+from millpond.schema import Schema
+from millpond.storage import OutputFile, Storage
+from millpond.storage.commit import commit_id_in, new_commit_id
+from millpond.targets import WriteResult
+
+
+@dataclass(frozen=True, slots=True)
+class TableTarget:
+    """A prepared write: `sink` makes the files, and `finish` makes them the table's."""
+
+    storage: Storage
+    sink: n.DataSink
+    finish: Callable[[Sequence[OutputFile]], int]
+    commit_id: str
+
+    def complete(self) -> WriteResult | None:
+        """None: a table's log does not say which plan a file came from."""
+        return None
+
+    def check(self) -> None:
+        """Nothing: all was looked at when the target was made."""
+
+    def commit(self, files: Sequence[OutputFile]) -> None:
+        staged = [file.staged for file in files]
+        try:
+            self.storage.publish(staged)
+            self.finish(files)
+        except (TableChanged, TargetNotEmpty, SchemaMismatch):
+            # Refused for certain. After other errors the table may name the files, so they stay.
+            self.storage.delete([one.path for one in staged])
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class TableTargets:
+    """Makes the targets, with the engine and the storages of a session."""
+
+    engine: Engine
+    storage: Callable[[str], Storage]
+
+    def delta(
+        self, node: n.Node, uri: str, mode: str, partition_by: str | Sequence[str] | None,
+        options: dict[str, Any],
+    ) -> TableTarget:  # fmt: skip
+        where, storage = f"write_delta({uri!r})", self.storage(uri)
+        plain = _checked(node, uri, mode, partition_by, options, where)
+        present = delta.current(storage, uri, where)
+        if mode == "append":
+            storage.check_atomic(f"{uri.rstrip('/')}/_delta_log/check")
+        # Files with the id of a commit are what a killed write left: no table names them.
+        if present is None and not all(commit_id_in(info.path) for info in storage.list(uri)):
+            raise StorageError(
+                f"{where}: {uri!r} holds files, and they are no Delta table. Choose another path."
+            )
+        if present is not None and mode == "error":
+            raise TargetNotEmpty(uri, where)
+        want = stored(node.schema, delta.OTHER, delta.UNSUPPORTED, where)
+        keys = plain.keys
+        if present is not None:
+            if partition_by is not None and keys != present.keys:
+                raise OptionError(
+                    f"{where}: the table is partitioned by {', '.join(present.keys) or 'nothing'}, "
+                    "and that cannot be changed. Leave partition_by= out."
+                )
+            keys = present.keys
+            if mode == "append":
+                want = self._like(want, present.columns, where)
+        columns = delta.delta_schema(self.engine.arrow_schema(want), where)
+        made = n.DataSink(
+            _as(node, want), "parquet", uri.rstrip("/"), mode, plain.options, _FILE, keys
+        )
+
+        def finish(files: Sequence[OutputFile]) -> int:
+            return delta.commit(
+                storage, uri, files, columns=columns, keys=keys, mode=mode, where=where
+            )
+
+        return TableTarget(storage, made, finish, new_commit_id())
+
+    def iceberg(
+        self, node: n.Node, table: str, mode: str, partition_by: str | Sequence[str] | None,
+        catalog: iceberg.Catalog, options: dict[str, Any],
+    ) -> TableTarget:  # fmt: skip
+        where = f"write_iceberg({table!r})"
+        plain = _checked(node, table, mode, partition_by, options, where)
+        want = stored(node.schema, iceberg.OTHER, iceberg.UNSUPPORTED, where)
+        target = iceberg.Target(
+            self.storage, table, self.engine.arrow_schema(want), mode, where, catalog=catalog,
+            keys=None if partition_by is None else plain.keys,
+        )  # fmt: skip
+        want = self._like(want, target.columns, where)
+        options_ = (*plain.options, ("field_ids", target.field_ids))
+        made = n.DataSink(
+            _as(node, want), "parquet", target.folder, "append", options_, _FILE, target.keys, True
+        )
+        return TableTarget(self.storage(target.folder), made, target.commit, new_commit_id())
+
+    def _like(self, want: Schema, columns: Any, where: str) -> Schema:
+        """The columns of the table in its order, if the rows have the same."""
+        have = self.engine.schema_of(columns.empty_table())
+        if set(have) != set(want):
+            raise SchemaMismatch(
+                f"{where}: the table has the columns ({have}), and the rows are ({want}). Select "
+                "and cast to the same columns."
+            )
+        return have
+
+
+_FILE = "part-{partition}.parquet"
+
+
+def _checked(
+    node: n.Node, path: str, mode: str, partition_by: str | Sequence[str] | None,
+    options: dict[str, Any], where: str,
+) -> n.DataSink:  # fmt: skip
+    checked_mode(mode, where)
+    plain = sink(node, "parquet", path, mode, options, partition_by)
+    for key in plain.keys:
+        if node.schema.field(key, where).type == "BLOB":
+            raise SchemaMismatch(f"{where}: {key!r} is BLOB; partition by a column of text.")
+    return plain
+
+
+def _as(node: n.Node, schema: Schema) -> n.Node:
+    """The rows of `node` in these columns, which have the same names."""
+    if node.schema == schema:
+        return node
+    items = [f"{quote.name(f.name)}::{f.type} AS {quote.name(f.name)}" for f in schema]
+    return n.Project(node, Expression(", ".join(items), frozenset(schema.names)), schema)

@@ -1,0 +1,103 @@
+"""Rows of a task → files in folders named `key=value`, one or more for each value.
+
+DuckDB spreads the rows. The names of the folders are ours, so that they are the same in
+every version of DuckDB: values are escaped, and NULL is `__HIVE_DEFAULT_PARTITION__`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote as escaped
+from urllib.parse import unquote
+
+import xxhash
+
+from millpond.engine.duckdb import Cursor
+from millpond.errors import SchemaMismatch
+from millpond.expr import quote
+from millpond.formats.find import NO_VALUE
+from millpond.physical.stages import OutputFile, Task, ToFile
+from millpond.storage import Staged, Storage
+from millpond.worker.worker import Worker
+
+_KEY = "__millpond_key"
+_CHUNK = 4 << 20
+
+
+def write_folders(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[str, Any]:
+    """The files of a task, staged aside in one place. Gives fields of a `TaskResult`."""
+    output = task.output
+    assert isinstance(output, ToFile)
+    storage = worker.storage(output.directory)
+    tag = f"{task.run}-s{task.id.stage}a{task.id.attempt}p{task.id.partition}"
+    # A folder on the same disk as the staged files, so that these are made by a rename.
+    room = storage.stage(f"{output.directory}/rows", tag, below=output.directory)
+    folder, staged = f"{room.local}.d", list[Staged]()
+    try:
+        names = [f"{_KEY}{i}" for i in range(len(output.keys))]
+        query = _with_keys(sql, output, names)
+        rows, files = cursor.copy_apart(query, folder, output.format, output.options, names)
+        made = []
+        for i, (path, count) in enumerate(sorted(files)):
+            values = _values(os.path.relpath(path, folder))
+            target = _target(output, values, task.id.partition, i)
+            staged.append(storage.stage(target, f"{tag}f{i}", below=output.directory))
+            os.replace(path, staged[-1].local)
+            made.append(sealed(storage, staged[-1], count, values))
+            staged[-1] = made[-1].staged
+    except BaseException:
+        storage.discard(staged)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        storage.discard([room])
+    return {
+        "files": tuple(made),
+        "rows": rows,
+        "size_bytes": sum(file.staged.size_bytes for file in made),
+    }
+
+
+def sealed(
+    storage: Storage, staged: Staged, rows: int, values: tuple[str | None, ...] = ()
+) -> OutputFile:
+    """Seal a file that was written, and take its checksum."""
+    seen = xxhash.xxh3_64()
+    with open(staged.local, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            seen.update(chunk)
+    return OutputFile(storage.seal(staged), rows, f"xxh3:{seen.hexdigest()}", values)
+
+
+def _with_keys(sql: str, output: ToFile, names: Sequence[str]) -> str:
+    """The rows, and for each key one more column: 'n' for NULL, else 'v' and its text."""
+    items = [
+        f"coalesce('v' || {quote.name(key)}::VARCHAR, 'n') AS {quote.name(name)}"
+        for key, name in zip(output.keys, names, strict=True)
+    ]
+    all_ = "*" if output.keeps_keys else f"* EXCLUDE ({quote.names(output.keys)})"
+    return f"SELECT {all_}, {', '.join(items)} FROM (\n{sql}\n)"
+
+
+def _values(name: str) -> tuple[str | None, ...]:
+    texts = [unquote(folder.partition("=")[2]) for folder in name.split("/")[:-1]]
+    return tuple(text[1:] if text[0] == "v" else None for text in texts)
+
+
+def _target(output: ToFile, values: Sequence[str | None], partition: int, i: int) -> str:
+    pairs = zip(output.keys, values, strict=True)
+    folders = [f"{_name(key)}={NO_VALUE if v is None else _name(v)}" for key, v in pairs]
+    if NO_VALUE in values:
+        raise SchemaMismatch(
+            f"write to {output.directory!r}: the text {NO_VALUE!r} means NULL in the name of a "
+            "folder. Replace it by another one."
+        )
+    name = output.name.replace("{partition}", f"{partition:05d}-{i}")
+    return "/".join([output.directory.rstrip("/"), *folders, name])
+
+
+def _name(text: str) -> str:
+    return escaped(text, safe="")

@@ -1,0 +1,220 @@
+"""Tables that are written: every type, strange values, modes, conflicts; read by both sides."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import servers
+from deltalake import DeltaTable
+from places import Place, remote
+from pyiceberg.catalog import load_catalog
+
+from millpond.errors import (
+    NotAtomic,
+    OptionError,
+    SchemaMismatch,
+    StorageError,
+    TableChanged,
+    TargetNotEmpty,
+)
+from millpond.events import TaskFinished
+from millpond.options import options
+from millpond.session import Session
+
+TABLE = pa.table(
+    {
+        "a": [1, 2, 3, 4],
+        "s": ["x/y", None, "é =%", ".."],
+        "d": [date(2026, 1, 1), None, date(2026, 1, 2), None],
+        "at": pa.array([1, 2, None, 4], pa.timestamp("us", tz="UTC")),
+        "plain": pa.array([1, 2, None, 4], pa.timestamp("us")),
+        "m": pa.array([Decimal(1), None, Decimal(3), Decimal("0.5")], pa.decimal128(9, 2)),
+        "deep": [{"u": 1, "v": ["a", None]}, None, {"u": 2, "v": []}, {"u": None, "v": None}],
+        "map": pa.array([[("k", 1)], None, [], [("l", None)]], pa.map_(pa.string(), pa.int64())),
+        "b": [b"\x00\xff", None, b"", b"'"],
+        "yes": [True, None, False, True],
+    }
+)
+
+
+@pytest.fixture(params=["auto", "staged"])
+def sp(request: pytest.FixtureRequest) -> Iterator[Session]:
+    with Session(options(shape=request.param, split_bytes=100, threads=2)) as session:
+        yield session
+
+
+class Tables:
+    """One of the two formats, by the calls that the tests make of both."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind, self.folder = kind, str(folder)
+
+    def name(self, name: str) -> str:
+        return f"{self.folder}/{name}" if self.kind == "delta" else f"db.{name}"
+
+    def write(self, frame: Any, name: str, **more: Any) -> Any:
+        if self.kind == "delta":
+            return frame.write_delta(self.name(name), **more)
+        return frame.write_iceberg(self.name(name), catalog=self.folder, **more)
+
+    def read(self, sp: Session, name: str, **more: Any) -> Any:
+        if self.kind == "delta":
+            return sp.read_delta(self.name(name), **more)
+        return sp.read_iceberg(self.name(name), catalog=self.folder, **more)
+
+    def theirs(self, name: str) -> pa.Table:
+        """What the library itself reads."""
+        if self.kind == "delta":
+            return DeltaTable(self.name(name)).to_pyarrow_table()
+        catalog = load_catalog("default", type="sql", uri=f"sqlite:///{self.folder}/catalog.db")
+        return catalog.load_table(self.name(name)).scan().to_arrow()
+
+
+@pytest.fixture(params=["delta", "iceberg"])
+def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Tables:
+    return Tables(request.param, tmp_path)
+
+
+def ordered(table: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.select(TABLE.column_names).sort_by("a").to_pylist()
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [None, "s", ["s", "d"], ["at", "m", "yes"], "plain"])
+def test_what_is_written_is_read_by_us_and_by_the_library(
+    sp: Session, tables: Tables, keys: Any
+) -> None:
+    frame = sp.from_arrow(TABLE)
+    written = tables.write(frame, "t", partition_by=keys)
+    assert written.rows == 4
+    assert len(written.files) >= (4 if keys else 1)
+    back = tables.read(sp, "t")
+    assert {f.name: f.type for f in back.schema} == {f.name: f.type for f in frame.schema}
+    assert ordered(back.to_arrow()) == TABLE.to_pylist()
+    assert ordered(tables.theirs("t")) == TABLE.to_pylist()
+
+
+def test_modes_refuse_add_and_replace(sp: Session, tables: Tables) -> None:
+    frame = sp.from_arrow(TABLE)
+    tables.write(frame, "t", partition_by="s")
+    with pytest.raises(TargetNotEmpty, match="mode='overwrite'"):
+        tables.write(frame, "t")
+    tables.write(frame, "t", mode="append")  # The partitions are the table's.
+    assert tables.read(sp, "t").count() == 8
+    assert tables.read(sp, "t").filter("s = '..'").count() == 2
+    tables.write(frame.filter("a > 1"), "t", mode="overwrite")
+    assert tables.read(sp, "t").count() == tables.theirs("t").num_rows == 3
+    with pytest.raises(OptionError, match="partitioned by s"):
+        tables.write(frame, "t", mode="append", partition_by="d")
+    with pytest.raises(SchemaMismatch, match="the table has the columns"):
+        tables.write(frame.select("a", "s"), "t", mode="append")
+    with pytest.raises(OptionError, match="mode='add'"):
+        tables.write(frame, "t", mode="add")
+    assert tables.read(sp, "t").count() == 3
+
+
+def test_wider_types_take_the_place_of_those_that_a_table_lacks(
+    sp: Session, tables: Tables
+) -> None:
+    columns = "a::UTINYINT AS a, 18446744073709551615::UBIGINT AS b, '[1]'::JSON AS c, a::HUGEINT e"
+    tables.write(sp.from_arrow(TABLE).map(columns), "t")
+    back = tables.read(sp, "t")
+    assert [f.type for f in back.schema][1:] == ["DECIMAL(20,0)", "VARCHAR", "DECIMAL(38,0)"]
+    assert back.sort("a").take(1) == [{"a": 1, "b": 18446744073709551615, "c": "[1]", "e": 1}]
+    with pytest.raises(SchemaMismatch, match="'i' is INTERVAL"):
+        tables.write(sp.from_arrow(TABLE).map("a, INTERVAL 1 DAY AS i"), "u")
+    with pytest.raises(SchemaMismatch, match="'b' is BLOB"):
+        tables.write(sp.from_arrow(TABLE), "u", partition_by="b")
+
+
+def test_no_rows_are_a_table_with_columns(sp: Session, tables: Tables) -> None:
+    tables.write(sp.from_arrow(TABLE).filter("a > 9"), "t", partition_by="d")
+    assert tables.read(sp, "t").count() == 0
+    assert set(tables.read(sp, "t").columns) == set(TABLE.column_names)
+
+
+def test_a_write_that_another_one_overtakes_is_refused_or_follows_it(
+    sp: Session, tables: Tables
+) -> None:
+    """A second writer commits while the first computes: nothing is lost and nothing is mixed."""
+    frame = sp.from_arrow(TABLE)
+    with Session(options(threads=2)) as other:
+        others = other.from_arrow(TABLE).filter("a = 1")
+        once: list[int] = []
+
+        def overtake(event: object) -> None:
+            if isinstance(event, TaskFinished) and not once:
+                once.append(1)
+                tables.write(others, "t", mode=mode)
+
+        sp.listen(overtake)
+        for mode, rows in (("error", 1), ("append", 6), ("overwrite", 4)):
+            once.clear()
+            try:
+                tables.write(frame, "t", mode=mode)
+            except (TableChanged, TargetNotEmpty):
+                assert mode == "error"
+            assert tables.read(sp, "t").count() == rows
+    assert tables.theirs("t").num_rows == 4
+
+
+def test_a_failing_commit_leaves_the_delta_table_and_no_file(
+    sp: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "t")
+    frame = sp.from_arrow(TABLE)
+    frame.write_delta(path, partition_by="s")
+    with pytest.raises(SchemaMismatch, match="an empty text in a partition column"):
+        frame.map("* REPLACE ('' AS s)").write_delta(path, mode="append")
+    assert sum(1 for _ in (tmp_path / "t").rglob("*.parquet")) == 4
+    assert not list((tmp_path / "t").rglob(".millpond*"))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("mine")
+    with pytest.raises(StorageError, match="no Delta table"):
+        frame.write_delta(tmp_path / "notes", mode="overwrite")
+
+
+def test_an_overwrite_of_a_delta_table_may_change_its_columns(sp: Session, tmp_path: Path) -> None:
+    path = str(tmp_path / "t")
+    sp.from_arrow(TABLE).write_delta(path)
+    sp.from_items([{"z": 1}]).write_delta(path, mode="overwrite")
+    assert sp.read_delta(path).take_all() == [{"z": 1}]
+    assert sp.read_delta(path, version=0).count() == 4
+
+
+@pytest.fixture(params=["moto_server", "juicefs_server"])
+def there(request: pytest.FixtureRequest) -> tuple[Place, servers.Server]:
+    server: servers.Server = request.getfixturevalue(request.param)
+    return remote(server), server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["auto", "staged"])
+def test_tables_in_object_stores(
+    there: tuple[Place, servers.Server], tmp_path: Path, shape: str
+) -> None:
+    place, server = there
+    catalog = {
+        "type": "sql", "uri": f"sqlite:///{tmp_path}/catalog.db", "warehouse": place.path("lake"),
+    }  # fmt: skip
+    given = options(shape=shape, threads=2, split_bytes=100, storage_options=server.options())
+    with Session(given) as sp:
+        frame = sp.from_arrow(TABLE)
+        frame.write_delta(place.path("delta"), partition_by="s")
+        frame.write_iceberg("db.t", catalog=catalog, partition_by="s")
+        for back in (sp.read_delta(place.path("delta")), sp.read_iceberg("db.t", catalog=catalog)):
+            assert ordered(back.to_arrow()) == TABLE.to_pylist()
+            assert back.filter("s = 'x/y'").count() == 1
+        frame.write_iceberg("db.t", catalog=catalog, mode="append")
+        assert sp.read_iceberg("db.t", catalog=catalog).count() == 8
+        if server.atomic:
+            frame.write_delta(place.path("delta"), mode="append")
+            assert sp.read_delta(place.path("delta"), timestamp=datetime.now(UTC)).count() == 8
+        else:
+            with pytest.raises(NotAtomic, match="ignores conditional writes"):
+                frame.write_delta(place.path("delta"), mode="append")
