@@ -93,8 +93,9 @@ class TableTargets:
 
         def finish(files: Sequence[OutputFile]) -> int:
             return delta.commit(
-                storage, uri, files, columns=columns, keys=keys, mode=mode, where=where
-            )
+                storage, uri, files, columns=columns, keys=keys, mode=mode,
+                exists=present is not None, where=where,
+            )  # fmt: skip
 
         return TableTarget(storage, made, finish, new_commit_id())
 

@@ -105,6 +105,7 @@ def commit(
     columns: Any,
     keys: Sequence[str],
     mode: str,
+    exists: bool,
     where: str,
 ) -> int:
     """Make published files part of the table in one transaction; the table's new version.
@@ -122,13 +123,14 @@ def commit(
             f"{where}: an empty text in a partition column would come back as NULL from a Delta "
             "table. Replace it by another one."
         )
-    actions = [_add(transaction, output, base, keys) for output in outputs]
+    zoned = [str(field.type) == 'PrimitiveType("timestamp")' for field in columns.fields]
+    utc = {f.name for f, is_zoned in zip(columns.fields, zoned, strict=True) if is_zoned}
+    actions = [_add(transaction, output, base, keys, utc) for output in outputs]
     with _explained(storage, uri, where):
-        if library.DeltaTable.is_deltatable(base, storage_options=_words(storage)):
+        if exists:
             table = _table(storage, base)
-            table.create_write_transaction(
-                actions, "overwrite" if mode == "overwrite" else "append", columns, list(keys)
-            )
+            how = "overwrite" if mode == "overwrite" else "append"
+            table.create_write_transaction(actions, how, columns, list(keys))
         else:
             try:
                 transaction.create_table_with_add_actions(
@@ -136,7 +138,9 @@ def commit(
                     storage_options=_words(storage),
                 )  # fmt: skip
             except library.exceptions.DeltaError:
-                if not library.DeltaTable.is_deltatable(base, storage_options=_words(storage)):
+                # One of the same moment, or ours, and the answer was lost: its files tell.
+                there = set(_paths(_table(storage, base))) if _is_table(storage, base) else None
+                if there is None or any(action.path in there for action in actions):
                     raise
                 raise TableChanged(f"{where}: another writer has made a table there.") from None
         return int(_table(storage, base).version())
@@ -172,6 +176,17 @@ def _utc(kind: pa.DataType) -> pa.DataType:
 def _table(storage: Storage, base: str) -> Any:
     library = extra("deltalake", extra="delta", what="Delta tables")
     return library.DeltaTable(base, storage_options=_words(storage))
+
+
+def _is_table(storage: Storage, base: str) -> bool:
+    library = extra("deltalake", extra="delta", what="Delta tables")
+    return bool(library.DeltaTable.is_deltatable(base, storage_options=_words(storage)))
+
+
+def _paths(table: Any) -> list[str]:
+    import pyarrow as pa
+
+    return [unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
 
 
 def _words(storage: Storage) -> dict[str, str] | None:
@@ -227,7 +242,7 @@ def _check_writable(table: Any, where: str) -> None:
 
 
 def _files(actions: pa.Table, base: str) -> list[FileInfo]:
-    names = (unquote(path) for path in actions["path"].to_pylist())
+    names = map(unquote, actions["path"].to_pylist())
     paths = [name if "://" in name or name[:1] == "/" else f"{base}/{name}" for name in names]
     sizes, times = (actions[name].to_pylist() for name in ("size_bytes", "modification_time"))
     # A file of a table is never changed.
@@ -248,12 +263,17 @@ def _values(actions: pa.Table, keys: Sequence[str]) -> list[tuple[str | None, ..
     return list(zip(*columns, strict=True))
 
 
-def _add(transaction: Any, output: OutputFile, base: str, keys: Sequence[str]) -> Any:
+def _add(
+    transaction: Any, output: OutputFile, base: str, keys: Sequence[str], utc: set[str]
+) -> Any:
+    values = dict(zip(keys, output.values, strict=True))
+    for key in utc & set(values):  # A time in a log is in UTC, and does not say so.
+        values[key] = (text := values[key]) and text.removesuffix("+00")
     assert output.staged.path.startswith(base + "/")
     return transaction.AddAction(
         path=output.staged.path[len(base) + 1 :],
         size=output.staged.size_bytes,
-        partition_values=dict(zip(keys, output.values, strict=True)),
+        partition_values=values,
         modification_time=int(time.time() * 1000),
         data_change=True,
         stats=json.dumps({"numRecords": output.rows}),

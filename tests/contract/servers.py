@@ -106,18 +106,23 @@ def juicefs(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def moto() -> Iterator[Server]:
-    """A simulation of S3 that honours conditional writes, but checks no signatures."""
-    from moto.server import ThreadedMotoServer
+    """A simulation of S3 that honours conditional writes, but checks no signatures.
 
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
+    In a process of its own: a library that waits for an answer without letting go of
+    Python would wait for ever for one of this process.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
     try:
-        host, port = server.get_host_and_port()
-        running = Server(f"http://{host}:{port}")
+        wait_for(port, process)
+        running = Server(f"http://127.0.0.1:{port}")
         running.make_bucket(running.bucket)
         yield running
     finally:
-        server.stop()
+        process.terminate()
+        process.wait(30)
 
 
 def free_port() -> int:

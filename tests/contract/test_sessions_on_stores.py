@@ -82,7 +82,7 @@ def test_a_data_root_in_a_store_is_cleared_and_who_lives_is_spared(
     options, root = server.options(), there.path("root")
     given: dict[str, Any] = {"storage_options": options, "data_root": root, "shape": "staged"}
     with millpond.init(**given) as sp:
-        sp.from_items(items(10)).write_parquet(there.path("out"))
+        sp.from_items(items(10)).write_parquet(there.path("out.parquet"))
         assert there.names("root/sessions")
         assert "session files" not in millpond.gc(root, storage_options=options).kinds
         assert there.names("root/sessions")
@@ -91,7 +91,7 @@ def test_a_data_root_in_a_store_is_cleared_and_who_lives_is_spared(
     assert {"receipts", "events"} <= set(told.kinds)
     assert millpond.gc(root, older_than=-60, storage_options=options).kinds == told.kinds
     assert there.names("root") == []
-    assert there.names("out")
+    assert there.names("out.parquet")
 
 
 @pytest.mark.slow

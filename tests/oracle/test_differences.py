@@ -51,7 +51,7 @@ def test_columns_chosen_in_read_parquet_are_what_is_written(
 
     frame.write_parquet(tmp_path / "o")
 
-    (file,) = (tmp_path / "o").glob("*.parquet")
+    file = next((tmp_path / "o").glob("*.parquet"))
     assert pq.read_schema(file).names == ["k", "a"]
 
 
