@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= dev,ray,s3,delta,iceberg,torch
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-full check bench clean
+.PHONY: demo test test-full test-ceph check bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/flights.py
@@ -15,6 +15,11 @@ test: $(STAMP)
 
 test-full: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Ceph's S3 gateway honours conditional writes and checks signatures. It needs Debian's packages:
+# apt-get install --no-install-recommends ceph-mon ceph-mgr ceph-osd radosgw ceph-common
+test-ceph: $(STAMP)
+	MILLPOND_TEST_CEPH=1 $(BIN)/python -m pytest -k ceph tests/contract
 
 check: $(STAMP)
 	$(BIN)/ruff check millpond tests examples benchmarks

@@ -39,7 +39,7 @@ OWNERS = {
     "torch": {"loader/torch.py"},
     "obstore": {"storage/object_store.py"},
     "deltalake": {"formats/delta.py"},
-    "pyiceberg": {"formats/iceberg.py"},
+    "pyiceberg": {"formats/iceberg.py", "formats/iceberg_io.py"},
     "hf3fs_fuse": {"storage/threefs.py"},
     "hf3fs_py_usrbio": {"storage/threefs.py"},
 }

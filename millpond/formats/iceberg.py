@@ -24,7 +24,7 @@ from millpond.errors import (
 )
 from millpond.formats.tables import Snapshot
 from millpond.lazy import extra
-from millpond.storage import FileInfo, OutputFile, Storage, open_file
+from millpond.storage import STORES, FileInfo, OutputFile, Storage, open_file
 from millpond.storage.paths import scheme
 
 if TYPE_CHECKING:
@@ -215,18 +215,11 @@ def _open(storage: Stores, catalog: Catalog, where: str) -> Any:
 
 
 def _properties(storage: Stores, location: str) -> dict[str, str]:
-    """What the library must be told to open files at `location` by itself."""
-    if scheme(location) not in ("s3", "s3a"):
+    """How the library opens files at `location`: by our own storage, with its options."""
+    if scheme(location) not in STORES:
         return {}
-    words = storage(location).words()
-    named = {
-        "endpoint": "s3.endpoint",
-        "region": "s3.region",
-        "access_key_id": "s3.access-key-id",
-        "secret_access_key": "s3.secret-access-key",
-        "session_token": "s3.session-token",
-    }
-    return {named[word]: text for word, text in words.items() if word in named}
+    words = {f"millpond.{word}": text for word, text in storage(location).words().items()}
+    return {"py-io-impl": "millpond.formats.iceberg_io.StorageIO", **words}
 
 
 def _chosen(

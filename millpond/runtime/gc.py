@@ -21,6 +21,8 @@ from millpond.runtime.journal import segments, session_of
 from millpond.runtime.presence import DEAD_S, Seen, clock_s, sessions
 from millpond.runtime.scratch import abandoned, remove_abandoned
 from millpond.storage import FileInfo, Range, Storage, open_storage
+from millpond.storage.commit import GRACE_S, unneeded
+from millpond.storage.manifest import newest_manifest
 from millpond.storage.paths import STAGING, plain
 
 
@@ -87,6 +89,9 @@ def gc(
     (seconds), also finished work whose journal was last written before that: it will be
     computed again. `dry_run` only counts. Lists the data root and reads its journal.
 
+    The path may be an output folder, too: then staged files go, and files of killed writes
+    that neither of its two newest manifests names, if older than a day or `older_than`.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as root:
     ...     with millpond.init(data_root=root, shape="staged") as sp:
@@ -99,6 +104,8 @@ def gc(
     storage = open_storage(path, storage_options)
     if next(iter(storage.list(path)), None) is None:
         raise PathNotFound(path, "gc")
+    if newest_manifest(storage, path) is not None:
+        return _of_output(storage, path, older_than, dry_run)
     now_s = clock_s(storage, path)
     cutoff_s = None if older_than is None else int(now_s - older_than)
     root = Root(storage, path, now_s, cutoff_s, sessions(storage, path, now_s))
@@ -117,6 +124,19 @@ def gc(
     if not dry_run:
         _remove_empty(root)
     return _with_scratch(freed, dry_run)
+
+
+def _of_output(storage: Storage, path: str, older_than: float | None, dry_run: bool) -> Freed:
+    """A folder with manifests: what dead commits have left there."""
+    grace_s = GRACE_S if older_than is None else older_than
+    found = unneeded(storage, path, grace_s=grace_s)
+    freed = Freed()
+    for file in found:
+        kind = "staged files" if STAGING in file.path else "files of no manifest"
+        freed = freed.plus(kind, file.size_bytes)
+    if not dry_run:
+        storage.delete([file.path for file in found])
+    return freed
 
 
 # ---- what is looked for --------------------------------------------------------------

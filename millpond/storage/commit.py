@@ -26,7 +26,7 @@ from millpond.storage.manifest import (
 )
 from millpond.storage.paths import STAGING
 from millpond.storage.protocol import Storage, put_new
-from millpond.storage.values import OutputFile, Staged
+from millpond.storage.values import FileInfo, OutputFile, Staged
 
 log = logging.getLogger(__name__)
 
@@ -122,27 +122,41 @@ def commit(
     return made
 
 
-def collect(
-    storage: Storage, root: str, *, grace_s: float = GRACE_S, now_s: float = 0
-) -> list[str]:
-    """Remove what dead commits left below `root`: staged files, and files without a manifest.
+def unneeded(
+    storage: Storage, root: str, *, grace_s: float = GRACE_S, keep: int = 2, now_s: float = 0
+) -> list[FileInfo]:
+    """What dead commits left below `root`: staged files, and files that no manifest names.
 
-    Only files that bear a commit's id in their names, and only after `grace_s`, so that
-    a commit that is under way loses nothing. Gives the paths that were removed.
+    Only what bears a commit's id in its name, and is older than `grace_s`: a commit that is
+    under way needs its files, for at most that long. What one of the `keep` newest
+    manifests names stays, for those who still read an older state. Lists the root.
     """
     # Staging first: a file that is published after this line is too young to be removed.
     oldest = (now_s or time.time()) - grace_s
     leftovers = [
         info
-        for pattern in (f"{STAGING}*/*", f"**/{STAGING}*/*")
+        for pattern in (f"{STAGING}*/**", f"**/{STAGING}*/**")
         for info in storage.list(f"{_escaped(root)}/{pattern}")
     ]
     newest = newest_manifest(storage, root)
     if newest is not None:
-        named = set(file_paths(storage, root, newest))
+        older = range(max(0, newest.number - keep + 1), newest.number)
+        kept = [newest, *filter(None, (read_manifest(storage, root, number) for number in older))]
+        named = {path for manifest in kept for path in file_paths(storage, root, manifest)}
         files = [info for info in storage.list(root) if _OURS.search(info.path.rpartition("/")[2])]
         leftovers += [info for info in files if info.path not in named]
-    removed = sorted({info.path for info in leftovers if info.modified_s <= oldest})
+    return sorted(
+        {info for info in leftovers if info.modified_s <= oldest}, key=lambda info: info.path
+    )
+
+
+def collect(
+    storage: Storage, root: str, *, grace_s: float = GRACE_S, keep: int = 2, now_s: float = 0
+) -> list[str]:
+    """Remove what is `unneeded`; the paths that were removed."""
+    removed = [
+        info.path for info in unneeded(storage, root, grace_s=grace_s, keep=keep, now_s=now_s)
+    ]
     storage.delete(removed)
     return removed
 

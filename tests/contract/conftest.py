@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import ceph
 import pytest
 import servers
 from hf3fs import Cluster
@@ -26,6 +27,15 @@ def moto_server() -> Iterator[servers.Server]:
 
 
 @pytest.fixture(scope="session")
+def ceph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    if "MILLPOND_TEST_CEPH" not in os.environ:
+        pytest.skip("Ceph takes long to start: `make test-ceph`")
+    assert not ceph.missing(), f"Ceph's programs are not installed: {ceph.missing()}"
+    with ceph.ceph(tmp_path_factory.mktemp("ceph")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def shared_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("this platform has no FUSE, so no shared file system can be mounted")
@@ -39,7 +49,15 @@ def local_place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture(
-    params=["local", "shared-mount", "3fs-fake", "3fs-without-client", "juicefs-s3", "moto-s3"]
+    params=[
+        "local",
+        "shared-mount",
+        "3fs-fake",
+        "3fs-without-client",
+        "juicefs-s3",
+        "moto-s3",
+        "ceph-s3",
+    ]
 )
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     match request.param:
@@ -56,6 +74,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
             )
         case "juicefs-s3":
             return remote(request.getfixturevalue("juicefs_server"))
+        case "ceph-s3":
+            return remote(request.getfixturevalue("ceph_server"))
         case "moto-s3":
             return remote(request.getfixturevalue("moto_server"))
     return Place(LocalStorage, str(tmp_path / "data"))

@@ -24,3 +24,7 @@ def test_the_examples_about_file_systems_run(page: str, tmp_path: Path) -> None:
 
 def test_the_examples_about_object_stores_run(moto_server: servers.Server) -> None:
     assert run("object-stores.md", endpoint=moto_server.endpoint) == 2
+
+
+def test_the_examples_about_tables_run(tmp_path: Path) -> None:
+    assert run("tables.md", folder=str(tmp_path)) == 3

@@ -12,7 +12,7 @@ from millpond.errors import NotAtomic, TargetNotEmpty
 from millpond.events import TaskStarted
 
 
-@pytest.fixture(params=["juicefs_server", "moto_server"])
+@pytest.fixture(params=["juicefs_server", "moto_server", "ceph_server"])
 def server(request: pytest.FixtureRequest) -> servers.Server:
     found: servers.Server = request.getfixturevalue(request.param)
     return found
@@ -104,3 +104,52 @@ def test_a_training_set_is_written_to_a_store_and_read_from_it(
     ds = millpond.open_dataset(there.path("set"), storage_options=options)
     batches = list(ds.loader(batch_size=30, shuffle="global", seed=3))
     assert sorted(int(a) for batch in batches for a in batch["a"]) == list(range(100))
+
+
+def quick_start() -> str:
+    """The first program of the README, which reads and writes what paths it names."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    return text.split("<!-- tested: README -->\n```python\n")[1].split("```")[0]
+
+
+@pytest.mark.slow
+def test_the_quick_start_of_the_readme_runs_with_s3_paths(
+    juicefs_server: servers.Server, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Keys and endpoint come from the environment, as the vendors' tools want it."""
+    place = remote(juicefs_server)
+    for name, text in {
+        "AWS_ACCESS_KEY_ID": servers.USER,
+        "AWS_SECRET_ACCESS_KEY": servers.PASSWORD,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": juicefs_server.endpoint,
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, text)
+    flights = [
+        {
+            "dep_delay": "NA" if i % 7 == 0 else str(i % 60), "arr_delay": str(i % 45),
+            "tailnum": f"N{i % 20}", "year": 2013, "month": 1 + i % 12, "day": 1,
+            "sched_dep_time": i, "flight": i,
+        }
+        for i in range(3000)
+    ]  # fmt: skip
+    with millpond.init() as sp:
+        sp.from_items(flights).repartition(3).write_parquet(place.path("flights"))
+    program = quick_start().replace("demo-output/input/flights", place.path("flights"))
+    assert "s3://" in program
+    exec(program, {})
+    assert "late_before" in capsys.readouterr().out
+
+
+def test_a_killed_write_is_not_read_and_is_cleared(server: servers.Server, there: Place) -> None:
+    with millpond.init(storage_options=server.options()) as sp:
+        sp.from_items(items(10)).write_parquet(there.path("out"))
+        there.put("out/part-00000.mp-0123456789abcdef.parquet", b"of a write that was killed")
+        with pytest.warns(UserWarning, match="1 files beside those that were committed"):
+            assert sp.read_parquet(there.path("out")).count() == 10
+        young = millpond.gc(there.path("out"), storage_options=server.options())
+        told = millpond.gc(there.path("out"), older_than=-60, storage_options=server.options())
+        assert (young.files, told.kinds) == (0, {"files of no manifest": (1, 26)})
+        assert sp.read_parquet(there.path("out")).count() == 10
