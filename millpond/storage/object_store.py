@@ -61,7 +61,11 @@ class ObjectStorage:
         self._kind = STORES[scheme]
         self._obstore: Any = extra("obstore", extra="s3", what=f"{scheme}://")
         self._errors: Any = extra("obstore.exceptions", extra="s3", what=f"{scheme}://")
-        self._options = client_options(options or {})
+        # The library reads its own variables of the environment, but not this one beside ours.
+        allow = environment().get("AWS_ALLOW_HTTP")
+        self._options = client_options(
+            {**({"allow_http": allow} if allow else {}), **(options or {})}
+        )
         given = {name: str(value) for name, value in (options or {}).items()}
         if self._kind == "s3":
             found = profile_options(self._options.profile, environment())
