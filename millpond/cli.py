@@ -21,6 +21,7 @@ from millpond.report.record import from_json
 from millpond.report.tally import size
 from millpond.runtime.gc import gc
 from millpond.session import Session, init
+from millpond.storage.paths import hidden
 from millpond.storage import Range, open_storage
 from millpond.version import VERSION
 
@@ -227,8 +228,9 @@ def _first_file(path: str) -> str:
     """A file that tells what a local folder holds."""
     if "://" in path or not os.path.isdir(path):
         return path
-    names = sorted(str(file) for file in Path(path).rglob("*") if _format(file.name))
-    return names[0] if names else path
+    names = sorted(str(file.relative_to(path)) for file in Path(path).rglob("*"))
+    shown = (name for name in names if not any(map(hidden, name.split("/"))))
+    return next((os.path.join(path, name) for name in shown if _format(name)), path)
 
 
 def _format(path: str) -> str | None:
