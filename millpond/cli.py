@@ -21,8 +21,8 @@ from millpond.report.record import from_json
 from millpond.report.tally import size
 from millpond.runtime.gc import gc
 from millpond.session import Session, init
-from millpond.storage.paths import hidden
 from millpond.storage import Range, open_storage
+from millpond.storage.paths import hidden
 from millpond.version import VERSION
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130

@@ -30,8 +30,8 @@ def written(folder: Path, shape: str, n: int, rows: int, **options: object) -> l
         parts = frame.map(ROWS).repartition(n, hash_by="k")
         made = parts.write_parquet(str(folder / shape), **options)
         assert made.rows == rows
-    names = sorted(os.listdir(folder / shape))
-    assert names == [f"part-{number:05d}.parquet" for number in range(n)]
+    names = sorted(path.name for path in (folder / shape).glob("*.parquet"))
+    assert [name[:10] for name in names] == [f"part-{number:05d}" for number in range(n)]
     return [pq.read_table(folder / shape / name).sort_by("i") for name in names]
 
 
@@ -44,7 +44,8 @@ def test_the_same_rows_in_the_same_files(tmp_path: Path, n: int, rows: int) -> N
 
 def test_the_codec_is_the_one_asked_for(tmp_path: Path) -> None:
     written(tmp_path, "auto", 2, 100, compression="zstd")
-    column = pq.read_metadata(tmp_path / "auto/part-00000.parquet").row_group(0).column(0)
+    (file,) = (tmp_path / "auto").glob("part-00000*")
+    column = pq.read_metadata(file).row_group(0).column(0)
     assert column.compression == "ZSTD"
 
 
