@@ -34,7 +34,7 @@ from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows
 from millpond.storage.commit import Mode, marked, new_commit_id
 from millpond.table_targets import TableTarget, TableTargets
-from millpond.targets import FileTarget, FolderTarget, Target, WriteResult, written
+from millpond.targets import FileTarget, FolderTarget, Target, WriteResult
 from millpond.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -251,11 +251,11 @@ class Runner:
             self._work.place().check_shared(folder, f"the target {plan.path!r}")
         self._work.announce_target(plan.path)
         result = self._work.run(_named(physical, target.commit_id)).only
-        target.commit(result.files)
+        made = target.commit(result.files)
         self._work.clear_after_the_dead(plan.path)
         self._work.emit(Published(len(result.files), result.rows, result.size_bytes))
         self._work.forget(physical)
-        return written(result.files, result.rows)
+        return made
 
     def _target(self, plan: n.DataSink, physical: Physical) -> Target:
         storage, receipts = self._work.storage(plan.path), self._work.receipts()

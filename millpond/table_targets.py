@@ -22,7 +22,7 @@ from millpond.plan.sinks import checked_mode, sink
 from millpond.schema import Schema
 from millpond.storage import OutputFile, Storage
 from millpond.storage.commit import commit_id_in, new_commit_id
-from millpond.targets import WriteResult
+from millpond.targets import WriteResult, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class TableTarget:
     def check(self) -> None:
         """Nothing: all was looked at when the target was made."""
 
-    def commit(self, files: Sequence[OutputFile]) -> None:
+    def commit(self, files: Sequence[OutputFile]) -> WriteResult:
         staged = [file.staged for file in files]
         try:
             self.storage.publish(staged)
@@ -50,6 +50,7 @@ class TableTarget:
             # Refused for certain. After other errors the table may name the files, so they stay.
             self.storage.delete([one.path for one in staged])
             raise
+        return written(files, sum(file.rows for file in files))
 
 
 @dataclass(frozen=True, slots=True)

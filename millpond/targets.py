@@ -7,15 +7,15 @@ may begin, and to take the finished files. Nobody sees a file before that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from millpond.errors import TargetNotEmpty
 from millpond.plan import nodes as n
 from millpond.runtime.publish import Receipts, publish, rolled_forward
 from millpond.storage import OutputFile, Storage
-from millpond.storage.commit import Mode, check_target, commit, find_commit
-from millpond.storage.manifest import file_paths
+from millpond.storage.commit import Mode, check_target, commit, files_of, find_commit
+from millpond.storage.manifest import Manifest, file_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Target(Protocol):
     def commit_id(self) -> str: ...
     def complete(self) -> WriteResult | None: ...
     def check(self) -> None: ...
-    def commit(self, files: Sequence[OutputFile]) -> None: ...
+    def commit(self, files: Sequence[OutputFile]) -> WriteResult: ...
 
 
 def written(files: Sequence[OutputFile], rows: int) -> WriteResult:
@@ -65,12 +65,13 @@ class FileTarget:
         if self.sink.mode == "error" and any(self.storage.list(self.sink.path)):
             raise TargetNotEmpty(self.sink.path, _where(self.sink))
 
-    def commit(self, files: Sequence[OutputFile]) -> None:
+    def commit(self, files: Sequence[OutputFile]) -> WriteResult:
         staged, rows = [file.staged for file in files], sum(file.rows for file in files)
         there = [file.path for file in self.storage.list(self.sink.path)]
         old = there if self.sink.mode == "overwrite" else []
         publish(self.storage, staged, old, rows, target=self.sink.path,
                 fingerprint=self.fingerprint, receipts=self.receipts)  # fmt: skip
+        return written(files, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +88,24 @@ class FolderTarget:
         found = find_commit(self.storage, self.sink.path, self.commit_id)
         if not self.fingerprint or found is None:
             return None
-        paths = zip(file_paths(self.storage, self.sink.path, found), found.files, strict=True)
-        mine = [(path, file) for path, file in paths if f".mp-{self.commit_id}." in path]
-        size_bytes = sum(file.size_bytes for _, file in mine)
-        rows = sum(file.rows for _, file in mine)
-        return WriteResult(tuple(path for path, _ in mine), rows, size_bytes)
+        return self._result(found)
 
     def check(self) -> None:
         check_target(self.storage, self.sink.path, self.mode, _where(self.sink))
 
-    def commit(self, files: Sequence[OutputFile]) -> None:
-        commit(
+    def commit(self, files: Sequence[OutputFile]) -> WriteResult:
+        made = commit(
             self.storage, self.sink.path, files, commit_id=self.commit_id,
             schema=self.sink.schema, mode=self.mode, fingerprint=self.fingerprint,
         )  # fmt: skip
+        return self._result(made)
+
+    def _result(self, state: Manifest) -> WriteResult:
+        root = self.sink.path
+        mine = files_of(self.storage, root, state, self.commit_id)
+        paths = file_paths(self.storage, root, replace(state, files=tuple(mine)))
+        size_bytes = sum(file.size_bytes for file in mine)
+        return WriteResult(tuple(paths), sum(file.rows for file in mine), size_bytes)
 
 
 def _where(sink: n.DataSink) -> str:

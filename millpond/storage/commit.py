@@ -35,6 +35,8 @@ Mode = Literal["error", "append", "overwrite"]
 # A commit between its first file and its manifest may take this long, at most.
 GRACE_S = 24 * 3600
 _OURS = re.compile(r"\.mp-[0-9a-f]{16}(\.|$)")
+# What the first commit in a place calls its files.
+_PLAIN = re.compile(r"part-\d{5,}(-\d+)?\.[^/]+")
 
 
 class Uncertain(StorageError):
@@ -62,6 +64,25 @@ def commit_id_in(name: str) -> str:
     return found.group()[4:20] if found else ""
 
 
+def plain_name(path: str) -> str:
+    """A file's path without the id of its commit, if Millpond gave it its name."""
+    folder, slash, name = path.rpartition("/")
+    without = _OURS.sub(r"\1", name)
+    return folder + slash + without if _PLAIN.fullmatch(without) else path
+
+
+def files_of(storage: Storage, root: str, manifest: Manifest, commit_id: str) -> list[DataFile]:
+    """The files of a manifest that one commit has brought."""
+    first = read_manifest(storage, root, 0)
+    began = first is not None and first.id == commit_id and not first.files
+    return [
+        file
+        for file in manifest.files
+        if commit_id_in(file.path) == commit_id
+        or (began and _PLAIN.fullmatch(file.path.rpartition("/")[2]))
+    ]
+
+
 def check_target(storage: Storage, root: str, mode: Mode, where: str) -> None:
     """Refuse early what `commit` would refuse: files that are there, a store that cannot append."""
     if mode == "append":
@@ -78,8 +99,8 @@ def find_commit(storage: Storage, root: str, commit_id: str) -> Manifest | None:
     newest = newest_manifest(storage, root)
     if newest is None or not newest.number:
         return None
-    mine = any(f".mp-{commit_id}." in file.path for file in newest.files)
-    return newest if mine or newest.id == commit_id else None
+    mine = newest.id == commit_id or files_of(storage, root, newest, commit_id)
+    return newest if mine else None
 
 
 def commit(
@@ -93,6 +114,9 @@ def commit(
     fingerprint: str = "",
 ) -> Manifest:
     """Make `outputs` the content of `root` ("overwrite"), add them, or refuse ("error").
+
+    The files bear the commit's id in their names; `part-00000.mp-ID.parquet` of the first
+    commit in a place becomes `part-00000.parquet`, since no other commit names files so.
 
     Files of the same kind that lie in `root` without a manifest are its content too:
     "append" keeps them, "overwrite" removes them, "error" refuses. Concurrent appends
@@ -108,12 +132,15 @@ def commit(
     staged = [output.staged for output in outputs]
     try:
         base = _begin(storage, root, mode, made)
+        if base.number == 0 and base.id == commit_id and not base.files:
+            made = replace(made, files=tuple(map(_plain_file, made.files)))
+            staged = [replace(one, path=plain_name(one.path)) for one in staged]
         storage.publish([one for one in staged if not _is_published(storage, one)])
         made = _create(storage, root, mode, base, made)
     except Uncertain:
         raise  # The manifest may be there: its files stay.
     except Exception:
-        # Whatever went wrong, only files of this commit carry its id.
+        # Whatever went wrong, only files of this commit have its names.
         storage.discard(staged)
         storage.delete([one.path for one in staged])
         raise
@@ -143,8 +170,12 @@ def unneeded(
         older = range(max(0, newest.number - keep + 1), newest.number)
         kept = [newest, *filter(None, (read_manifest(storage, root, number) for number in older))]
         named = {path for manifest in kept for path in file_paths(storage, root, manifest)}
-        files = [info for info in storage.list(root) if _OURS.search(info.path.rpartition("/")[2])]
-        leftovers += [info for info in files if info.path not in named]
+        # Plain names are those of the first commit, which died if there is no other state.
+        ours = _PLAIN if not newest.number and not newest.files else None
+        for info in storage.list(root):
+            name = info.path.rpartition("/")[2]
+            if info.path not in named and (_OURS.search(name) or (ours and ours.fullmatch(name))):
+                leftovers.append(info)
     return sorted(
         {info for info in leftovers if info.modified_s <= oldest}, key=lambda info: info.path
     )
@@ -159,6 +190,10 @@ def collect(
     ]
     storage.delete(removed)
     return removed
+
+
+def _plain_file(file: DataFile) -> DataFile:
+    return replace(file, path=plain_name(file.path))
 
 
 def _described(storage: Storage, root: str, output: OutputFile, commit_id: str) -> DataFile:
@@ -198,7 +233,9 @@ def _begin(storage: Storage, root: str, mode: Mode, mine: Manifest) -> Manifest:
 
 def _check_empty(storage: Storage, root: str, base: Manifest | None, where: str) -> None:
     files = (info.path.rpartition("/")[2] for info in storage.list(root))
-    if any(base is None or not _OURS.search(name) for name in files):
+    # Once a commit has begun here, its files are not in the way of another.
+    begun = base is not None
+    if any(not (begun and (_OURS.search(name) or _PLAIN.fullmatch(name))) for name in files):
         raise TargetNotEmpty(root, where)
 
 

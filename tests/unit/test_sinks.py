@@ -13,6 +13,8 @@ import pytest
 from millpond.errors import MillpondError, OptionError, SchemaMismatch, TargetNotEmpty, TaskError
 from millpond.options import options
 from millpond.session import Session
+from millpond.storage.commit import collect
+from millpond.storage.local import LocalStorage
 
 
 @pytest.fixture(params=["auto", "staged"])
@@ -63,6 +65,36 @@ def test_partitions_that_were_asked_for_are_files(sp: Session, tmp_path: Path, f
     assert names(target) == [f"part-0000{i}.{format}" for i in range(3)]
     assert written.rows == 1_000
     assert getattr(sp, f"read_{format}")(target).take_all() == frame.take_all()
+
+
+def test_a_fresh_folder_has_plain_names_and_later_commits_bear_an_id(
+    sp: Session, tmp_path: Path
+) -> None:
+    target, split = tmp_path / "out", numbers(sp, 10).repartition(2)
+    first = split.write_parquet(target)
+    plain = {"part-00000.parquet", "part-00001.parquet"}
+    assert {p.name for p in target.iterdir()} == {"_manifest", *plain}
+    assert {os.path.basename(file) for file in first.files} == plain
+    assert (first.rows, first.size_bytes) == (10, sum(os.path.getsize(f) for f in first.files))
+
+    second = split.write_parquet(target, mode="append")
+    assert not plain & {os.path.basename(file) for file in second.files}
+    third = split.write_parquet(target, mode="overwrite")
+    assert sorted(map(str, target.glob("*.parquet"))) == sorted(third.files)
+
+    split.write_parquet(tmp_path / "by", partition_by="s")
+    assert len(list((tmp_path / "by").glob("s=*/part-0000?-?.parquet"))) == 10
+
+
+def test_what_a_killed_first_write_left_is_in_nobodys_way(sp: Session, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    numbers(sp, 10).write_parquet(target)
+    (target / "_manifest" / "00000001.json").unlink()  # As if it died before this one.
+
+    assert len(collect(LocalStorage(), str(target), grace_s=-60)) == 1
+    (target / "part-00000.parquet").write_bytes(b"half")
+    numbers(sp, 4).write_parquet(target)
+    assert sp.read_parquet(target).count() == 4
 
 
 def test_error_overwrite_and_append(sp: Session, tmp_path: Path) -> None:
