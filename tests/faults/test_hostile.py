@@ -70,8 +70,9 @@ class Hostile:
         files = sorted(self.target.glob("*.parquet"))
         rows = [row for file in files for row in oracle("FROM f", f=str(file))]
         assert rows == oracle(oracle_sql(seed), events=path), self.kills
-        left = [p.name for p in self.target.rglob("*") if not p.name.endswith(".parquet")]
-        assert not [name for name in left if not name.startswith("_manifest")], left
+        others = (p for p in self.target.rglob("*") if p.suffix != ".parquet")
+        left = [p for p in others if p.relative_to(self.target).parts[0] != "_manifest"]
+        assert not left
         names = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
         assert not [name for name in names if str(self.target) in " ".join(name)]
 
