@@ -63,7 +63,7 @@ def test_the_bytes_of_a_task_are_those_of_the_model() -> None:
     assert kept / 20_000 == pytest.approx(800, rel=0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.full  # It takes times, which a busy machine may spoil.
 def test_four_times_the_tasks_take_four_times_as_long() -> None:
     def seconds(n_tasks: int) -> float:
         schedule = begun(source(0, n_tasks), reader(1, 0))
