@@ -34,9 +34,9 @@ from millpond.runtime.journal import StoredJournal
 from millpond.runtime.leftovers import clear_staged
 from millpond.runtime.presence import Presence, clock_s, sessions
 from millpond.runtime.publish import Receipts
-from millpond.runtime.scratch import Scratch
 from millpond.storage import Staged, Storage, put_new
 from millpond.storage.commit import commit_id_in
+from millpond.storage.scratch import Scratch
 from millpond.tables import Tables
 from millpond.version import VERSION
 from millpond.worker import Worker, WorkerOptions, build_worker

@@ -1,7 +1,8 @@
 """SQL filters of a training set, by the engine; loaded only when a filter is used."""
 
+import atexit
 import functools
-import tempfile
+import secrets
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import pyarrow as pa
 from millpond.engine.duckdb import Engine
 from millpond.expr import parse
 from millpond.loader.selection import Predicate
+from millpond.storage.scratch import Scratch
 
 _MEMORY_BYTES = 512 << 20
 
@@ -37,10 +39,6 @@ def predicate(text: str, schema: pa.Schema) -> Predicate:
 
 @functools.cache
 def _engine() -> Engine:
-    return Engine(threads=1, memory_limit_bytes=_MEMORY_BYTES, scratch=_scratch().name)
-
-
-@functools.cache
-def _scratch() -> "tempfile.TemporaryDirectory[str]":
-    """Removed when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="millpond-filter-")
+    scratch = Scratch(f"filter-{secrets.token_hex(6)}")
+    atexit.register(scratch.remove)
+    return Engine(threads=1, memory_limit_bytes=_MEMORY_BYTES, scratch=scratch.path)

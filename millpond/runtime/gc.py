@@ -19,11 +19,11 @@ from glob import escape
 from millpond.errors import PathNotFound
 from millpond.runtime.journal import segments, session_of
 from millpond.runtime.presence import DEAD_S, Seen, clock_s, sessions
-from millpond.runtime.scratch import abandoned, remove_abandoned
 from millpond.storage import FileInfo, Range, Storage, open_storage
 from millpond.storage.commit import GRACE_S, unneeded
 from millpond.storage.manifest import newest_manifest
 from millpond.storage.paths import STAGING, plain
+from millpond.storage.scratch import abandoned, remove_abandoned
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError
-from millpond.runtime.scratch import Scratch
 from millpond.storage import LocalStorage, Range
 from millpond.storage.paths import beneath
+from millpond.storage.scratch import Scratch
 from millpond.version import VERSION
 from millpond.worker import WorkerOptions
 

@@ -8,8 +8,6 @@ uploads to a hidden staging key and `publish` copies on the server
 
 import os
 import secrets
-import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +34,7 @@ from millpond.storage.paths import (
 from millpond.storage.pool import each
 from millpond.storage.profiles import profile_options
 from millpond.storage.ranges import merge, split
+from millpond.storage.scratch import Scratch
 from millpond.storage.values import Buffers, FileInfo, Range, Staged
 
 T = TypeVar("T")
@@ -80,7 +79,7 @@ class ObjectStorage:
         self._stores: dict[tuple[str, bool], Any] = {}
         self._one_by_one: set[str] = set()  # Buckets of stores that cannot delete many at once.
         self._atomic: set[str] = set()
-        self._scratch: str | None = None
+        self._scratch: Scratch | None = None
 
     def __repr__(self) -> str:
         return f"ObjectStorage({self._kind!r})"
@@ -144,10 +143,10 @@ class ObjectStorage:
         folder = locate(below, self._kind).key if below else at.key.rpartition("/")[0]
         with self._lock:
             if self._scratch is None:
-                self._scratch = tempfile.mkdtemp(prefix="millpond-upload-")
-                weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+                self._scratch = Scratch(f"upload-{secrets.token_hex(6)}")
+                weakref.finalize(self, self._scratch.remove)
         name = f"{secrets.token_hex(8)}-{staging_name(at.key, tag)[-100:]}"
-        local = os.path.join(self._scratch, name)
+        local = os.path.join(self._scratch.path, name)
         with explained(local, "stage"):
             os.close(os.open(local, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         return Staged(at.uri, local, upload=_staging(at, tag, folder).uri)

@@ -35,6 +35,7 @@ class FaultyS3(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.replace_after: dict[str, bytes] = {}  # Key to what it becomes after one GET.
         self.released, self.lock = threading.Event(), threading.Lock()
+        self.wanted = threading.Semaphore(0)  # Released by each request that hangs.
 
     def options(self, **more: object) -> dict[str, object]:
         return {
@@ -141,6 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
             self._answer(403, said.encode())
         elif fault == "hang":
+            self.server.wanted.release()
             self.server.released.wait(60)
             self.close_connection = True
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from millpond.errors import StorageError
-from millpond.runtime.scratch import Scratch
+from millpond.storage.scratch import Scratch
 
 
 def base(tmp_path: Path) -> str:
@@ -32,7 +32,7 @@ def test_what_lives_is_not_swept(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     script = f"""
 import os, signal
-from millpond.runtime.scratch import Scratch
+from millpond.storage.scratch import Scratch
 open(Scratch("dead", {base(tmp_path)!r}).path + "/rows", "w").close()
 os.kill(os.getpid(), signal.SIGKILL)
 """

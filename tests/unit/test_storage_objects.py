@@ -1,7 +1,9 @@
 """Object stores that fail: what is tried again, what is an error, and what it says."""
 
+import json
 import os
 import pickle
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -267,3 +269,32 @@ def test_the_first_error_of_a_batch_is_ours(server: FaultyS3) -> None:
     ranges = [Range(f"s3://bucket/none{i}", 0, 10) for i in range(20)]
     with pytest.raises(MillpondError, match="none"):
         opened(server).read_many(ranges)
+
+
+UPLOAD = """
+import json, sys
+from millpond.storage import open_storage
+storage = open_storage("s3://bucket/out", json.loads(sys.argv[1]))
+staged = storage.stage("s3://bucket/out/part-00000.parquet", "task")
+open(staged.local, "wb").write(b"rows" * 1000)
+storage.seal(staged)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_upload_left_on_this_machine_is_swept_by_the_next_session(
+    server: FaultyS3, tmp_path: Path
+) -> None:
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    server.faults = ["hang"]
+    command = [sys.executable, "-c", UPLOAD, json.dumps(server.options())]
+    process = subprocess.Popen(command, env=environ)
+    assert server.wanted.acquire(timeout=60), "nothing was uploaded"
+    process.kill()
+    process.wait()
+    (left,) = tmp_path.glob("millpond-*/upload-*/*")
+    assert left.stat().st_size == 4000
+
+    session = "import millpond; millpond.init().close()"
+    subprocess.run([sys.executable, "-c", session], env=environ, check=True)
+    assert [path.name for path in tmp_path.glob("millpond-*/*")] == []

@@ -1,7 +1,9 @@
 """A private folder on a node, held by a lock for as long as its owner lives.
 
 The kernel frees the lock of a process that was killed, so whoever comes next on the
-node removes what nobody holds any more: nothing is left behind for long.
+node removes what nobody holds any more: nothing is left behind for long. All temporary
+files outside a data root lie in such folders: spilled rows, parts, files on their way
+to an object store.
 """
 
 import fcntl
@@ -30,9 +32,12 @@ class Scratch:
         for dead in abandoned(folder):
             remove_abandoned(dead)
         self.path = _private(os.path.join(folder, name))
+        self._pid = os.getpid()
 
     def remove(self) -> None:
-        """Remove the folder and all that lies in it."""
+        """Remove the folder and all that lies in it; a forked child leaves it to its parent."""
+        if os.getpid() != self._pid:
+            return
         shutil.rmtree(self.path, ignore_errors=True)
         os.unlink(self._lock_path)
         os.close(self._lock)
