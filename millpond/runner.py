@@ -23,7 +23,8 @@ from millpond.physical.fragment import plain
 from millpond.physical.measured import first_rows, to_measure
 from millpond.physical.planner import plan_stages
 from millpond.physical.shape import Physical, why_staged
-from millpond.physical.stages import Done, PartRows, ToFile, n_tasks
+from millpond.physical.stages import PartRows, ToFile
+from millpond.physical.tasks import Done, n_tasks
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.explain import explain

@@ -20,8 +20,8 @@ from millpond.physical.stages import (
     Stage,
     Step,
     ToFile,
-    reads,
 )
+from millpond.physical.tasks import reads
 from millpond.plan import nodes as n
 from millpond.plan.fingerprint import digest, source_identity
 

@@ -5,7 +5,6 @@ a worker. None of them holds a connection, a secret or a row of data (but for sm
 tables that the user made from Python objects, which travel inside their split).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -130,10 +129,6 @@ class SourceInput:
     broadcast: bool = False
     identity: str = ""  # Of the files' content, for the stage's fingerprint.
     first_rows: tuple[int, ...] = ()  # Of each split, where rows are numbered.
-
-
-# Neighbouring partitions of together this much make one task: its overhead is then small.
-MERGED_BYTES = 32 << 20
 
 
 class Edge(StrEnum):
@@ -358,155 +353,3 @@ class PartsLost:
     refs: tuple[PartRef, ...]
     damaged: bool
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What the schedule knows of a finished stage when it makes the tasks of the next."""
-
-    n_tasks: int
-    n_partitions: int
-    schema: Schema
-    part_rows: tuple[int, ...]
-    nodes: tuple[str, ...]
-    partition_bytes: tuple[int, ...] = ()  # Empty where they are not known.
-
-
-def reads(stage: Stage) -> tuple[int, ...]:
-    """The stages whose parts `stage` reads, in the order of its inputs."""
-    found: list[int] = []
-    for item in stage.inputs:
-        match item:
-            case StageInput(before) | RowsInput(before):
-                found.append(before)
-            case ConcatInput(stages):
-                found += stages
-    return tuple(dict.fromkeys(found))
-
-
-def tasks(stage: Stage, done: dict[int, Done]) -> tuple[Task, ...]:
-    """The first attempts of a stage's tasks. Pure; `PartRows.parts` are bound at submission."""
-    runs = _merged(stage, done)
-    n = len(runs) if runs else n_tasks(stage, done)
-    return tuple(
-        Task(
-            id=TaskId(stage.id, partition),
-            fragment=stage.fragment,
-            inputs=tuple(_task_input(i, partition, done, runs) for i in stage.inputs),
-            output=stage.output,
-            schema=stage.schema,
-            resources=stage.resources,
-            prefer=_prefer(stage.inputs, partition, done),
-            fingerprint=f"{stage.fingerprint}-{partition}-{n}" if stage.fingerprint else "",
-            run=stage.run,
-        )
-        for partition in range(n)
-    )
-
-
-def n_tasks(stage: Stage, done: dict[int, Done]) -> int:
-    """How many tasks a stage has: what its inputs that are not read whole agree on."""
-    counts = set()
-    for item in stage.inputs:
-        match item:
-            case SourceInput(splits=splits, broadcast=False):
-                counts.add(len(splits))
-            case StageInput(before, edge, only) if only is not None and edge is not Edge.ALL:
-                counts.add(len(_there(only, edge, done[before])))
-            case StageInput(stage=before, edge=Edge.ONE_TO_ONE):
-                counts.add(done[before].n_partitions)
-            case StageInput(stage=before, edge=Edge.FORWARD):
-                counts.add(done[before].n_tasks)
-            case ConcatInput(stages=stages):
-                counts.add(sum(done[before].n_tasks for before in stages))
-            case RowsInput(n=n):
-                counts.add(n)
-    assert len(counts) <= 1, f"inputs of stage {stage.id} disagree: {counts}"
-    return counts.pop() if counts else 1
-
-
-def _there(only: tuple[int, ...], edge: Edge, before: Done) -> tuple[int, ...]:
-    """Those that exist: a stage may have got fewer tasks than were planned."""
-    n = before.n_tasks if edge is Edge.FORWARD else before.n_partitions
-    return tuple(place for place in only if place < n)
-
-
-def _merged(stage: Stage, done: dict[int, Done]) -> list[range] | None:
-    """Runs of neighbouring small partitions, one for each task; None if each is read alone."""
-    sizes: list[tuple[int, ...]] = []
-    for item in stage.inputs:
-        match item:
-            case StageInput(before, Edge.ONE_TO_ONE, None, merged=True):
-                sizes.append(done[before].partition_bytes)
-            case StageInput(edge=Edge.ALL) | SourceInput(broadcast=True):
-                pass
-            case _:
-                return None
-    if not sizes or not all(sizes) or len({len(some) for some in sizes}) > 1:
-        return None
-    runs: list[range] = []
-    held = MERGED_BYTES + 1
-    for place, size in enumerate(map(sum, zip(*sizes, strict=True))):
-        if held + size > MERGED_BYTES:
-            runs.append(range(place, place))
-            held = 0
-        held += size
-        runs[-1] = range(runs[-1].start, place + 1)
-    return runs
-
-
-def _task_input(
-    item: Input, task: int, done: dict[int, Done], runs: list[range] | None
-) -> TaskInput:
-    match item:
-        case SourceInput(scan, splits, broadcast, first_rows=first_rows):
-            first_row = first_rows[task] if first_rows else None
-            return SplitRows(scan, splits if broadcast else splits[task : task + 1], first_row)
-        case StageInput(stage, edge, only, numbered):
-            place = task
-            if only is not None and edge is not Edge.ALL:
-                place = _there(only, edge, done[stage])[task]
-            if edge is Edge.ONE_TO_ONE:
-                some = runs[task] if runs else range(place, place + 1)
-                return PartRows(stage, done[stage].schema, some.start, len(some))
-            n = done[stage].n_partitions
-            if edge is Edge.FORWARD:
-                first_row = sum(done[stage].part_rows[:place]) + 1 if numbered else None
-                return PartRows(
-                    stage, done[stage].schema, 0, n, first_part=place, n_parts=1,
-                    first_row=first_row,
-                )  # fmt: skip
-            return PartRows(stage, done[stage].schema, 0, n)
-        case ConcatInput(stages):
-            for stage in stages:
-                if task < done[stage].n_tasks:
-                    n = done[stage].n_partitions
-                    return PartRows(stage, done[stage].schema, 0, n, first_part=task, n_parts=1)
-                task -= done[stage].n_tasks
-        case RowsInput(stage, n):
-            return _run_of_rows(stage, task, n, done[stage])
-    raise AssertionError(item)
-
-
-def _run_of_rows(stage: int, task: int, n: int, before: Done) -> PartRows:
-    total = sum(before.part_rows)
-    first, last = total * task // n, total * (task + 1) // n
-    start = 0
-    first_part = n_parts = skip = 0
-    for part, rows in enumerate(before.part_rows):
-        if start + rows > first and start < last:
-            if n_parts == 0:
-                first_part, skip = part, first - start
-            n_parts += 1
-        start += rows
-    return PartRows(
-        stage, before.schema, 0, before.n_partitions, first_part, n_parts, skip, last - first
-    )
-
-
-def _prefer(inputs: Sequence[Input], task: int, done: dict[int, Done]) -> tuple[str, ...]:
-    for item in inputs:
-        if isinstance(item, StageInput) and item.edge is Edge.FORWARD and item.only is None:
-            node = done[item.stage].nodes[task]
-            return (node,) if node else ()
-    return ()

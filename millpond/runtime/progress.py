@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from millpond.physical.stages import (
     Determinism,
-    Done,
     Edge,
     OutputFile,
     PartRef,
@@ -26,8 +25,8 @@ from millpond.physical.stages import (
     Task,
     TaskResult,
     ToPart,
-    reads,
 )
+from millpond.physical.tasks import Done, reads
 
 WAITING, RUNNING, DONE = 0, 1, 2
 

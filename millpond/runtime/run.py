@@ -13,16 +13,8 @@ from typing import Protocol
 
 from millpond.errors import WorkerLost
 from millpond.events import Event, StageFinished, TaskFinished, TaskStarted
-from millpond.physical.stages import (
-    OutputFile,
-    PartRef,
-    PartsLost,
-    Stage,
-    Task,
-    TaskId,
-    TaskResult,
-    reads,
-)
+from millpond.physical.stages import OutputFile, PartRef, PartsLost, Stage, Task, TaskId, TaskResult
+from millpond.physical.tasks import reads
 from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
 from millpond.runtime.outcome import Outcome, stage_outcome
 from millpond.runtime.place import Capacity, Ended, Runtime, check_fits

@@ -38,8 +38,8 @@ from millpond.physical.stages import (
     TaskId,
     TaskInput,
     TaskResult,
-    tasks,
 )
+from millpond.physical.tasks import tasks
 from millpond.runtime.commands import Cancel, Command, Finished, GiveUp, Policy, Submit, discards
 from millpond.runtime.conservation import RowsNotConserved, check, check_stage
 from millpond.runtime.giving_up import (

@@ -24,8 +24,8 @@ from millpond.physical.stages import (
     Step,
     Task,
     ToPart,
-    tasks,
 )
+from millpond.physical.tasks import tasks
 from millpond.plan.nodes import PythonCall
 from millpond.schema import Schema
 from millpond.shuffle.read import ReadRanges, read_part_rows
