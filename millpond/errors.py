@@ -1,13 +1,23 @@
-"""Every error that Millpond raises on purpose.
+"""Every error that Millpond raises on purpose, and its warnings.
 
 A message says where, what, what there was instead and what to do. An error
 travels between processes, so all of its state is plain data.
 """
 
 import pickle
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
+
+
+def warn(text: str) -> None:
+    """Warn at the line of the user's that called Millpond."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "millpond":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 class MillpondError(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -216,14 +215,9 @@ class Session:
         Partition counts are equal, or 1: that input goes to every partition.
         """
 
-        def warn(text: str) -> None:
-            warnings.warn(text, stacklevel=5)
-
         plans = [frame.plan for frame in frames]
         d = self._runner.dialect
-        return self._frame(
-            build.partial_sql(query, plans, "partial_sql()", d, co_partitioned, warn)
-        )
+        return self._frame(build.partial_sql(query, plans, "partial_sql()", d, co_partitioned))
 
     def wait(self, *frames: DataFrame) -> None:
         """Compute several frames, and do what lazy writes among them ask for."""

@@ -9,7 +9,6 @@ import atexit
 import os
 import secrets
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from millpond.engine.duckdb import VERSION as DUCKDB
-from millpond.errors import MillpondError
+from millpond.errors import MillpondError, warn
 from millpond.events import Event, RunFinished, RunStarted
 from millpond.formats.parquet import RowGroups, row_groups
 from millpond.optimize import RULES, optimize
@@ -176,7 +175,7 @@ class Workplace:
                 listener(event)
             except Exception as error:  # Whoever watches a run cannot stop it.
                 self.listeners.remove(listener)
-                warnings.warn(f"a listener raised {error!r}, and is not called again", stacklevel=2)
+                warn(f"a listener raised {error!r}, and is not called again")
 
     def forget(self, physical: Physical) -> None:
         """Parts of a finished run that nothing reuses."""

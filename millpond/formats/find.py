@@ -1,11 +1,10 @@
 """Paths, folders and globs from a user → files, in a fixed order, and hive columns."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from millpond.errors import PathNotFound, SchemaMismatch, StorageError
+from millpond.errors import PathNotFound, SchemaMismatch, StorageError, warn
 from millpond.schema import Schema
 from millpond.storage import FileInfo, Storage
 from millpond.storage.manifest import file_paths, newest_manifest
@@ -84,11 +83,10 @@ def committed_files(
     named = set(paths)
     others = [p for p in known if p not in named and not p.rpartition("/")[2].startswith("_")]
     if others:
-        warnings.warn(
+        warn(
             f"{where}: {len(others)} files beside those that were committed are not read, such as "
             f"{others[0]!r}. They belong to a write that is under way or was killed (`millpond "
-            "gc` removes those), or came there in another way: read them by their own names.",
-            stacklevel=2,
+            "gc` removes those), or came there in another way: read them by their own names."
         )
     return [info for info in files if info is not None], newest.schema
 

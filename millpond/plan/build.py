@@ -7,7 +7,7 @@ Every function takes `where`, the call as the user wrote it, for its errors, and
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from millpond.errors import OptionError, SchemaMismatch, SqlError
+from millpond.errors import OptionError, SchemaMismatch, SqlError, warn
 from millpond.expr import Dialect, quote
 from millpond.expr import parse as p
 from millpond.plan import nodes as n
@@ -209,7 +209,7 @@ _INTEGERS = {
 
 def partial_sql(
     text: str, inputs: Sequence[n.Node], where: str, dialect: Dialect,
-    co_partitioned: bool | None, warn: Callable[[str], None],
+    co_partitioned: bool | None,
 ) -> n.SqlEngine:  # fmt: skip
     """One query in each partition; `{0}`, `{1}`, … are the inputs, other braces stay."""
     if not inputs:
@@ -220,12 +220,12 @@ def partial_sql(
     query = p.query(sql, where, dialect)
     tables = {f"__in{i}": node.schema for i, node in enumerate(inputs)}
     schema = p.check(lambda: dialect.describe(query.sql, tables), where)
-    _check_partitions(inputs, where, co_partitioned, warn, lambda: _equated(query.sql, dialect))
+    _check_partitions(inputs, where, co_partitioned, lambda: _equated(query.sql, dialect))
     return n.SqlEngine(tuple(inputs), query, schema)
 
 
 def _check_partitions(
-    inputs: Sequence[n.Node], where: str, known: bool | None, warn: Callable[[str], None],
+    inputs: Sequence[n.Node], where: str, known: bool | None,
     equated: Callable[[], frozenset[frozenset[str]]],
 ) -> None:  # fmt: skip
     if len(inputs) == 1:

@@ -147,9 +147,10 @@ def test_a_killed_write_is_not_read_and_is_cleared(server: servers.Server, there
     with millpond.init(storage_options=server.options()) as sp:
         sp.from_items(items(10)).write_parquet(there.path("out"))
         there.put("out/part-00000.mp-0123456789abcdef.parquet", b"of a write that was killed")
-        with pytest.warns(UserWarning, match="1 files beside those that were committed"):
+        with pytest.warns(UserWarning, match="1 files beside those that were committed") as told:
             assert sp.read_parquet(there.path("out")).count() == 10
+        assert told[0].filename == __file__  # The user's line, not one of ours.
         young = millpond.gc(there.path("out"), storage_options=server.options())
-        told = millpond.gc(there.path("out"), older_than=-60, storage_options=server.options())
-        assert (young.files, told.kinds) == (0, {"files of no manifest": (1, 26)})
+        swept = millpond.gc(there.path("out"), older_than=-60, storage_options=server.options())
+        assert (young.files, swept.kinds) == (0, {"files of no manifest": (1, 26)})
         assert sp.read_parquet(there.path("out")).count() == 10

@@ -147,8 +147,9 @@ def test_frames_that_may_not_lie_together_warn(sp: Session, path: str) -> None:
     query = "SELECT a.a FROM {0} a JOIN {1} b USING (k)"
     by_a, by_k = frame.repartition(3, hash_by="a"), frame.repartition(3, hash_by="k")
 
-    with pytest.warns(UserWarning, match="co-partitioned"):
+    with pytest.warns(UserWarning, match="co-partitioned") as told:
         sp.partial_sql(query, by_a, by_k)
+    assert told[0].filename == __file__  # The user's line, not one of ours.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sp.partial_sql(query, by_a, by_k, co_partitioned=True)
