@@ -25,8 +25,8 @@ from millpond.errors import (
 )
 from millpond.expr import quote
 from millpond.formats import rows
-from millpond.formats.find import NO_VALUE, Found, find_files
-from millpond.formats.scan import Scan, reader
+from millpond.formats.find import Found, find_files
+from millpond.formats.scan import NO_VALUE, Scan, reader
 from millpond.plan.nodes import DataSource
 from millpond.schema import Field, Schema
 from millpond.storage import FileInfo, Storage
@@ -36,6 +36,27 @@ Options = tuple[tuple[str, str], ...]
 
 CHECKED_FILES = 1_000  # Above that many, schemas are not compared at the call.
 SNIFFED_FILES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Hive:
+    """Types of the `key=value` folders. Some folders of `null_keys` stand for NULL."""
+
+    types: tuple[tuple[str, str], ...]
+    null_keys: tuple[str, ...]
+
+    @property
+    def options(self) -> Options:
+        if not self.types:
+            return (("hive_partitioning", "false"),)
+        items = ", ".join(f"{quote.name(key)}: {kind}" for key, kind in self.types)
+        return (("hive_partitioning", "true"), ("hive_types", "{" + items + "}"))
+
+    def source(self, format: str, schema: Schema, options: Options, found: Found) -> DataSource:
+        # Where a folder is NULL, the scan converts: DuckDB 1.4 takes its name for a value.
+        kinds = ((key, "VARCHAR" if key in self.null_keys else kind) for key, kind in self.types)
+        told = (*options, *_Hive(tuple(kinds), ()).options)
+        return DataSource(Scan(format, schema, told, null_keys=self.null_keys), found.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +90,18 @@ class Sources:
             if columns is not None:
                 schema = Schema(tuple(schema.field(name, where) for name in columns))
             return DataSource(Scan("parquet", schema))
-        options = self._hive(found, where)
+        hive = self._hive(found)
+        options: Options = (("union_by_name", "true"),) if union_by_name else ()
         files = [file.path for file in found.files]
         if union_by_name:
-            options = (("union_by_name", "true"), *options)
-            schema = self._described("parquet", files, options, where)
+            schema = self._described("parquet", files, (*options, *hive.options), where)
         else:
             if 1 < len(files) <= CHECKED_FILES:
                 self._check_footers(files, where)
-            schema = self._described("parquet", files[:1], options, where)
+            schema = self._described("parquet", files[:1], hive.options, where)
         if columns is not None:
             schema = Schema(tuple(schema.field(name, where) for name in columns))
-        return DataSource(Scan("parquet", schema, options), found.files)
+        return hive.source("parquet", schema, options, found)
 
     def _check_footers(self, files: list[str], where: str) -> None:
         """All files have the columns of the first; DuckDB would drop or cast what differs."""
@@ -99,17 +120,15 @@ class Sources:
                 if set(one.fields) != set(two.fields):
                     raise _differ(where, first, one, path, two)
 
-    def _hive(self, found: Found, where: str) -> Options:
+    def _hive(self, found: Found) -> _Hive:
         """Types of the `key=value` folders, from all of their values."""
-        keys = [name for name, _ in found.hive[0]]
-        if not keys:
-            return (("hive_partitioning", "false"),)
-        items = []
-        for place, key in enumerate(keys):
-            values = sorted({pairs[place][1] for pairs in found.hive} - {NO_VALUE})
-            items.append(f"{quote.name(key)}: {self._type_of(values)}")
-        types = "{" + ", ".join(items) + "}"
-        return (("hive_partitioning", "true"), ("hive_types", types))
+        types, null_keys = [], []
+        for place, (key, _) in enumerate(found.hive[0]):
+            values = {pairs[place][1] for pairs in found.hive}
+            types.append((key, self._type_of(sorted(values - {NO_VALUE}))))
+            if NO_VALUE in values:
+                null_keys.append(key)
+        return _Hive(tuple(types), tuple(null_keys))
 
     def _type_of(self, values: list[str]) -> str:
         for kind in ("BIGINT", "DATE", "TIMESTAMP"):
@@ -145,9 +164,8 @@ class Sources:
             raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
         else:
             fixed, columns = tuple(given), told
-        options = (("auto_detect", "false"), *fixed, *_columns(columns), *self._hive(found, where))
-        everything = self._with_hive("csv", found, columns, options, where)
-        return DataSource(Scan("csv", everything, options), found.files)
+        options = (("auto_detect", "false"), *fixed, *_columns(columns))
+        return self._with_hive("csv", found, columns, options, where)
 
     def _told(self, schema: Mapping[str, str] | None) -> Schema | None:
         if schema is None:
@@ -216,16 +234,16 @@ class Sources:
                 raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
             off = (("hive_partitioning", "false"), ("union_by_name", "true"))
             columns = self._described("json", filled, (*options, *off), where)
-        options = (*_columns(columns), *self._hive(found, where))
-        everything = self._with_hive("json", found, columns, options, where)
-        return DataSource(Scan("json", everything, options), found.files)
+        return self._with_hive("json", found, columns, _columns(columns), where)
 
     def _with_hive(
         self, format: str, found: Found, columns: Schema, options: Options, where: str
-    ) -> Schema:
-        if not found.hive[0]:
-            return columns
-        return self._described(format, [found.files[0].path], options, where)
+    ) -> DataSource:
+        hive = self._hive(found)
+        if hive.types:
+            first = [found.files[0].path]
+            columns = self._described(format, first, (*options, *hive.options), where)
+        return hive.source(format, columns, options, found)
 
     def _described(self, format: str, files: list[str], options: Options, where: str) -> Schema:
         with _unreadable(where):

@@ -10,8 +10,6 @@ from millpond.storage import FileInfo, Storage
 from millpond.storage.manifest import file_paths, newest_manifest
 from millpond.storage.paths import glob_root, is_glob, scheme
 
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-
 
 @dataclass(frozen=True, slots=True)
 class Found:

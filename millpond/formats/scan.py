@@ -8,6 +8,7 @@ from millpond.schema import Field, Schema
 
 FILE = "__millpond_file"
 ROW = "__millpond_row"
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # The name of a hive folder whose key is NULL.
 IDENTITY = (FILE, ROW)  # Hidden columns: a row's place in the input.
 
 
@@ -42,7 +43,8 @@ class Scan:
     `schema` holds the columns that are read; `filter` is a predicate over them that
     prunes row groups and rows; `identity` asks for the two hidden columns as well.
     `keys` are columns that come with the slices and not out of the files: a table's
-    partitions.
+    partitions. `null_keys` are keys of hive folders that the reader gives as text, as some
+    of them are NULL.
     """
 
     format: str
@@ -52,6 +54,7 @@ class Scan:
     limit: int | None = None
     identity: bool = False
     keys: tuple[str, ...] = ()
+    null_keys: tuple[str, ...] = ()
 
 
 def scan_sql(scan: Scan, splits: tuple[Split, ...], table: str = "") -> str:
@@ -95,9 +98,7 @@ def _by_name(scan: Scan, runs: list[list[FileSlice]]) -> str:
             items = f"COLUMNS(lambda c: lower(c) NOT IN {given}){_constants(scan, run[0])}"
         base = f"SELECT {items} FROM {_reader(scan, [piece.path for piece in run])}"
         parts.append(f"({base}{_rows_of(run[0])})")
-    items = ", ".join(
-        f"{quote.name(f.name)}::{f.type} AS {quote.name(f.name)}" for f in scan.schema
-    )
+    items = ", ".join(_typed(f, scan) for f in scan.schema)
     return f"SELECT {items} FROM ({' UNION ALL BY NAME '.join(parts)})"
 
 
@@ -142,20 +143,21 @@ def _rows_of(part: FileSlice) -> str:
 
 
 def _select(scan: Scan, source: str, tail: str) -> str:
-    columns = quote.names(scan.schema.names)
-    if scan.format in (
-        "memory",
-        "arrow",
-    ):  # Rows that were kept may have come back in plainer types.
-        columns = _typed(scan)
+    # Rows that were kept may have come back in plainer types.
+    kept = scan.format in ("memory", "arrow")
+    columns = ", ".join(
+        _typed(f, scan) if kept or f.name in scan.null_keys else quote.name(f.name)
+        for f in scan.schema
+    )
     if scan.identity:
         columns += f", file_index AS {quote.name(FILE)}, file_row_number AS {quote.name(ROW)}"
     return f"SELECT {columns or 'NULL'} FROM {source}{tail}"
 
 
-def _typed(scan: Scan) -> str:
-    names = ((quote.name(f.name), f.type) for f in scan.schema)
-    return ", ".join(f"{name}::{kind} AS {name}" for name, kind in names)
+def _typed(field: Field, scan: Scan) -> str:
+    name = quote.name(field.name)
+    value = f"nullif({name}, {quote.value(NO_VALUE)})" if field.name in scan.null_keys else name
+    return f"{value}::{field.type} AS {name}"
 
 
 def _narrowed(sql: str, scan: Scan) -> str:

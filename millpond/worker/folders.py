@@ -18,7 +18,7 @@ import xxhash
 from millpond.engine.duckdb import Cursor
 from millpond.errors import SchemaMismatch
 from millpond.expr import quote
-from millpond.formats.find import NO_VALUE
+from millpond.formats.scan import NO_VALUE
 from millpond.physical.stages import OutputFile, Task, ToFile
 from millpond.storage import Staged, Storage
 from millpond.worker.worker import Worker

@@ -31,6 +31,7 @@ def values(frame: Any, name: str) -> list[Any]:
 
 def write(folder: Path, **files: str) -> str:
     for name, text in files.items():
+        folder.mkdir(exist_ok=True)
         (folder / name.replace("__", ".")).write_text(text)
     return str(folder)
 
@@ -146,14 +147,28 @@ def test_hive_folders_give_columns_of_one_type(sp: Session, tmp_path: Path) -> N
     assert frame.filter("year = 2023").count() == 2
 
 
-@pytest.mark.xfail(
-    duckdb.__version__.startswith("1."), reason="DuckDB 1.4 takes the word for NULL as a value"
-)
-def test_a_hive_folder_of_nulls(sp: Session, tmp_path: Path) -> None:
-    parquet(tmp_path / "k=1" / "a.parquet", x=[1])
-    parquet(tmp_path / "k=__HIVE_DEFAULT_PARTITION__" / "a.parquet", x=[2])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_hive_folder_of_nulls(sp: Session, tmp_path: Path, by_name: bool) -> None:
+    parquet(tmp_path / "K=1" / "a.parquet", x=[1])
+    parquet(tmp_path / "K=__HIVE_DEFAULT_PARTITION__" / "a.parquet", x=[2])
 
-    assert sp.read_parquet(tmp_path).take_all() == [{"x": 1, "k": 1}, {"x": 2, "k": None}]
+    frame = sp.read_parquet(tmp_path, union_by_name=by_name)
+
+    assert str(frame.schema) == "x BIGINT, K BIGINT"
+    assert frame.take_all() == [{"x": 1, "K": 1}, {"x": 2, "K": None}]
+    assert frame.filter("k IS NULL").take_all() == [{"x": 2, "K": None}]
+    assert frame.select("k").filter("k = 1").count() == 1
+
+
+@pytest.mark.parametrize("folder", ["k=z", "k=2024-01-02"])
+def test_hive_folders_of_text_formats_may_be_null(sp: Session, tmp_path: Path, folder: str) -> None:
+    write(tmp_path / folder, a__csv="x\n1\n", a__json='{"x": 1}\n')
+    write(tmp_path / "k=__HIVE_DEFAULT_PARTITION__", a__csv="x\n2\n", a__json='{"x": 2}\n')
+
+    for frame in (sp.read_csv(f"{tmp_path}/*/*.csv"), sp.read_json(f"{tmp_path}/*/*.json")):
+        rows = {row["x"]: row["k"] is None for row in frame.take_all()}
+        assert rows == {1: False, 2: True}
+        assert frame.schema.field("k", "k").type == ("VARCHAR" if folder == "k=z" else "DATE")
 
 
 def test_folders_are_entered_only_if_recursive(sp: Session, tmp_path: Path) -> None:
