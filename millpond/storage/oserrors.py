@@ -11,6 +11,7 @@ _CHECKS = {
     errno.EACCES: "Check who owns it and the permissions of it and of every folder above it",
     errno.EPERM: "Check who owns it and the permissions of it and of every folder above it",
     errno.EROFS: "The file system is mounted read-only; choose another place or mount it writable",
+    errno.ENOENT: "The file system makes no folder or file there; choose another place",
     errno.EISDIR: "It is a folder where a file is needed",
     errno.EEXIST: "A part of the path is a file where a folder is needed",
     errno.ENOTDIR: "A part of the path is a file where a folder is needed",
@@ -32,7 +33,7 @@ def explain(error: OSError, path: str, where: str) -> MillpondError:
         return DiskFull(
             f"{where} {path!r}: {limit} below {place!r}. Free space, or write elsewhere."
         )
-    if error.errno == errno.ENOENT:
+    if error.errno == errno.ENOENT and where != "stage":
         return PathNotFound(path, where)
     reason = os.strerror(error.errno) if error.errno else str(error)
     name = errno.errorcode.get(error.errno or 0, "no errno")

@@ -222,3 +222,9 @@ def test_pieces_cover_a_read_without_gap_or_overlap() -> None:
     assert cut(10, 4) == [(0, 3), (3, 3), (6, 4)]
     assert cut(0, 4) == [(0, 0)]
     assert cut(4, 4) == [(0, 4)]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="Linux's own folder of processes")
+def test_a_target_where_nothing_can_be_made_is_not_called_missing() -> None:
+    with pytest.raises(StorageError, match="makes no folder or file there"):
+        store.stage("/proc/out/a.bin", "t1")
