@@ -2,8 +2,9 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import overload
 
 from millpond.physical.stages import (
     ConcatInput,
@@ -49,25 +50,52 @@ def reads(stage: Stage) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def tasks(stage: Stage, done: dict[int, Done]) -> tuple[Task, ...]:
+def tasks(stage: Stage, done: dict[int, Done]) -> Sequence[Task]:
     """The first attempts of a stage's tasks. Pure; `PartRows.parts` are bound at submission."""
-    runs = _merged(stage, done)
-    n = len(runs) if runs else n_tasks(stage, done)
-    starts = {before: _starts(done[before]) for before in _in_rows(stage)}
-    return tuple(
-        Task(
+    return _Tasks(stage, done)
+
+
+class _Tasks(Sequence[Task]):
+    """Made when they are asked for: a million tasks kept would be most of a run's memory."""
+
+    def __init__(self, stage: Stage, done: dict[int, Done]) -> None:
+        self._stage = stage
+        self._inputs = tuple(_only_there(item, done) for item in stage.inputs)
+        self._runs = _merged(stage, done)
+        self._n = len(self._runs) if self._runs else n_tasks(stage, done)
+        self._starts = {before: _starts(done[before]) for before in _in_rows(stage)}
+        # Without the counts of each part, which only what was made above asks for.
+        self._done = {
+            before: replace(each, part_rows=(), partition_bytes=()) for before, each in done.items()
+        }
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, at: int) -> Task: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Task]: ...
+    def __getitem__(self, at: int | slice) -> Task | Sequence[Task]:
+        if isinstance(at, slice):
+            return tuple(self[partition] for partition in range(self._n)[at])
+        return self._task(range(self._n)[at])
+
+    def _task(self, partition: int) -> Task:
+        stage, done = self._stage, self._done
+        return Task(
             id=TaskId(stage.id, partition),
             fragment=stage.fragment,
-            inputs=tuple(_task_input(i, partition, done, runs, starts) for i in stage.inputs),
+            inputs=tuple(
+                _task_input(i, partition, done, self._runs, self._starts) for i in self._inputs
+            ),
             output=stage.output,
             schema=stage.schema,
             resources=stage.resources,
             prefer=_prefer(stage.inputs, partition, done),
-            fingerprint=f"{stage.fingerprint}-{partition}-{n}" if stage.fingerprint else "",
+            fingerprint=f"{stage.fingerprint}-{partition}-{self._n}" if stage.fingerprint else "",
             run=stage.run,
         )
-        for partition in range(n)
-    )
 
 
 def n_tasks(stage: Stage, done: dict[int, Done]) -> int:
@@ -95,6 +123,12 @@ def _there(only: tuple[int, ...], edge: Edge, before: Done) -> tuple[int, ...]:
     """Those that exist: a stage may have got fewer tasks than were planned."""
     n = before.n_tasks if edge is Edge.FORWARD else before.n_partitions
     return tuple(place for place in only if place < n)
+
+
+def _only_there(item: Input, done: dict[int, Done]) -> Input:
+    if isinstance(item, StageInput) and item.only is not None and item.edge is not Edge.ALL:
+        return replace(item, only=_there(item.only, item.edge, done[item.stage]))
+    return item
 
 
 def _merged(stage: Stage, done: dict[int, Done]) -> list[range] | None:
@@ -149,7 +183,7 @@ def _task_input(
         case StageInput(stage, edge, only, numbered):
             place = task
             if only is not None and edge is not Edge.ALL:
-                place = _there(only, edge, done[stage])[task]
+                place = only[task]
             if edge is Edge.ONE_TO_ONE:
                 some = runs[task] if runs else range(place, place + 1)
                 return PartRows(stage, done[stage].schema, some.start, len(some))

@@ -7,7 +7,7 @@ and bytes per (task, partition) of a result are added up and forgotten.
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,7 +63,7 @@ class Progress:
     def _clear(self, n: int) -> None:
         self.n = n
         self.planned = False
-        self.tasks: tuple[Task, ...] = ()  # Empty for a stage that was reused whole.
+        self.tasks: Sequence[Task] = ()  # Empty for a stage that was reused whole.
         self.waiting: deque[int] = deque()
         self.n_done = 0
         self.state = bytearray(n)
@@ -105,7 +105,7 @@ class Progress:
         for result in reused.results.values():
             self.accept(result)
 
-    def plan(self, tasks: tuple[Task, ...], reused: Reused | None) -> int:
+    def plan(self, tasks: Sequence[Task], reused: Reused | None) -> int:
         """The tasks are known now. How many of them an earlier run has done."""
         if self.planned and self.n == len(tasks):  # Restored before, and a part was lost.
             self.tasks = tasks

@@ -102,10 +102,12 @@ def test_an_interrupted_run_is_taken_up_again(
     assert again.reused >= before > 0
 
 
-def test_a_class_on_a_gpu_is_a_stage_of_its_own_and_built_once(
+def test_a_class_on_a_gpu_is_built_once_and_starts_on_the_first_finished_partition(
     counted: Counted, events_path: str, tmp_path: Path
 ) -> None:
-    built = str(tmp_path)
+    """The last partition waits for the model's first batch: it comes, or there are no rows."""
+    built, called = tmp_path / "built", tmp_path / "called"
+    built.mkdir()
 
     class Model:
         def __init__(self) -> None:
@@ -114,16 +116,40 @@ def test_a_class_on_a_gpu_is_a_stage_of_its_own_and_built_once(
             tempfile.mkstemp(dir=built)
 
         def __call__(self, batch: Any) -> Any:
+            called.touch()
             return batch.append_column("twice", [pc.multiply(batch["id"], 2)])
 
-    frame = counted.session.read_parquet(events_path).map("id").repartition(6)
+    last = duckdb.sql(f"SELECT max(id) FROM '{events_path}'").fetchall()[0][0]
+
+    def patient(rows: Any) -> Any:
+        import time
+
+        until_s = time.monotonic() + 120
+        while last in rows["id"].to_pylist() and not called.exists():
+            if time.monotonic() > until_s:
+                raise AssertionError("the class waits for the last partition, or for a CPU")
+            time.sleep(0.05)
+        return rows
+
+    source = counted.session.read_parquet(events_path).map("id").repartition(6)
+    frame = source.map_partitions(patient, schema={"id": "BIGINT"})
     schema = {"id": "BIGINT", "twice": "BIGINT"}
     counted.forget()
     rows = tuples(frame.map_batches(Model, gpus=1, schema=schema))
     assert rows == oracle("SELECT id, id * 2 FROM events", events=events_path)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(built.iterdir())) == 1
     first = next(i for i, e in enumerate(counted.seen) if getattr(e, "stage", 0) == 1)
     assert isinstance(counted.seen[first], events.StagePlanned)
+    # Whichever partition that was: the one that is first in number need not be in time.
+    began = [
+        i for i, e in enumerate(counted.seen) if isinstance(e, events.TaskStarted) and e.stage == 1
+    ]
+    (ended,) = (
+        i
+        for i, e in enumerate(counted.seen)
+        if isinstance(e, events.StageFinished) and e.stage == 0
+    )
+    assert began[0] < ended
 
 
 @pytest.mark.parametrize("more", [{"gpus": 2}, {"cpus": 2}], ids=str)
@@ -141,7 +167,7 @@ def test_more_rows_move_than_an_object_store_holds(counted: Counted, tmp_path: P
     """Readers ask for what they have room for: Ray's store holds 80 MiB here, and cannot spill."""
     path = str(tmp_path / "rows.parquet")
     rows = "SELECT i, hash(i) AS h, md5(i::VARCHAR) || md5((i + 1)::VARCHAR) AS s"
-    duckdb.execute(f"COPY ({rows} FROM range(2_000_000) t(i)) TO '{path}' (FORMAT parquet)")
+    duckdb.execute(f"COPY ({rows} FROM range(2_400_000) t(i)) TO '{path}' (FORMAT parquet)")
     spread = counted.session.read_parquet(path).repartition(3, hash_by="h")
     counts = counted.session.partial_sql(
         "SELECT count(*) AS n, sum(length(s))::BIGINT AS b FROM {0}", spread
@@ -149,6 +175,6 @@ def test_more_rows_move_than_an_object_store_holds(counted: Counted, tmp_path: P
     counted.forget()
     found = tuples(counts)
     moved = sum(e.size_bytes for e in counted.seen if isinstance(e, events.StageFinished))
-    assert moved > 140 * 2**20
-    assert sum(n for n, _ in found) == 2_000_000
-    assert sum(b for _, b in found) == 2_000_000 * 64
+    assert moved > 150 * 2**20
+    assert sum(n for n, _ in found) == 2_400_000
+    assert sum(b for _, b in found) == 2_400_000 * 64
