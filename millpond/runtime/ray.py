@@ -29,6 +29,7 @@ from millpond.runtime.answers import answer, failure, opened
 from millpond.runtime.binding import Parts, bound, unbound
 from millpond.runtime.node import NodeService, Versions, versions
 from millpond.runtime.place import Capacity, Ended
+from millpond.storage.oserrors import explained
 from millpond.worker import Worker, WorkerOptions, build_worker
 
 ray: Any = lazy.extra("ray", extra="ray", what="runtime='ray'")
@@ -162,7 +163,7 @@ class RayRuntime:
         while not os.path.isdir(folder):
             folder = os.path.dirname(folder)
         probe = os.path.join(folder, f".millpond-probe-{secrets.token_hex(8)}")
-        with open(probe, "x"):
+        with explained(folder, "stage"), open(probe, "x"):
             asked = {node: s.sees.remote(probe) for node, s in self._services.items()}
             try:
                 blind = [node for node, reply in asked.items() if not ray.get(reply)]

@@ -1,8 +1,12 @@
 """What the Ray runtime refuses, without a cluster."""
 
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from millpond.errors import OptionError, OutOfMemory, WorkerLost
+from millpond.errors import OptionError, OutOfMemory, StorageError, WorkerLost
 from millpond.runtime.node import Versions
 
 ray = pytest.importorskip("ray")
@@ -36,3 +40,38 @@ def test_an_address_without_a_cluster_says_what_to_check() -> None:
 )
 def test_errors_of_ray_become_ours(error: BaseException, ours: type[BaseException]) -> None:
     assert type(place._translated(error)) is ours
+
+
+class Node:
+    """Stands for a node's service: does it see the file?"""
+
+    def __init__(self, sees: bool) -> None:
+        self.sees = self
+        self._sees = sees
+
+    def remote(self, probe: str) -> bool:
+        assert os.path.exists(probe)
+        return self._sees
+
+
+def cluster(monkeypatch: pytest.MonkeyPatch, **sees: bool) -> Any:
+    monkeypatch.setattr(place.ray, "get", lambda reply: reply)
+    runtime = object.__new__(place.RayRuntime)
+    runtime._services = {name: Node(answer) for name, answer in sees.items()}
+    return runtime
+
+
+def test_a_folder_that_one_node_does_not_see_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(tmp_path / "new" / "out")
+    with pytest.raises(OptionError, match=r"1 of 2 nodes have another folder there.*\(n2\)"):
+        cluster(monkeypatch, n1=True, n2=False).check_shared(target, "the target")
+    cluster(monkeypatch, n1=True, n2=True).check_shared(target, "the target")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="Linux's own folder of processes")
+def test_a_folder_that_takes_no_file_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match="choose another place"):
+        cluster(monkeypatch, n1=True).check_shared("/proc/out", "the target")
