@@ -11,6 +11,7 @@ from millpond.physical.stages import (
     RecordRangesStep,
     RecordSortStep,
     RowsInput,
+    ShuffleStep,
     SourceInput,
     SqlStep,
     Stage,
@@ -67,6 +68,8 @@ def _stage(stage: Stage) -> list[str]:
             case PythonStep(call, light=light):
                 here = ", in this process" if light else ""
                 lines.append(f"  python {call.name} per {call.kind}{here}")
+            case ShuffleStep(key):
+                lines.append(f"  rows in memory, gathered by {key}")
             case RecordSortStep(fields, key):
                 width = sum(n_bytes for _, n_bytes in fields)
                 lines.append(f"  sort records of {width} bytes by {key}")

@@ -15,6 +15,7 @@ from millpond.physical.stages import (
     RecordBoundsStep,
     RecordRangesStep,
     RecordSortStep,
+    ShuffleStep,
     SourceInput,
     SqlStep,
     Stage,
@@ -80,5 +81,5 @@ def _step(step: Step) -> object:
             return (sql, schema, called) if called else (sql, schema)
         case PythonStep(call, input, schema):
             return call.identity, call.kind, call.batch_size, call.format, input, schema
-        case RecordSortStep() | RecordBoundsStep() | RecordRangesStep():
+        case ShuffleStep() | RecordSortStep() | RecordBoundsStep() | RecordRangesStep():
             return step

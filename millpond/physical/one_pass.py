@@ -13,6 +13,7 @@ from millpond.physical.fused import Statement, functions_in_line, to_file
 from millpond.physical.shape import Settings, why_staged
 from millpond.physical.stages import Fragment, SqlStep, Stage
 from millpond.plan import nodes as n
+from millpond.schema import Schema
 
 SHARE = 4  # Of the memory, one in so many bytes is for rows that wait for their row group.
 # Of Arrow rows. At 4 MiB encoding costs a tenth more than at any size, at 1 MiB a quarter:
@@ -54,12 +55,8 @@ def _why_not(sink: n.DataSink, node: n.HashPartition, settings: Settings) -> str
         return "a rerun can resume from parts"
     if node.n > MOST_FILES:
         return f"more than {MOST_FILES} files would be open at once"
-    for field in node.schema:
-        if field.type not in _TYPES and not field.type.startswith("DECIMAL("):
-            return f"{field.name} is {field.type}"
-    for name, literal in sink.options:
-        if name.lower() not in _OPTIONS or literal.lower() not in _CODECS:
-            return f"{name}={literal} is an option of DuckDB's writer"
+    if why := why_not_arrow(node.schema, sink.options):
+        return why
     stored, rows = _stored(node, settings)
     if rows and stored // rows > _STORED_ROW_BYTES:
         return f"rows of {stored // rows} bytes are wide"
@@ -69,6 +66,17 @@ def _why_not(sink: n.DataSink, node: n.HashPartition, settings: Settings) -> str
             f"row groups of {held / node.n / 2**20:.1f} MiB are small, and "
             f"{node.n} of {LEAST_GROUP_BYTES >> 20} MiB do not fit into a quarter of the memory"
         )
+    return ""
+
+
+def why_not_arrow(schema: Schema, options: tuple[tuple[str, str], ...]) -> str:
+    """What Arrow's encoder would write in another way than DuckDB's; "" if nothing."""
+    for field in schema:
+        if field.type not in _TYPES and not field.type.startswith("DECIMAL("):
+            return f"{field.name} is {field.type}"
+    for name, literal in options:
+        if name.lower() not in _OPTIONS or literal.lower() not in _CODECS:
+            return f"{name}={literal} is an option of DuckDB's writer"
     return ""
 
 

@@ -7,27 +7,45 @@ from dataclasses import replace
 
 from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
-from millpond.physical.pipe import FIXED, Pipe, ordered
+from millpond.physical.pipe import FIXED, VARIES, Pipe, ordered
+from millpond.physical.shape import Settings
 from millpond.physical.splits import first_rows
-from millpond.physical.stages import Edge, SourceInput, StageInput, ToPart
+from millpond.physical.stages import Edge, ShuffleStep, SourceInput, StageInput, ToPart
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import keeps_order, partitioning
 from millpond.schema import Field, Schema
 
+_PARTITIONS_IN_MEMORY = 32  # Of bytes as they lie in files.
+_LEAST_SEGMENT_BYTES = 256 << 10  # See docs/scale.md.
+
 
 def random_order(cuts: Cuts, node: n.RandomPartition, pipe: Pipe) -> Pipe:
     """All rows by the hash of their identity: range by range of hashes."""
-    count = partitioning(node.input).n or pipe.n
-    if pipe.n == 1 and count == 1:
+    given = partitioning(node.input).n
+    if pipe.n == 1 and given in (None, 1):
         return pipe.then(f.render(node, (pipe.sql,)), node.schema, "random shuffle")
     pipe = _identified(cuts, node.input, pipe)
+    count = given or _many(pipe.n, cuts.settings)
     number = f"((({f.random_key(node.seed)} >> 32) * {count}) >> 32)::UINTEGER"
-    auto = partitioning(node.input).n is None
-    pipe = cuts.exchange(pipe, number, count, "range of random order", (), auto=auto)
-    # Whatever order they came in: identities are unique.
-    loose = pipe.determinism if pipe.determinism.value == "varies" else FIXED
-    pipe = pipe.then(f.shuffled(pipe.sql, node), node.schema, "random shuffle")
-    return replace(pipe, determinism=loose)
+    pipe = cuts.exchange(pipe, number, count, "range of random order", (), auto=given is None)
+    travelled = f.wire(node.schema)
+    key, sql = f.random_key(node.seed), f.text(f.shuffled(f.slot(0), node))
+    return replace(
+        pipe.then(f.cast(f.slot(0), travelled, node.schema, False), node.schema, "random shuffle"),
+        steps=(ShuffleStep(key, sql, travelled),),
+        # Whatever order they came in: identities are unique.
+        determinism=VARIES if pipe.determinism is VARIES else FIXED,
+    )
+
+
+def _many(n_splits: int, settings: Settings) -> int:
+    """So many that a task can hold its rows, each a few times as large as in its file.
+
+    But not so many that their segments in a part become small; tasks take small ones together.
+    """
+    each = max(1, settings.memory_bytes // _PARTITIONS_IN_MEMORY)
+    most = max(1, settings.split_bytes // _LEAST_SEGMENT_BYTES)
+    return max(n_splits, min(most, n_splits * -(-settings.split_bytes // each)))
 
 
 def sample(cuts: Cuts, node: n.Sample, pipe: Pipe) -> Pipe:

@@ -62,6 +62,19 @@ class PythonStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ShuffleStep:
+    """The rows of the task's first input in the order of `key`, a number that SQL gives for the
+    identity in their last column, which is dropped; ties in the order of identities.
+
+    `sql` gives the same rows in the same order, where they are more than memory holds.
+    """
+
+    key: str
+    sql: str
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
 class RecordSortStep:
     """Fixed-width records sorted by one field, without SQL: files to files, or a range of parts."""
 
@@ -90,7 +103,7 @@ class RecordRangesStep:
 
 
 RecordStep = RecordSortStep | RecordBoundsStep | RecordRangesStep
-Step = SqlStep | PythonStep | RecordStep
+Step = SqlStep | PythonStep | ShuffleStep | RecordStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +204,7 @@ class PartRows:
     `first_part` and `n_parts` narrow it to some parts; `skip_rows` and `n_rows` to a
     run of rows in what is left (None: all). `parts` is empty until the schedule binds
     the parts that exist when the task is submitted. With `first_row`, each row's number
-    in the whole stage is a last column.
+    in the whole stage is a last column. `size_bytes` is what is known to be read.
     """
 
     stage: int
@@ -204,6 +217,7 @@ class PartRows:
     n_rows: int | None = None
     parts: tuple["PartRef", ...] = ()
     first_row: int | None = None
+    size_bytes: int | None = None
 
 
 TaskInput = SplitRows | PartRows

@@ -186,7 +186,11 @@ def _task_input(
                 place = only[task]
             if edge is Edge.ONE_TO_ONE:
                 some = runs[task] if runs else range(place, place + 1)
-                return PartRows(stage, done[stage].schema, some.start, len(some))
+                sizes = done[stage].partition_bytes
+                return PartRows(
+                    stage, done[stage].schema, some.start, len(some),
+                    size_bytes=sum(sizes[some.start : some.stop]) if sizes else None,
+                )  # fmt: skip
             n = done[stage].n_partitions
             if edge is Edge.FORWARD:
                 first_row = starts[stage][place] + 1 if numbered else None

@@ -22,6 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from millpond.storage.direct import reused_memory
+
 MAGIC = b"MILLPART"
 VERSION = 1
 HEADER_BYTES = 64
@@ -84,7 +86,7 @@ def segment_is_whole(segment: Segment, data: Buffer) -> bool:
 
 def encode_rows(batch: pa.RecordBatch) -> pa.Buffer:
     """One record batch message without schema; 8-byte aligned, its length a multiple of 8."""
-    return batch.serialize()
+    return batch.serialize(memory_pool=reused_memory())
 
 
 def decode_segment(data: Buffer, schema: pa.Schema) -> list[pa.RecordBatch]:

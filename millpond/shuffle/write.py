@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millpond.engine.kernels import reused_memory, row_numbers
+from millpond.engine.kernels import row_numbers
 from millpond.errors import MillpondError, SchemaMismatch
 from millpond.shuffle import part
-from millpond.storage.direct import BlockFile
+from millpond.storage.direct import BlockFile, reused_memory
 
 # 64 MiB: larger runs gain nothing and cost fresh memory; see benchmarks/exchange.py.
 RUN_BYTES = 64 << 20
@@ -134,7 +134,9 @@ class PartWriter:
             return
         batches, numbers = zip(*self._loose, strict=True)
         self._loose, self._loose_rows = [], 0
-        one = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        one = batches[0]
+        if len(batches) > 1:
+            one = pa.concat_batches(batches, memory_pool=reused_memory())
         self._ordered.append(ordered(one, np.concatenate(numbers), self._n))
 
     def _flush(self) -> None:

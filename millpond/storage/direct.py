@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -205,13 +206,26 @@ def _on_grid(offset: int, memory: memoryview) -> bool:
     return not (offset % GRID or len(memory) % GRID or address % GRID)
 
 
+@cache
+def reused_memory() -> pa.MemoryPool:
+    """Where rows are copied to that are soon dropped again.
+
+    jemalloc gives out again what was freed a moment ago; Arrow's own choice, mimalloc, gives
+    much of it back to the system, and fresh pages cost more than the copy: a seventh of all
+    CPU seconds of benchmarks/partition.py, a fifth of those of benchmarks/random_shuffle.py.
+    """
+    with suppress(NotImplementedError):  # Not in every build of Arrow.
+        return pa.jemalloc_memory_pool()
+    return pa.default_memory_pool()
+
+
 def page_aligned(size_bytes: int) -> memoryview:
     """Memory to be overwritten, as direct reads and writes want it.
 
-    From Arrow's pool, which gives out again what was freed: memory fresh from the system
-    costs a page fault per 4 KiB, 1.2 CPU seconds per GB and ten times the read itself.
+    Used again: memory fresh from the system costs a page fault per 4 KiB, 1.2 CPU seconds per
+    GB and ten times the read itself.
     """
-    buffer = pa.allocate_buffer(size_bytes + GRID)
+    buffer = pa.allocate_buffer(size_bytes + GRID, memory_pool=reused_memory())
     first = -buffer.address % GRID
     return memoryview(buffer).cast("B")[first : first + size_bytes]
 

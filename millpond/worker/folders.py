@@ -62,14 +62,19 @@ def write_folders(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[
 
 
 def sealed(
-    storage: Storage, staged: Staged, rows: int, values: tuple[str | None, ...] = ()
-) -> OutputFile:
-    """Seal a file that was written, and take its checksum."""
+    storage: Storage, staged: Staged, rows: int, values: tuple[str | None, ...] = (),
+    *, checksum: str = "",
+) -> OutputFile:  # fmt: skip
+    """Seal a file that was written, and take its checksum if its writer did not."""
+    return OutputFile(storage.seal(staged), rows, checksum or _checksum(staged.local), values)
+
+
+def _checksum(path: str) -> str:
     seen = xxhash.xxh3_64()
-    with open(staged.local, "rb") as file:
+    with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             seen.update(chunk)
-    return OutputFile(storage.seal(staged), rows, f"xxh3:{seen.hexdigest()}", values)
+    return f"xxh3:{seen.hexdigest()}"
 
 
 def _with_keys(sql: str, output: ToFile, names: Sequence[str]) -> str:

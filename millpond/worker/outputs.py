@@ -6,14 +6,15 @@ Each function gives the fields of a `TaskResult` that it knows.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine.duckdb import Cursor
 from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import codec_of, write_rows
-from millpond.physical.one_pass import held_bytes
+from millpond.physical.one_pass import held_bytes, why_not_arrow
 from millpond.physical.stages import PartRef, Task, ToFile, ToPart
+from millpond.schema import Schema
 from millpond.storage import Staged
 from millpond.worker.folders import sealed, write_folders
 from millpond.worker.worker import Worker
@@ -98,6 +99,29 @@ def write_file(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[str
     return {"files": (made,), "rows": rows, "size_bytes": made.staged.size_bytes}
 
 
+def can_gather(output: ToFile, schema: Schema) -> bool:
+    """Whether `write_gathered` writes what DuckDB would."""
+    return not (output.format != "parquet" or output.keys or why_not_arrow(schema, output.options))
+
+
+def write_gathered(rows: Iterator[pa.RecordBatch], task: Task, worker: Worker) -> dict[str, Any]:
+    """One Parquet file of rows in random order, without DuckDB."""
+    from millpond.engine import parquet
+
+    output = task.output
+    assert isinstance(output, ToFile)
+    storage = worker.storage(output.directory)
+    staged = staged_file(task, output, task.id.partition, worker)
+    try:
+        schema = worker.engine.arrow_schema(task.schema)
+        n_rows, checksum = parquet.write_file(rows, staged.local, schema, codec_of(output))
+        made = sealed(storage, staged, n_rows, checksum=checksum)
+    except BaseException:
+        storage.discard([staged])
+        raise
+    return {"files": (made,), "rows": made.rows, "size_bytes": made.staged.size_bytes}
+
+
 def write_partitions(
     cursor: Cursor, sql: str, task: Task, worker: Worker, check: Callable[[], None]
 ) -> dict[str, Any]:
@@ -111,22 +135,22 @@ def write_partitions(
     staged: list[Staged] = []
     try:
         staged += (staged_file(task, output, number, worker) for number in range(output.n))
-        counts = write_files(
+        written = write_files(
             cursor.reader(sql), [each.local for each in staged],
             worker.engine.arrow_schema(task.schema), codec=codec_of(output),
             budget_bytes=held_bytes(output.n, options.memory_limit_bytes),
             threads=options.threads, check=check,
         )  # fmt: skip
         made = []
-        for i, count in enumerate(counts):
-            made.append(sealed(storage, staged[i], count))
+        for i, (count, checksum) in enumerate(written):
+            made.append(sealed(storage, staged[i], count, checksum=checksum))
             staged[i] = made[i].staged
     except BaseException:
         storage.discard(staged)
         raise
     return {
         "files": tuple(made),
-        "rows": sum(counts),
+        "rows": sum(file.rows for file in made),
         "size_bytes": sum(each.size_bytes for each in staged),
     }
 

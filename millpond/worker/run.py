@@ -21,6 +21,7 @@ from millpond.physical.stages import (
     RecordBoundsStep,
     RecordRangesStep,
     RecordSortStep,
+    ShuffleStep,
     SqlStep,
     Step,
     Task,
@@ -30,11 +31,14 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.shuffle.read import PartsUnreadable
+from millpond.worker.gather import fits, gathered
 from millpond.worker.inputs import Inputs
 from millpond.worker.outputs import (
+    can_gather,
     discard,
     keep_in_memory,
     write_file,
+    write_gathered,
     write_part,
     write_partitions,
 )
@@ -145,6 +149,8 @@ class _Run:
                 return write_file(cursor, self._bound(last, rows, cursor), task, worker)
             case ToFile(), _:
                 rows, cursor = self._step(last, rows, cursor), self._cursor()
+                if isinstance(last, ShuffleStep) and can_gather(task.output, last.schema):
+                    return write_gathered(rows, task, worker)
                 self.inputs.bind_rows("FROM __s0", rows, last.schema, cursor)
                 return write_file(cursor, "FROM __s0", task, worker)
             case ToMemory(), SqlStep():
@@ -205,6 +211,10 @@ class _Run:
                 found = functions.apply(
                     step.call, rows, arrow(step.input), arrow(step.schema), most_bytes
                 )
+            case ShuffleStep():
+                if not fits(self.task, self.worker):
+                    return self._step(SqlStep(step.sql, step.schema), rows, cursor)
+                found = gathered(step, self.inputs, self.worker)
             case RecordBoundsStep() | RecordRangesStep():
                 from millpond.worker.records import record_rows
 

@@ -107,3 +107,24 @@ def test_a_sample_moves_no_rows(folder: str, tmp_path: Path) -> None:
 
     assert "stage 1" not in said
     assert abs(found - 0.1 * ROWS) < 5 * np.sqrt(0.09 * ROWS / 20)
+
+
+@pytest.mark.parametrize("limit", ["8GB", "160MB"])
+def test_written_files_hold_the_order_whether_rows_fit_into_memory_or_not(
+    limit: str, tmp_path: Path
+) -> None:
+    n = 300_000
+    rows = pa.table({"a": np.arange(n), "s": [f"{x % 5} {'x' * 150}" for x in range(n)],
+                     "l": [None if x % 3 else [x] for x in range(n)]})  # fmt: skip
+    pq.write_table(rows, tmp_path / "in.parquet", row_group_size=20_000)
+    with Session(options(shape="fused", threads=2, progress=False)) as sp:
+        expected = sp.read_parquet(str(tmp_path / "in.parquet")).random_shuffle(3).to_arrow()
+    with Session(options(shape="staged", threads=2, memory_limit=limit, progress=False)) as sp:
+        # Lists are written by DuckDB's encoder, plain columns by Arrow's.
+        for i, columns in enumerate([("a", "s", "l"), ("a", "s")]):
+            shuffled = sp.read_parquet(str(tmp_path / "in.parquet")).select(*columns)
+            out = tmp_path / f"out{i}"
+            made = shuffled.repartition(2, by_rows=True).random_shuffle(3).write_parquet(str(out))
+            found = pa.concat_tables([pq.read_table(f) for f in sorted(out.glob("*.parquet"))])
+            assert made.rows == n
+            assert found.to_pylist() == expected.select(list(columns)).to_pylist()

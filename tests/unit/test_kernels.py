@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millpond.engine.kernels import partition_numbers, range_partition
+from millpond.engine.kernels import partition_numbers, random_places, range_partition
 from millpond.errors import MillpondError
 
 # Few letters and many zeros: prefixes of each other, and words that differ in length only.
@@ -108,3 +108,10 @@ def test_a_null_or_fractional_partition_number_is_an_error() -> None:
         partition_numbers(pa.array([1, None]), "repartition")
     with pytest.raises(MillpondError, match="must be an integer, not double"):
         partition_numbers(pa.array([1.5]), "repartition")
+
+
+def test_a_random_order_breaks_ties_by_identity() -> None:
+    keys = pa.array([5, 2, 5, 2, 2**64 - 1, 5], pa.uint64())
+    identities = pa.array([3, 9, 1, -4, 0, 2], pa.int64())
+    assert random_places(keys, identities).tolist() == [3, 1, 2, 5, 0, 4]
+    assert random_places(keys[:2], identities[:2]).tolist() == [1, 0]

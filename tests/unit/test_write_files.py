@@ -110,7 +110,7 @@ def test_a_heavy_partition_leaves_large_row_groups_to_the_others(
     paths = [str(tmp_path / f"{i}") for i in range(8)]
     counts = write_files(batches(numbers), paths, SCHEMA, codec="snappy", budget_bytes=300_000,
                          threads=threads)  # fmt: skip
-    assert counts == np.bincount(numbers, minlength=8).tolist()
+    assert [file.rows for file in counts] == np.bincount(numbers, minlength=8).tolist()
     found = [pq.read_table(path)["k"].to_pylist() for path in paths]
     assert [sorted(keys) for keys in found] == [
         np.flatnonzero(numbers == number).tolist() for number in range(8)
@@ -123,7 +123,7 @@ def test_a_heavy_partition_leaves_large_row_groups_to_the_others(
 def test_a_file_for_every_number_even_without_rows(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{i}") for i in range(3)]
     none = write_files(iter(()), paths, SCHEMA, codec="none", budget_bytes=1, threads=2)
-    assert none == [0, 0, 0]
+    assert [file.rows for file in none] == [0, 0, 0]
     assert all(pq.read_table(path).schema == SCHEMA for path in paths)
 
 

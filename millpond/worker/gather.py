@@ -1,0 +1,55 @@
+"""Rows of parts in a random order: sorted by one number each, and gathered as Arrow rows.
+
+DuckDB sorts whole rows, which for wide ones costs several copies into fresh memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from millpond.engine.kernels import random_places, row_numbers
+from millpond.physical.fragment import ORDINAL_NAME
+from millpond.physical.stages import PartRows, ShuffleStep, Task
+from millpond.storage.direct import reused_memory
+from millpond.worker.inputs import Inputs
+from millpond.worker.worker import Worker
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PIECE_BYTES = 8 << 20  # Of rows gathered at a time: they are encoded while they are in the caches.
+_SHARE = 4  # Of a task's memory, one in so many bytes; they are there twice for a moment.
+
+
+def fits(task: Task, worker: Worker) -> bool:
+    """Whether the rows of the first input can be held in memory."""
+    rows = task.inputs[0]
+    assert isinstance(rows, PartRows)
+    size = rows.size_bytes
+    if size is None:
+        size = sum(p.size_bytes * rows.n_partitions // p.n_partitions for p in rows.parts)
+    return size <= worker.options.memory_limit_bytes // worker.options.threads // _SHARE
+
+
+def gathered(step: ShuffleStep, inputs: Inputs, worker: Worker) -> Iterator[pa.RecordBatch]:
+    """The rows of the first input in the order of `step.key`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    memory = reused_memory()
+    held = list(inputs.part_batches(0))
+    if not held:
+        return
+    one = pa.concat_batches(held, memory_pool=memory)
+    del held
+    rows = one.select(range(one.num_columns - 1))
+    identities = one.column(one.num_columns - 1)
+    with worker.engine.cursor() as cursor:
+        cursor.register("identities", pa.table({ORDINAL_NAME: identities}))
+        keys = cursor.table(f"SELECT {step.key} AS key FROM identities").column(0)
+    order = random_places(keys.combine_chunks(), identities)
+    each = max(1, PIECE_BYTES * rows.num_rows // max(rows.nbytes, 1))
+    for first in range(0, len(order), each):
+        places = row_numbers(order[first : first + each])
+        yield pc.take(rows, places, boundscheck=False, memory_pool=memory)
