@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from millpond.dataframe import DataFrame
-from millpond.errors import SchemaMismatch
+from millpond.errors import OptionError, SchemaMismatch
 from millpond.events import Event
 from millpond.formats.iceberg import Catalog
 from millpond.formats.memory import ArrowRows
@@ -194,6 +194,11 @@ class Session:
         """A pandas frame, without its index."""
         import pyarrow as pa
 
+        if not hasattr(frame, "columns"):
+            raise OptionError(
+                f"from_pandas(): needs a pandas frame, not {type(frame).__name__}. "
+                "from_items() takes lists, from_arrow() what Arrow can read."
+            )
         return self.from_arrow(pa.Table.from_pandas(frame, preserve_index=False))
 
     # ---- queries ---------------------------------------------------------------------

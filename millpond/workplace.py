@@ -85,6 +85,12 @@ class Workplace:
         self._closed = False
         self._at_exit = partial(_close_at_exit, weakref.WeakMethod(self.close))
         atexit.register(self._at_exit)
+        if options.runtime != "local":  # Whether there is a cluster, and a fit one, is told now.
+            try:
+                self.place()
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """Workers, engine and scratch are gone afterwards."""

@@ -174,12 +174,12 @@ def _utc(kind: pa.DataType) -> pa.DataType:
 
 
 def _table(storage: Storage, base: str) -> Any:
-    library = extra("deltalake", extra="delta", what="Delta tables")
+    library = extra("deltalake", extra="delta", what="a Delta table")
     return library.DeltaTable(base, storage_options=_words(storage))
 
 
 def _is_table(storage: Storage, base: str) -> bool:
-    library = extra("deltalake", extra="delta", what="Delta tables")
+    library = extra("deltalake", extra="delta", what="a Delta table")
     return bool(library.DeltaTable.is_deltatable(base, storage_options=_words(storage)))
 
 
@@ -283,7 +283,7 @@ def _add(
 @contextmanager
 def _explained(storage: Storage, uri: str, where: str) -> Iterator[None]:
     """The library's errors as ours, without secrets."""
-    errors = extra("deltalake.exceptions", extra="delta", what="Delta tables")
+    errors = extra("deltalake.exceptions", extra="delta", what="a Delta table")
     failure: MillpondError
     try:
         yield

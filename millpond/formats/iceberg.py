@@ -94,7 +94,7 @@ class Target:
         catalog: Catalog, keys: Sequence[str] | None,
     ) -> None:  # fmt: skip
         self._storage, self._where, self._mode, self._name = storage, where, mode, table
-        errors = extra("pyiceberg.exceptions", extra="iceberg", what="write_iceberg()")
+        errors = extra("pyiceberg.exceptions", extra="iceberg", what="an Iceberg table")
         with _explained(table, where):
             opened = _open(storage, catalog, where)
             try:
@@ -122,8 +122,8 @@ class Target:
 
     def commit(self, outputs: Sequence[OutputFile]) -> int:
         """Make published files the table's, in one transaction; the new snapshot's id."""
-        expressions = extra("pyiceberg.expressions", extra="iceberg", what="write_iceberg()")
-        errors = extra("pyiceberg.exceptions", extra="iceberg", what="write_iceberg()")
+        expressions = extra("pyiceberg.expressions", extra="iceberg", what="an Iceberg table")
+        errors = extra("pyiceberg.exceptions", extra="iceberg", what="an Iceberg table")
         with _explained(self._name, self._where):
             files = [self._data_file(output) for output in outputs]
             if self._mode == "overwrite" and not self._created:
@@ -140,9 +140,9 @@ class Target:
     def _data_file(self, output: OutputFile) -> Any:
         import pyarrow.parquet as pq
 
-        arrow = extra("pyiceberg.io.pyarrow", extra="iceberg", what="write_iceberg()")
-        manifest = extra("pyiceberg.manifest", extra="iceberg", what="write_iceberg()")
-        typedef = extra("pyiceberg.typedef", extra="iceberg", what="write_iceberg()")
+        arrow = extra("pyiceberg.io.pyarrow", extra="iceberg", what="an Iceberg table")
+        manifest = extra("pyiceberg.manifest", extra="iceberg", what="an Iceberg table")
+        typedef = extra("pyiceberg.typedef", extra="iceberg", what="an Iceberg table")
         meta = self._transaction.table_metadata
         schema, spec, path = meta.schema(), meta.spec(), output.staged.path
         footer = pq.read_metadata(open_file(self._storage(path), path))
@@ -173,7 +173,7 @@ class Target:
 def _load(storage: Stores, table: str, catalog: Catalog, where: str) -> Any:
     if "/" not in table and not table.endswith(".metadata.json"):
         return _open(storage, catalog, where).load_table(table)
-    static = extra("pyiceberg.table", extra="iceberg", what="Iceberg tables").StaticTable
+    static = extra("pyiceberg.table", extra="iceberg", what="an Iceberg table").StaticTable
     path = table if table.endswith(".metadata.json") else _newest(storage, table, where)
     return static.from_metadata(path, _properties(storage, path))
 
@@ -189,8 +189,8 @@ def _newest(storage: Stores, folder: str, where: str) -> str:
 
 def _open(storage: Stores, catalog: Catalog, where: str) -> Any:
     """A configured catalogue by name, one by its properties, or SQLite in a folder."""
-    library = extra("pyiceberg.catalog", extra="iceberg", what="Iceberg tables")
-    config = extra("pyiceberg.utils.config", extra="iceberg", what="Iceberg tables").Config()
+    library = extra("pyiceberg.catalog", extra="iceberg", what="an Iceberg table")
+    config = extra("pyiceberg.utils.config", extra="iceberg", what="an Iceberg table").Config()
     if isinstance(catalog, Mapping):
         given = dict(catalog)
         return library.load_catalog(
@@ -349,7 +349,7 @@ def _typed(text: str | None, kind: Any) -> Any:
     """A partition's value as the library keeps it, from DuckDB's text."""
     if text is None:
         return None
-    literals = extra("pyiceberg.expressions.literals", extra="iceberg", what="write_iceberg()")
+    literals = extra("pyiceberg.expressions.literals", extra="iceberg", what="an Iceberg table")
     match str(kind):
         case "boolean":
             return text == "true"
@@ -367,7 +367,7 @@ def _typed(text: str | None, kind: Any) -> Any:
 @contextmanager
 def _explained(table: str, where: str) -> Iterator[None]:
     """The library's errors as ours."""
-    errors = extra("pyiceberg.exceptions", extra="iceberg", what="Iceberg tables")
+    errors = extra("pyiceberg.exceptions", extra="iceberg", what="an Iceberg table")
     try:
         yield
     except MillpondError:

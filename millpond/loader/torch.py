@@ -9,13 +9,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from millpond.errors import OptionError
+from millpond.errors import MissingExtra, OptionError
 from millpond.loader.batches import Delivered
 from millpond.loader.columns import Ragged
 from millpond.loader.loader import Loader
+
+try:
+    import torch
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+except ImportError as error:
+    raise MissingExtra("torch", "millpond.loader.torch") from error
 
 
 def tensors(columns: Mapping[str, Any]) -> dict[str, Any]:

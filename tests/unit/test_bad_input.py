@@ -1,5 +1,7 @@
 """Bad input: one clear MillpondError each, at the call that is wrong where that can be known."""
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from millpond.errors import (
     ColumnNotFound,
     FileUnreadable,
     MillpondError,
+    MissingExtra,
     OptionError,
     PathNotFound,
     SchemaMismatch,
@@ -37,6 +40,7 @@ def frame(sp: Session) -> Any:
 Wrong = Callable[[Session, Any], Any]
 AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "unknown column": (lambda sp, f: f.filter("prise > 3"), ColumnNotFound, "Did you mean 'price'"),
+    "not a pandas frame": (lambda sp, f: sp.from_pandas([1]), OptionError, "frame, not list"),
     "unknown in select": (lambda sp, f: f.select("b"), ColumnNotFound, "The input has: a, price"),
     "unknown key": (lambda sp, f: f.repartition(2, hash_by="k"), ColumnNotFound, "'k'"),
     "unknown sort key": (lambda sp, f: f.sort("nope desc"), ColumnNotFound, "'nope'"),
@@ -234,3 +238,16 @@ def test_a_function_that_exits_is_an_error(sp: Session) -> None:
 
     with pytest.raises(TaskError, match=r"leave raised SystemExit: 3 on row 0"):
         sp.from_items([1]).map(leave, schema={"x": "BIGINT"}).count()
+
+
+def test_what_a_missing_extra_is_wanted_for_is_told_at_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("millpond.runtime.ray", "millpond.loader.torch"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match=r"runtime='ray' needs the extra 'ray'"):
+        Session(options(runtime="ray"))
+    with pytest.raises(MissingExtra, match=r"millpond\.loader\.torch needs the extra 'torch'"):
+        importlib.import_module("millpond.loader.torch")
