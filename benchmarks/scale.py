@@ -219,6 +219,8 @@ def main() -> None:
             f"{extra / found['tasks']:>7,.0f} bytes/task"
         )
         assert found["peak_bytes"] <= LIMIT_BYTES, "the driver takes more than it may"
+        if found["tasks"] >= 10**5:  # Of CPU time; the smaller ones are over in a moment.
+            assert rate >= LIMIT_TASKS_PER_S, "the schedule is slower than it may be"
     for place in ("threads", "ray") if args.overhead else ():
         told = overhead(place, 1_000)
         table.append({"case": f"overhead {place}", **told})

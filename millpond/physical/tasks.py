@@ -87,7 +87,7 @@ class _Tasks(Sequence[Task]):
             id=TaskId(stage.id, partition),
             fragment=stage.fragment,
             inputs=tuple(
-                _task_input(i, partition, done, self._runs, self._starts) for i in self._inputs
+                [_task_input(i, partition, done, self._runs, self._starts) for i in self._inputs]
             ),
             output=stage.output,
             schema=stage.schema,

@@ -64,6 +64,7 @@ class Progress:
         self.n = n
         self.planned = False
         self.tasks: Sequence[Task] = ()  # Empty for a stage that was reused whole.
+        self._begun: dict[int, Task] = {}  # Those that have begun and not ended, made once.
         self.waiting: deque[int] = deque()
         self.n_done = 0
         self.state = bytearray(n)
@@ -134,12 +135,18 @@ class Progress:
         self.first_attempt = max(self.next_attempt, default=self.first_attempt)
         self._clear(0)
 
+    def task(self, partition: int) -> Task:
+        """The first attempt of a task that runs."""
+        if partition not in self._begun:
+            self._begun[partition] = self.tasks[partition]
+        return self._begun[partition]
+
     def start(self, partition: int) -> Task:
         """The next attempt of a task. Its parts are not bound yet."""
         attempt = self.next_attempt[partition]
         self.next_attempt[partition] = attempt + 1
         self.state[partition] = RUNNING
-        task = self.tasks[partition]
+        task = self.task(partition)
         return task if attempt == 0 else replace(task, id=task.id._replace(attempt=attempt))
 
     # ---- results ---------------------------------------------------------------------
@@ -149,6 +156,7 @@ class Progress:
         p = result.task.partition
         before = self.rows[p]
         self.state[p] = DONE
+        self._begun.pop(p, None)
         self.n_done += 1
         self.next_attempt[p] = max(self.next_attempt[p], result.task.attempt + 1)
         self.parts[p], self.files[p] = result.part, result.files

@@ -4,9 +4,11 @@ Nothing is decided here. Whatever happens to a task reaches one queue, and one
 thread, the caller's, takes from it.
 """
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
+from contextlib import contextmanager
 from math import ceil
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -28,6 +30,8 @@ _STEP_S = 5.0
 # A cancelled task ends within a moment. After a failure, files that are still being
 # written are worth a longer wait; what ends later yet is discarded when it ends.
 _END_S, _FAILED_END_S = 2.0, 30.0
+# Objects made between two looks for cycles among the young ones; see docs/scale.md.
+_YOUNG = 10_000
 
 
 class Journal(Protocol):
@@ -70,7 +74,8 @@ def run(
     schedule = Schedule(stages, reused=reused, policy=policy)
     going = _Run(schedule, runtime, emit, journal, discard)
     try:
-        going.go()
+        with _seldom_collected():
+            going.go()
     except BaseException:
         going.abandon()
         raise
@@ -96,6 +101,20 @@ def find_reused(stages: Sequence[Stage], journal: Journal) -> dict[int, Reused]:
             needed += new
             seen.update(new)
     return found
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Tasks run by the ten thousand, none in a cycle: to look for one was half of a run's time."""
+    before = gc.get_threshold()
+    raised = 0 < before[0] < _YOUNG
+    if raised:
+        gc.set_threshold(_YOUNG, *before[1:])
+    try:
+        yield
+    finally:
+        if raised:
+            gc.set_threshold(*before)
 
 
 class _Run:

@@ -159,7 +159,7 @@ class Schedule:
             return discards(result.part, result.files)
         progress = self.progress[stage]
         try:
-            check(result, progress.tasks[partition], self.progress)
+            check(result, progress.task(partition), self.progress)
         except RowsNotConserved as error:
             return [*discards(result.part, result.files), *self.failed(result.task, error)]
         progress.durations_s.append(self._now_s - attempts.pop(attempt))
