@@ -58,8 +58,8 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._work.close(failed=kind is not None)
 
     def close(self) -> None:
         """End the session: workers, engine and scratch are gone afterwards."""

@@ -29,6 +29,7 @@ from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
 from millpond.report.record import Recorder
 from millpond.runtime import Journal, Outcome, Policy, run
+from millpond.runtime.homes import Homes, KeptParts
 from millpond.runtime.journal import StoredJournal
 from millpond.runtime.leftovers import clear_staged
 from millpond.runtime.presence import Presence, clock_s, sessions
@@ -52,14 +53,21 @@ class Workplace:
         self.id = secrets.token_hex(6)
         self._runs = 0
         # Private (0700), and swept by the next session on this machine if we are killed.
+        root = options.data_root
+        self._keeps = root is not None and "://" in root
         scratch = Scratch(f"session-{self.id}")
         self.scratch = scratch.path
         self._remove = weakref.finalize(self, scratch.remove)
-        root = options.data_root
+        here = self._keeps and options.runtime == "local"
+        self._homes = Homes(Scratch(f"parts-{self.id}", kept=True)) if here else None
+        if self._homes:
+            self._leave_homes = weakref.finalize(self, self._homes.close, keep=False)
+        self._kept: KeptParts | None = self._homes
+        self._failed = False
         # In an object store lie journal and receipts only: parts are read by small ranges,
-        # so they stay on the disks of the machines that wrote them.
-        mounted = root is not None and "://" not in root
-        parts = os.path.join(root if root and mounted else self.scratch, "parts")
+        # so they stay on the disks of the machines that wrote them, also after this session
+        # if its work was not done.
+        parts = self._homes.path if self._homes else os.path.join(root or self.scratch, "parts")
         self.worker_options = WorkerOptions(
             scratch=self.scratch,
             parts=parts,
@@ -75,7 +83,7 @@ class Workplace:
             self._presence.begin()
             self._leave = weakref.finalize(self, self._presence.end)
         self._runtime: Runtime | None = None
-        self._journal: Journal | None = None
+        self._journal: StoredJournal | None = None
         self.light: dict[n.PythonCall, bool] = {}  # Functions that were measured.
         self._footers: dict[tuple[str, str], RowGroups] = {}
         line = live_line(options.progress, self.worker.engine.fraction)
@@ -92,17 +100,20 @@ class Workplace:
                 self.close()
                 raise
 
-    def close(self) -> None:
-        """Workers, engine and scratch are gone afterwards."""
+    def close(self, *, failed: bool = False) -> None:
+        """Workers, engine and scratch are gone afterwards, but for parts if work is not done."""
         if self._closed:
             return
         self._closed = True
+        self._failed = self._failed or failed
         atexit.unregister(self._at_exit)
         self._close_runtime()
         if self._presence:
             self._leave()
         self.worker.close()
         self._remove()
+        if self._homes and self._leave_homes.detach():
+            self._homes.close(keep=self._failed)
 
     def check_open(self) -> None:
         if self._closed:
@@ -145,15 +156,17 @@ class Workplace:
         begin, error, kept = time.perf_counter(), "", set[str]()
         self.emit(RunStarted(physical.shape, len(physical.stages)))
         try:
-            journal, place = self._open_journal(), self.place()
+            place = self.place()
+            journal = self._open_journal()  # Now that it is known where parts lie.
             policy = Policy(task_timeout_s=self.options.task_timeout)
             outcome = run(physical.stages, place, self.emit, journal=journal, policy=policy,
                           discard=self._discard)  # fmt: skip
             made = (file for stage in outcome.stages.values() for file in stage.files)
             kept = {file.staged.local for file in made}
+            self._failed = False
             return outcome
         except BaseException as stopped:
-            error = type(stopped).__name__
+            error, self._failed = type(stopped).__name__, True
             if isinstance(stopped, KeyboardInterrupt):
                 # It may have struck where the run had not yet noted a task that it started.
                 self._close_runtime()
@@ -211,10 +224,13 @@ class Workplace:
                 address=given.address,
                 cpus=mine.threads,
                 node_bytes=mine.memory_limit_bytes if given.memory_is_given else None,
-                shared_parts=given.data_root is not None and "://" not in given.data_root,
+                shared_parts=given.data_root is not None and not self._keeps,
+                keep_parts=self._keeps,
                 allow_insecure=given.allow_insecure,
             )
             self.worker.fetch = on_ray.fetch_many
+            if self._keeps:
+                self._kept = on_ray
             return on_ray
         from millpond.runtime.local import LocalRuntime
 
@@ -222,7 +238,7 @@ class Workplace:
 
     def _close_runtime(self) -> None:
         if self._runtime is not None:
-            self._runtime.close()
+            self._runtime.close(keep=self._keeps and self._failed)
             self._runtime = None
 
     def _open_journal(self) -> Journal | None:
@@ -240,6 +256,7 @@ class Workplace:
                 return any(info and info.size_bytes == staged.size_bytes for info in found)
 
             self._journal = StoredJournal(storage, root, self.id, is_staged, self._announce)
+        self._journal.kept = self._kept
         return self._journal
 
     def _announce(self, sessions: set[str]) -> bool:

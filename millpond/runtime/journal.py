@@ -17,6 +17,7 @@ from typing import Any
 
 from millpond.errors import PathNotFound, StorageError
 from millpond.physical.stages import OutputFile, PartRef, Stage, TaskId, TaskResult, ToFile
+from millpond.runtime.homes import KeptParts
 from millpond.runtime.progress import Reused
 from millpond.shuffle.read import PartsUnreadable, part_counts
 from millpond.storage import FileInfo, Range, Staged, Storage, put_new
@@ -34,7 +35,8 @@ class StoredJournal:
 
     `is_staged` tells whether a staged output file is still there, sealed, to be
     published. `announce` makes known, durably, which sessions' results are used, and says
-    whether that was news: whoever clears the data root leaves those alone.
+    whether that was news: whoever clears the data root leaves those alone. `kept` are parts
+    that lie on disks of their own, where the data root holds none.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class StoredJournal:
         session: str,
         is_staged: Callable[[Staged], bool],
         announce: Callable[[set[str]], bool] = lambda sessions: False,
+        kept: KeptParts | None = None,
     ) -> None:
         self._storage, self._root, self._is_staged = storage, root.rstrip("/"), is_staged
         self._session, self._announce, self._number = session, announce, 0
+        self.kept = kept
         self._waiting: list[Record] = []
         self._oldest_s = 0.0
         self._read: set[str] = set()  # Segments; they never change.
@@ -98,10 +102,10 @@ class StoredJournal:
             "written_hash": result.written_hash,
         }
         if result.part is not None:
-            name = self._relative(self._root, result.part.path)
-            if name is None or result.part.node:
-                return None  # On a node's own disk, which ends with the session.
-            part = asdict(result.part) | {"path": name}
+            place = self._place(result.part)
+            if place is None:
+                return None  # In a folder that ends with the session.
+            part = asdict(result.part) | place
             return record | {"part": {k: v for k, v in part.items() if k not in _OF_THE_RUN}}
         if not isinstance(stage.output, ToFile):
             return None
@@ -115,6 +119,14 @@ class StoredJournal:
             return None
         sizes = {"size": file.staged.size_bytes, "rows": file.rows, "checksum": file.checksum}
         return {"path": path, "local": local, "values": file.values, **sizes}
+
+    def _place(self, part: PartRef) -> Record | None:
+        """Where a part lies: below the data root, or in a folder of a disk of its own."""
+        name = None if part.node else self._relative(self._root, part.path)
+        if name is not None:
+            return {"path": name}
+        found = self.kept.name_of(part) if self.kept else None
+        return {"folder": found[0], "path": found[1]} if found else None
 
     def _relative(self, folder: str, path: str) -> str | None:
         """`path` as seen from `folder`; None if it does not lie below."""
@@ -204,10 +216,20 @@ class StoredJournal:
 
     def _with_part(self, result: TaskResult, record: Record) -> TaskResult:
         stage, partition, attempt = result.task
-        path = self._beneath(self._root, record["path"])
+        node, read = "", self._read_ranges
+        if "folder" in record:
+            found = self.kept.take_up(str(record["folder"])) if self.kept else None
+            if self.kept is None or found is None:
+                raise StorageError(f"no machine of this session has {record['folder']!r}.")
+            node, read = found[0], self.kept.fetch
+            path = f"{found[1]}/{_plain(record['path'])}"
+        else:
+            path = self._beneath(self._root, record["path"])
         numbers = {name: int(record[name]) for name in _NUMBERS}
-        part = PartRef(stage=stage, task=partition, attempt=attempt, node="", path=path, **numbers)
-        rows, sizes = part_counts(part, self._read_ranges)
+        part = PartRef(
+            stage=stage, task=partition, attempt=attempt, node=node, path=path, **numbers
+        )
+        rows, sizes = part_counts(part, read)
         return replace(result, part=part, partition_rows=rows, partition_bytes=sizes)
 
     def _with_files(
@@ -229,12 +251,16 @@ class StoredJournal:
         local = self._storage.local_path(folder)
         if local is not None:
             return beneath(local, name)
-        if any(part in ("", ".", "..") for part in name.split("/")):
-            raise StorageError(f"{name!r} in a journal would lead out of {folder!r}.")
-        return f"{folder.rstrip('/')}/{name}"
+        return f"{folder.rstrip('/')}/{_plain(name)}"
 
-    def _read_ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+    def _read_ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
         return list(self._storage.read_many([Range(ref.path, at, n) for at, n in ranges]))
+
+
+def _plain(name: str) -> str:
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise StorageError(f"{name!r} in a journal would lead out of its folder.")
+    return name
 
 
 def segments(storage: Storage, root: str) -> list[FileInfo]:

@@ -67,7 +67,7 @@ class LocalRuntime:
             parts = os.path.join(self._worker.options.parts, run)
             shutil.rmtree(parts, ignore_errors=True)
 
-    def close(self) -> None:
+    def close(self, *, keep: bool = False) -> None:
         """End all tasks and processes, and remove what the processes spilled."""
         with self._lock:
             self._closed = True

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError
-from millpond.storage import LocalStorage, Range
+from millpond.runtime.homes import Homes
 from millpond.storage.paths import beneath
 from millpond.storage.scratch import Scratch
 from millpond.version import VERSION
@@ -46,23 +46,31 @@ def versions() -> Versions:
 Answer = list[bytes] | str  # The ranges of a part, or why it cannot be read.
 
 
+def parts_folder(service: str) -> str:
+    """The name of the folder where the service of this name keeps parts."""
+    return f"{service}-parts"
+
+
 class NodeService:
     """A session's folder on a node. `shared_parts`: parts go to `options.parts`, as given.
 
-    `wanted` are the versions of the session, which each worker process checks.
+    `wanted` are the versions of the session, which each worker process checks. `kept`: what
+    lies there outlives a session that was killed.
     """
 
     def __init__(
-        self, options: WorkerOptions, name: str, shared_parts: bool, wanted: Versions
+        self,
+        options: WorkerOptions,
+        name: str,
+        shared_parts: bool,
+        wanted: Versions,
+        kept: bool = False,
     ) -> None:
         self._scratch, self._wanted = Scratch(name), wanted
-        if shared_parts:
-            self._options = options
-        else:
-            self._options = replace(options, parts=os.path.join(self._scratch.path, "parts"))
+        self._homes = Homes(Scratch(parts_folder(name), kept=kept))
+        self._options = options if shared_parts else replace(options, parts=self._homes.path)
         self._parts = self._options.parts
         os.makedirs(self._parts, mode=0o700, exist_ok=True)
-        self._storage = LocalStorage()
 
     def versions(self) -> Versions:
         return versions()
@@ -78,8 +86,7 @@ class NodeService:
 
     def _read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Answer:
         try:
-            inside = beneath(self._parts, os.path.relpath(path, self._parts))
-            found = self._storage.read_many([Range(inside, at, n) for at, n in ranges])
+            found = self._homes.read(path, ranges)
         except MillpondError as error:
             return str(error)
         return [bytes(data) for data in found]
@@ -92,7 +99,14 @@ class NodeService:
         """Is there such a file, as seen from this node?"""
         return os.path.exists(path)
 
-    def close(self) -> None:
-        """Remove the folder and all that lies in it."""
+    def take_up(self, folder: str) -> str | None:
+        """Where the parts are that a dead session left on this machine in `folder`, if it did."""
+        found = self._homes.take_up(folder)
+        return found[1] if found else None
+
+    def close(self, keep: bool = False) -> None:
+        """Remove the folders and all that lies there, or `keep` parts for the next session."""
+        with suppress(OSError):
+            self._homes.close(keep=keep)
         with suppress(OSError):
             self._scratch.remove()

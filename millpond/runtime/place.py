@@ -48,5 +48,8 @@ class Runtime(Protocol):
     def forget(self, run: str) -> None:
         """Remove the parts of a run: nothing reads them any more."""
 
-    def close(self) -> None:
-        """End all tasks and processes; nothing is left behind."""
+    def close(self, *, keep: bool = False) -> None:
+        """End all tasks and processes; nothing is left behind, but parts to `keep`.
+
+        Those are for the next session, where this one's work is not done.
+        """

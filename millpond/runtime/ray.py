@@ -27,7 +27,8 @@ from millpond.errors import (
 from millpond.physical.stages import PartRef, Resources, Task, TaskId
 from millpond.runtime.answers import answer, failure, opened
 from millpond.runtime.binding import Parts, bound, unbound
-from millpond.runtime.node import NodeService, Versions, versions
+from millpond.runtime.homes import name_in
+from millpond.runtime.node import NodeService, Versions, parts_folder, versions
 from millpond.runtime.place import Capacity, Ended
 from millpond.storage.oserrors import explained
 from millpond.worker import Worker, WorkerOptions, build_worker
@@ -54,7 +55,8 @@ class RayRuntime:
 
     `options` are for each worker process, but for their memory: all of a node take together
     what Ray says that it has, and `node_bytes` at most. Parts stay on the node that wrote them,
-    unless `shared_parts` says that `options.parts` is one folder for all nodes.
+    unless `shared_parts` says that `options.parts` is one folder for all nodes. With
+    `keep_parts` they outlive a session that is killed, or closed with `keep`.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class RayRuntime:
         cpus: int | None = None,
         node_bytes: int | None = None,
         shared_parts: bool = False,
+        keep_parts: bool = False,
         allow_insecure: bool = False,
     ) -> None:
         self._options, self._shared, self._node_bytes = options, shared_parts, node_bytes
+        self._kept = keep_parts
         self._session = secrets.token_hex(8)
         self._owns_ray = _connect(address, cpus)
         self._services: dict[str, Handle] = {}
@@ -81,6 +85,7 @@ class RayRuntime:
         self._remotes: dict[tuple[Resources, str], Handle] = {}
         self._parts: dict[int, tuple[Parts, Handle]] = {}
         self._running: dict[TaskId, Handle] = {}
+        self._taken_up: dict[str, tuple[str, str] | None] = {}  # Folders of dead sessions.
         try:
             _check_security(allow_insecure)
             self._refresh()
@@ -123,11 +128,11 @@ class RayRuntime:
                 # By force: nothing else ends a query or a function that does not return.
                 ray.cancel(result, force=True)
 
-    def close(self) -> None:
+    def close(self, *, keep: bool = False) -> None:
         """End all tasks, remove the folders on the nodes, leave or end the cluster."""
         for task in list(self._running):
             self.cancel(task)
-        closing = [service.close.remote() for service in self._services.values()]
+        closing = [service.close.remote(keep and self._kept) for service in self._services.values()]
         with suppress(ray.exceptions.RayError):
             ray.wait(closing, num_returns=len(closing), timeout=_END_S) if closing else None
         hands = [hand for idle in self._hands.values() for _, hand in idle]
@@ -152,6 +157,20 @@ class RayRuntime:
     def fetch_many(self, node: str, wanted: Wanted) -> Sequence[Sequence[bytes] | OSError]:
         """Byte ranges of some parts of one node, or why there are none, by one call."""
         return _fetch(self._session, node, wanted)
+
+    def name_of(self, part: PartRef) -> tuple[str, str] | None:
+        """The folder of a part on its node, and its name there."""
+        return name_in(parts_folder(_service_name(self._session, part.node)), part)
+
+    def take_up(self, folder: str) -> tuple[str, str] | None:
+        """On which node a dead session left parts in `folder`, and where there; all are asked."""
+        if folder not in self._taken_up:
+            asked = {node: s.take_up.remote(folder) for node, s in self._services.items()}
+            for node, reply in asked.items():
+                with suppress(ray.exceptions.RayError):
+                    if path := ray.get(reply, timeout=_READ_S):
+                        self._taken_up[folder] = node, path
+        return self._taken_up.setdefault(folder, None)
 
     def forget(self, run: str) -> None:
         """Soon: nobody waits for it."""
@@ -215,7 +234,7 @@ class RayRuntime:
             max_task_retries=1,
             scheduling_strategy=_only(node),
         )
-        return service.remote(options, name, self._shared, versions())
+        return service.remote(options, name, self._shared, versions(), self._kept)
 
     def _check_versions(self) -> None:
         """Rows and hashes depend on them; a node that joins later is checked by its workers."""

@@ -113,7 +113,14 @@ TABLE: dict[str, tuple[str, str, str]] = {
         "no: what they share is the data root, which is the same code everywhere",
     ),
     "parts on a node's own disk, then rerun": (
-        ONE_NODE, ONE_NODE, "no: such parts end with the session, and are computed again",
+        SAME + "the local cell",
+        "contract/test_kept_parts.py::test_parts_on_the_disks_of_lost_nodes_are_found_again",
+        "contract/test_kept_parts.py::test_parts_on_the_disks_of_lost_nodes_are_found_again",
+    ),
+    "kept parts gone bad, then rerun": (
+        SAME + "the local cell",
+        "contract/test_kept_parts.py::test_parts_that_went_bad_meanwhile_are_computed_again",
+        SAME + "the local cell",
     ),
 }  # fmt: skip
 

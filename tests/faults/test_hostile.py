@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ class Hostile:
         self._command += [str(self.target), str(seed), *([address] if address else [])]
         self._drawn = random.Random(seed)
         self.kills: list[str] = []
+        # The program and its children, as far as they were seen, and the ports they listened on.
+        self.processes: set[psutil.Process] = set()
+        self.ports: set[int] = set()
 
     def run(self, more: Any = None) -> None:
         """`more` is another thing to kill, beside the program and its children."""
@@ -50,8 +54,10 @@ class Hostile:
         """Soon after the work began, or never if that is over by then."""
         root = Path(self._command[3])
         while program.poll() is None and not (root / "parts").exists():
+            self._look(program)
             time.sleep(0.01)
         time.sleep(self._drawn.uniform(0, 1.5))
+        self._look(program)
         if program.poll() is not None:
             return
         kinds = ["program", "child"] + (["more"] if more else [])
@@ -66,6 +72,13 @@ class Hostile:
             os.kill(program.pid, signal.SIGKILL)
         self.kills.append(kind)
 
+    def _look(self, program: "subprocess.Popen[str]") -> None:
+        with suppress(psutil.NoSuchProcess):
+            top = psutil.Process(program.pid)
+            self.processes.update([top, *top.children(recursive=True)])
+        for process in self.processes:
+            self.ports |= listening(process)
+
     def check(self, path: str, seed: int) -> None:
         files = sorted(self.target.glob("*.parquet"))
         rows = [row for file in files for row in oracle("FROM f", f=str(file))]
@@ -75,6 +88,19 @@ class Hostile:
         assert not left
         names = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
         assert not [name for name in names if str(self.target) in " ".join(name)]
+        _, alive = psutil.wait_procs(self.processes, timeout=30)
+        assert not alive
+        everyone = {port for each in psutil.process_iter() for port in listening(each)}
+        assert not self.ports & everyone
+
+
+def listening(process: psutil.Process) -> set[int]:
+    """The ports on which a process waits for others."""
+    try:
+        found = process.net_connections("inet")
+    except psutil.Error:
+        return set()
+    return {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -82,6 +108,7 @@ def test_on_this_machine(events_path: str, tmp_path: Path, seed: int) -> None:
     hostile = Hostile(events_path, tmp_path, seed)
     hostile.run()
     hostile.check(events_path, seed)
+    assert not hostile.ports, "no port is needed on one machine"
 
 
 @pytest.fixture(scope="module")

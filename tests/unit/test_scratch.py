@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from millpond.errors import StorageError
-from millpond.storage.scratch import Scratch
+from millpond.storage.scratch import KEPT_S, Scratch
 
 
 def base(tmp_path: Path) -> str:
@@ -47,6 +48,31 @@ def test_an_owner_that_is_restarted_finds_its_files_again(tmp_path: Path) -> Non
     (Path(scratch.path) / "part").write_bytes(b"rows")
     os.close(scratch._lock)  # What the kernel does when a process dies.
     assert (Path(Scratch("node", base(tmp_path)).path) / "part").exists()
+
+
+def test_what_is_kept_outlives_its_owner_for_three_days(tmp_path: Path) -> None:
+    place = base(tmp_path)
+    kept = Scratch("kept", place, kept=True)
+    (Path(kept.path) / "part").write_bytes(b"rows")
+    assert Scratch.take_up("kept", place) is None, "its owner lives"
+    kept.leave()
+    Scratch("sweeps", place)
+    again = Scratch.take_up("kept", place)
+    assert again is not None
+    assert (Path(again.path) / "part").read_bytes() == b"rows"
+    again.leave()
+    long_ago = time.time() - KEPT_S - 60
+    os.utime(kept.path, (long_ago, long_ago))
+    assert Scratch.take_up("kept", place) is None
+    Scratch("sweeps later", place)
+    assert not os.path.exists(kept.path)
+
+
+@pytest.mark.parametrize("name", ["../else", "/etc", "", "none", "plain"])
+def test_only_what_is_kept_is_taken_up(tmp_path: Path, name: str) -> None:
+    Scratch("plain", base(tmp_path)).leave()
+    os.mkdir(tmp_path / "else")
+    assert Scratch.take_up(name, base(tmp_path)) is None
 
 
 def test_a_folder_that_others_may_read_is_refused(tmp_path: Path) -> None:
