@@ -12,8 +12,10 @@ set are still functions of i.
 
 `sort` generates a set in a folder that is removed at the end, sorts it in a process of its
 own by `read_fixed(…).sort("key").write_fixed(…)`, validates the result (not timed), and
-appends a line to RESULTS if that is given. Time includes the start of the library; peak
-memory is the resident set of that process, imports included. MB are 10^6 bytes.
+appends a line to RESULTS if that is given. Time is that of the whole process; processor
+seconds, bytes and peak memory are those of it and all that it started (`apart.py`). MB are
+10^6 bytes. `--floor` adds what the disk alone takes: the same bytes copied twice, past the
+page cache, by as many threads, without a look at them.
 
 Measured on 2 cores without other work, start of the library included, one run each: 2 GB in
 memory 3.4 to 4.3 s (295 to 231 MB per second and core, 3.8 to 4.0 CPU s, 2.4 GB); within 1 GB
@@ -26,9 +28,7 @@ GB: heavy 0.95 and, within 1 GB, 1.21 of the CPU seconds; prefix, 1 GB of data: 
 import argparse
 import json
 import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +42,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import apart
+import copies
 import numpy as np
 import numpy.typing as npt
 
@@ -297,6 +299,7 @@ def arguments(words: Iterable[str] | None = None) -> argparse.Namespace:
         "--validate", action="store_true", help="always done; the word may be given all the same"
     )
     sort.add_argument("--folder", type=Path, help="where the data may lie: 3 times its size")
+    sort.add_argument("--floor", action="store_true", help="also time two plain copies of the set")
     sort.add_argument("--results", type=Path, help="a file to append a JSON line to")
     timed = commands.add_parser("timed", help=argparse.SUPPRESS)
     timed.add_argument("folder", type=Path)
@@ -345,22 +348,35 @@ def _sort(args: argparse.Namespace) -> dict[str, Any]:
     try:
         n = args.size // RECORD
         total = write_set(folder / "in", n, 4, args.skew, args.processes)
+        os.sync()  # What was made for the sort is not to be written during it.
         command = [sys.executable, __file__, "timed", str(folder)]
         command += ["--memory-limit", str(args.memory_limit), "--runtime", args.runtime]
         command += ["--processes", str(args.processes)]
-        out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        told: dict[str, Any] = json.loads(out)
-        found = validate(told.pop("paths"), args.processes)
+        spent, out = apart.told(command)
+        found = validate(json.loads(out)["paths"], args.processes)
+        floor = {}
+        if args.floor:
+            shutil.rmtree(folder / "out")
+            floor = {"two_copies_s": round(copies.twice(folder / "in", folder / "copy"), 3)}
     finally:
         shutil.rmtree(folder)
     good = found.unordered is None and (found.records, found.checksum) == (n, total)
-    limit = {"skew": args.skew, "memory_limit": args.memory_limit}
-    return told | limit | {"duplicates": found.duplicates, "good": good}
+    return {
+        "records": found.records,
+        "skew": args.skew,
+        "memory_limit": args.memory_limit,
+        "seconds": round(spent["wall_s"], 3),
+        "cpu_s": round(spent["cpu_s"], 3),
+        "read_per_byte": round(spent["read_gb"] * 1e9 / (n * RECORD), 3),
+        "written_per_byte": round(spent["written_gb"] * 1e9 / (n * RECORD), 3),
+        "peak_mb": round(spent["peak_gb"] * 1000),
+        "duplicates": found.duplicates,
+        "good": good,
+    } | floor
 
 
 def _timed(args: argparse.Namespace) -> dict[str, Any]:
-    """What a user writes; in a process of its own, so that its memory can be told."""
-    start, cpu, before = time.perf_counter(), time.process_time(), _bytes_moved()
+    """What a user writes; in a process of its own, so that what it takes can be told."""
     import millpond
 
     options = {"threads": args.processes, "memory_limit": args.memory_limit, "progress": False}
@@ -369,24 +385,8 @@ def _timed(args: argparse.Namespace) -> dict[str, Any]:
     with millpond.init(runtime=args.runtime, **options) as sp:
         records = sp.read_fixed(str(args.folder / "in"), {"key": KEY, "value": RECORD - KEY})
         done = records.sort("key").write_fixed(str(args.folder / "out"))
-    seconds, size = time.perf_counter() - start, done.rows * RECORD
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    read, written = (after - first for after, first in zip(_bytes_moved(), before, strict=True))
-    return {
-        "seconds": round(seconds, 3),
-        "cpu_s": round(time.process_time() - cpu + children.ru_utime + children.ru_stime, 3),
-        "records": done.rows,
-        "read_per_byte": round(read / size, 3),
-        "written_per_byte": round(written / size, 3),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,
-        "paths": sorted(str(path) for path in (args.folder / "out").iterdir()),
-    }
-
-
-def _bytes_moved() -> tuple[int, int]:
-    """Bytes that this process has read and written, by any call, from cache or disk."""
-    told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(told["rchar"]), int(told["wchar"])
+    paths = sorted(map(str, (args.folder / "out").glob("*.bin")))
+    return {"records": done.rows, "paths": paths}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ byte. Rows with equal keys keep their input order, and a key that fills more tha
 range is cut by row number, so skew costs neither time nor memory.
 """
 
+import math
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -27,14 +29,13 @@ from millpond.physical.stages import PartRef, PartRows
 from millpond.schema import Schema
 from millpond.shuffle.bounds import Bound, choose_bounds
 from millpond.shuffle.read import read_part_rows
-from millpond.shuffle.write import PartWriter, Written
+from millpond.shuffle.write import Ordered, PartWriter, Written, checked, edges
 from millpond.storage import FileInfo
-from millpond.storage.direct import is_cached, page_aligned, read_direct, read_into
+from millpond.storage.direct import GRID, is_cached, page_aligned, read_direct, read_into
 
 _READ_BYTES = 8 << 20
-_RUN_BYTES = 48 << 20
 _SPLIT_BYTES = 512 << 20
-_LEAST_RANGE_BYTES = 1 << 20
+_LEAST_RANGE_BYTES = _LEAST_RUN_BYTES = 1 << 20
 # Reads of a sample, and rows of each: enough to fill ranges within 10 %, for 100 of them.
 _SAMPLES, _SAMPLE_ROWS = 1024, 32
 
@@ -80,16 +81,19 @@ def sort_files(
 
     Threads for which memory is too small (64 MB each) are left out.
     """
-    how = replace(how, threads=max(1, min(how.threads, how.memory_bytes // (64 << 20))))
     counts = [count(file, how.layout) for file in files]
     starts = accumulate(counts, initial=0)
     spans = [
         _Span(file.path, 0, n, start) for file, n, start in zip(files, counts, starts, strict=False)
     ]
+    # Besides the records: 8 bytes to sort and 16 for the order while ties are sought.
+    needed = sum(counts) * (how.layout.record_bytes + 24) + how.threads * _READ_BYTES * 4
+    in_memory = needed <= how.memory_bytes
+    # By parts the disk is waited for: one thread more than cores keeps both at work.
+    most = how.threads if in_memory else how.threads + 1
+    how = replace(how, threads=max(1, min(most, how.memory_bytes // (64 << 20))))
     with ThreadPoolExecutor(how.threads, thread_name_prefix="record-sort") as pool:
-        # Besides the records: 8 bytes to sort and 16 for the order while ties are sought.
-        needed = sum(counts) * (how.layout.record_bytes + 24) + how.threads * _READ_BYTES * 4
-        if needed <= how.memory_bytes:
+        if in_memory:
             return _sort_in_memory(spans, name, how, pool)
         return _sort_by_parts(spans, name, scratch, how, pool)
 
@@ -107,7 +111,12 @@ def _sort_in_memory(
     held = mmap.mmap(-1, max(n * width, 1), flags=flags)
     rows = np.frombuffer(held, np.uint8, n * width).reshape(n, width)
     pieces = [piece for span in spans for piece in _cut(span, max(1, _READ_BYTES // width))]
-    list(pool.map(lambda p: _read_rows(p, how, rows[p.ordinal : p.ordinal + p.n]), pieces))
+
+    def fill(piece: _Span) -> None:
+        memory = rows[piece.ordinal : piece.ordinal + piece.n].reshape(-1).data
+        _read(piece, memory, how, direct=False)
+
+    list(pool.map(fill, pieces))
     order = sort_order(rows, how.key, pool.map)
     outputs = np.array_split(order, max(1, min(2 * how.threads, n)))
 
@@ -119,13 +128,13 @@ def _sort_in_memory(
     return SortedFiles(paths, n, n * width, n * width)
 
 
-def _read_rows(piece: _Span, how: RecordSort, rows: Rows) -> None:
-    """Fill `rows` with the records of `piece`."""
+def _read(piece: _Span, memory: memoryview, how: RecordSort, *, direct: bool) -> None:
+    """Fill `memory` with the records of `piece`, and what is after them if it is longer."""
     how.check()
-    memory, width = rows.reshape(-1).data, how.layout.record_bytes
     fd = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if read_into(fd, piece.first * width, memory, direct=False) < len(memory):
+        width = how.layout.record_bytes
+        if read_into(fd, piece.first * width, memory, direct=direct) < piece.n * width:
             raise OSError(f"{piece.path}: became shorter while it was read")
     finally:
         os.close(fd)
@@ -159,14 +168,16 @@ def _sort_by_parts(
     pool: ThreadPoolExecutor,
 ) -> SortedFiles:
     n, width = sum(span.n for span in spans), how.layout.record_bytes
-    # A thread holds a range, its order, and some reads and writes under way.
-    range_bytes = max(how.memory_bytes // how.threads // 5, _LEAST_RANGE_BYTES)
+    # A thread holds a run twice; or a range, its order, and some reads and writes under way.
+    # Both as large as can be: each run has a segment of each range, so their number, and
+    # with it the time per byte, grows with the data.
+    range_bytes = max(how.memory_bytes // how.threads // 3, _LEAST_RANGE_BYTES)
     bounds = _bounds(_sample(spans, how), -(-n * width // range_bytes))
-    step = max(1, min(_SPLIT_BYTES, n * width // (2 * how.threads)) // width)
+    step = _step(min(_SPLIT_BYTES, n * width // (2 * how.threads)), width)
     splits = [piece for span in spans for piece in _cut(span, step)]
     tasks = [_PartTask(i, split, f"{scratch}/{i:05d}.part") for i, split in enumerate(splits)]
     try:
-        written = list(pool.map(lambda task: _write_part(task, bounds, how), tasks))
+        written = _write_parts(tasks, bounds, how, pool)
         rows = np.sum([np.frombuffer(each.partition_rows, "<i8") for each in written], axis=0)
         parts = tuple(map(_ref, tasks, written))
         paths = tuple(
@@ -217,40 +228,81 @@ def _bounds(sample: Sequence[Bound], n_ranges: int) -> _Bounds:
     )
 
 
-def _write_part(task: _PartTask, bounds: _Bounds, how: RecordSort) -> Written:
+class _RunMemory:
+    """Room for a run as it is read and as it is written; overwritten by the next one.
+
+    Fresh memory for each run would cost a page fault per 4 KiB: more than its sorting.
+    """
+
+    def __init__(self, run_bytes: int, width: int) -> None:
+        self.n = _step(run_bytes, width)
+        # Whole pages, and pages as they are: see `_sort_in_memory`.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.read = memoryview(mmap.mmap(-1, -(-self.n * width // GRID) * GRID, flags=flags))
+        held = mmap.mmap(-1, self.n * width, flags=flags)
+        self.moved = np.frombuffer(held, np.uint8).reshape(self.n, width)
+
+
+def _write_parts(
+    tasks: Sequence[_PartTask], bounds: _Bounds, how: RecordSort, pool: ThreadPoolExecutor
+) -> list[Written]:
+    run_bytes = max(how.memory_bytes // how.threads // 3, _LEAST_RUN_BYTES)
+    spare: SimpleQueue[_RunMemory] = SimpleQueue()
+    for _ in range(how.threads):
+        spare.put(_RunMemory(run_bytes, how.layout.record_bytes))
+
+    def write(task: _PartTask) -> Written:
+        memory = spare.get()
+        try:
+            return _write_part(task, bounds, memory, how)
+        finally:
+            spare.put(memory)
+
+    return list(pool.map(write, tasks))
+
+
+def _write_part(task: _PartTask, bounds: _Bounds, memory: _RunMemory, how: RecordSort) -> Written:
     """The records of a split, by range."""
-    split, width = task.split, how.layout.record_bytes
+    width, n_ranges = how.layout.record_bytes, len(bounds.keys) + 1
     schema = pa.schema({"record": pa.binary(width)})
-    # A writer holds a run as it came and once more in order.
-    run_bytes = max(1 << 20, min(_RUN_BYTES, how.memory_bytes // how.threads // 5))
-    writer = PartWriter(task.path, len(bounds.keys) + 1, schema, budget_bytes=run_bytes)
+    writer = PartWriter(task.path, n_ranges, schema)
     try:
-        for piece in _cut(split, max(1, _READ_BYTES // width)):
-            # Memory of its own for each piece, for the writer may keep what it is given.
-            data = _bytes(piece, how)
-            batch = pa.record_batch([whole(data, how.layout)], schema)
-            writer.add(batch, _numbers(as_rows(data, how.layout), piece, bounds, how))
+        for run in _cut(task.split, memory.n):
+            numbers = [
+                _numbered(piece, memory.read[(piece.first - run.first) * width :], bounds, how)
+                for piece in _cut(run, _step(_READ_BYTES, width))
+            ]
+            of = checked(np.concatenate(numbers), run.n, n_ranges)
+            read = as_rows(memory.read[: run.n * width], how.layout)
+            # Stable on 8 or 16 bits is a radix sort: 100 M rows a second.
+            (rows,) = gather(read, np.argsort(of, kind="stable"), memory.moved)
+            batch = pa.record_batch([whole(rows.reshape(-1).data, how.layout)], schema)
+            writer.add_run(Ordered(batch, edges(of, n_ranges)))
         return writer.close()
     except BaseException:
         writer.abort()
         raise
 
 
-def _bytes(piece: _Span, how: RecordSort) -> memoryview:
-    """The records of `piece`: from the page cache if they seem to be there, else past it.
+def _step(size_bytes: int, width: int) -> int:
+    """Records of about so many bytes; of whole pages, if so many are."""
+    pages = GRID // math.gcd(GRID, width)
+    n = max(1, size_bytes // width)
+    return n - n % pages or n
 
-    To fill the cache with what is read once costs ten times the CPU of the read.
+
+def _numbered(
+    piece: _Span, memory: memoryview, bounds: _Bounds, how: RecordSort
+) -> npt.NDArray[np.int64]:
+    """Read some records into `memory`; the range of each.
+
+    From the page cache if they seem to be there, else past it: to fill the cache with
+    what is read once costs ten times the CPU of the read.
     """
-    width = how.layout.record_bytes
-    if not is_cached(piece.path, piece.first * width):
-        how.check()
-        (data,) = read_direct(piece.path, [(piece.first * width, piece.n * width)])
-        if len(data) < piece.n * width:
-            raise OSError(f"{piece.path}: became shorter while it was read")
-        return data
-    rows = _memory(piece.n * width, width)
-    _read_rows(piece, how, rows)
-    return rows.reshape(-1).data.cast("B")
+    n_bytes = piece.n * how.layout.record_bytes
+    direct = not is_cached(piece.path, piece.first * how.layout.record_bytes)
+    _read(piece, memory[: -(-n_bytes // GRID) * GRID], how, direct=direct)
+    return _numbers(as_rows(memory[:n_bytes], how.layout), piece, bounds, how)
 
 
 def _numbers(rows: Rows, piece: _Span, bounds: _Bounds, how: RecordSort) -> npt.NDArray[np.int64]:

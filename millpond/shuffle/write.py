@@ -86,6 +86,13 @@ class PartWriter:
             for piece, some in _pieces(batch, numbers, self._budget):
                 self._hold(piece, some)
 
+    def add_run(self, rows: Ordered) -> None:
+        """Write rows that are in order already as a run, at once: nothing of them is kept."""
+        with self._no_file_after_an_error():
+            self._flush()
+            self._ordered = [rows]
+            self._flush()
+
     def close(self) -> Written:
         """Write what is held and the index. The file is complete."""
         with self._no_file_after_an_error():
@@ -184,13 +191,18 @@ def checked(partition: npt.NDArray[Any] | None, n_rows: int, n: int) -> Partitio
 
 
 def ordered(batch: pa.RecordBatch, numbers: Partitions, n: int) -> Ordered:
-    offsets = np.zeros(n + 1, np.int64)
-    np.cumsum(np.bincount(numbers, minlength=n), out=offsets[1:])
     if np.all(numbers[1:] >= numbers[:-1]):  # One partition, or in order already.
-        return Ordered(batch, offsets)
+        return Ordered(batch, edges(numbers, n))
     # Stable on 8 or 16 bits is a radix sort: 100 M rows a second.
     places = row_numbers(np.argsort(numbers, kind="stable"))
-    return Ordered(pc.take(batch, places, memory_pool=reused_memory()), offsets)
+    return Ordered(pc.take(batch, places, memory_pool=reused_memory()), edges(numbers, n))
+
+
+def edges(numbers: Partitions, n: int) -> npt.NDArray[np.int64]:
+    """Where each partition begins among rows in partition order, and where the last ends."""
+    offsets = np.zeros(n + 1, np.int64)
+    np.cumsum(np.bincount(numbers, minlength=n), out=offsets[1:])
+    return offsets
 
 
 def _pieces(

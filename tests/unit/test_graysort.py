@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 path = Path(__file__).parents[2] / "benchmarks" / "graysort.py"
+sys.path.append(str(path.parent))  # It imports its neighbours.
 spec = importlib.util.spec_from_file_location("graysort", path)
 assert spec
 assert spec.loader
