@@ -10,7 +10,10 @@ function, and hold the result in memory:
     filter       a function of one row, `dict -> bool`
                  (Polars: filter by map_elements, Ray Data: filter)
     map_batches  a function of batches, numpy in and out, on `--batch-rows` rows
-                 (Polars: LazyFrame.map_batches, Ray Data: map_batches)
+                 (Polars: LazyFrame.map_batches, Ray Data: map_batches); each with the size
+                 of batches that it has by itself: 122,880 rows here, Polars all at once
+    large batches
+                 the same, with batches of 2**20 rows here and in Ray Data
 
 Ray runs before the clock starts, and all are called once before they are measured. Our
 functions run in worker processes, which a session starts at their first use: that is measured
@@ -18,14 +21,16 @@ apart, as `first`, against Polars' own `map` without a warm-up. A function of ba
 costs less than to move its rows is called in the session's process
 (docs/decisions/0035-light-functions.md).
 
-Found (2026-11-22, Polars 2.1, Ray 2, 2 cores, nothing else running): in rows/s 2.16 × Polars
-and 6.9 × Ray Data for map, 1.41 × and 10 × for filter, 0.82 × Polars for a map with its start.
-map_batches: 60 M rows/s, 14 × Ray Data, and 0.53 × Polars (166 ms, 82 ms): DuckDB's scan of
-the two columns alone takes as much processor as Polars' whole run.
+Found (2026-11-22, Polars 2.1, Ray 2, 2 cores): in rows/s 2.16 × Polars and 6.9 × Ray Data
+for map, 1.41 × and 10 × for filter, 0.82 × Polars for a map with its start. Large batches:
+0.81 × Polars (96 ms, 74 ms) and 14 × Ray Data; map_batches: between 0.66 × and 1.3 × Polars
+in two runs on a machine that was not quite idle, 18 × Ray Data. Where the rest of it goes:
+docs/decisions/0070-where-a-light-function-spends.md.
 """
 
 import argparse
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -41,6 +46,7 @@ from pairs import Compared, compare, save, table, timed
 
 import millpond
 
+LARGE = 2**20
 SCHEMA = {"id": "BIGINT", "price": "DOUBLE", "tag": "VARCHAR"}
 TYPES = pl.Struct({"id": pl.Int64, "price": pl.Float64, "tag": pl.String})
 
@@ -85,10 +91,10 @@ def our_filter(sp: millpond.Session, path: str) -> int:
     return sp.read_parquet(path).filter(cheap).to_arrow().num_rows
 
 
-def our_batches(sp: millpond.Session, path: str) -> int:
+def our_batches(sp: millpond.Session, path: str, **size: int) -> int:
     frame = sp.read_parquet(path).select("id", "price")
     schema = {"id": "BIGINT", "root": "DOUBLE"}
-    return frame.map_batches(rooted, schema=schema, format="numpy").to_arrow().num_rows
+    return frame.map_batches(rooted, schema=schema, format="numpy", **size).to_arrow().num_rows
 
 
 def ray_map(path: str) -> int:
@@ -99,9 +105,9 @@ def ray_filter(path: str) -> int:
     return int(ray.data.read_parquet(path).filter(cheap).materialize().count())
 
 
-def ray_batches(path: str) -> int:
+def ray_batches(path: str, **size: int) -> int:
     rows = ray.data.read_parquet(path).select_columns(["id", "price"])
-    return int(rows.map_batches(rooted, batch_format="numpy").materialize().count())
+    return int(rows.map_batches(rooted, batch_format="numpy", **size).materialize().count())
 
 
 Ours = Callable[[millpond.Session, str], int]
@@ -110,6 +116,11 @@ CASES: dict[str, tuple[Ours, Theirs, Theirs]] = {
     "map": (our_map, polars_map, ray_map),
     "filter": (our_filter, polars_filter, ray_filter),
     "map_batches": (our_batches, polars_batches, ray_batches),
+    "large batches": (
+        partial(our_batches, batch_size=LARGE),
+        polars_batches,
+        partial(ray_batches, batch_size=LARGE),
+    ),
 }
 
 
@@ -140,7 +151,7 @@ def main() -> None:
     compared: list[Compared] = []
     with tempfile.TemporaryDirectory() as folder, millpond.init(progress=False) as sp:
         for name in told.cases:
-            rows = told.batch_rows if name == "map_batches" else told.rows
+            rows = told.batch_rows if "batches" in name else told.rows
             path = written(sp, folder, rows)
             ours, *peers = CASES[name]
             for peer, theirs in zip(("polars", "ray"), peers, strict=True):
@@ -148,10 +159,9 @@ def main() -> None:
                 sides = timed(partial(theirs, path)), timed(partial(ours, sp, path))
                 found = compare(f"{name}, {peer}", *sides, told.pairs)
                 rate = rows / found.ours_s / 1e6
-                print(f"{name:12} {rate:6.2f} M rows/s, {1 / found.ratio:5.2f} x {peer}")
+                print(f"{name:13} {rate:6.2f} M rows/s, {1 / found.ratio:5.2f} x {peer}")
                 compared.append(found)
-            Path(path).unlink()
-            Path(path).parent.rmdir()
+            shutil.rmtree(Path(path).parent)
         path = written(sp, folder, told.rows)
         first = timed(partial(fresh, path))
         compared.append(compare("first, polars", timed(partial(polars_map, path)), first, 3))

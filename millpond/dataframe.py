@@ -119,7 +119,7 @@ class DataFrame(Results):
         >>> sp.from_items([{"a": 1, "b": 2}]).drop("a").columns
         ['b']
         """
-        return self._new(build.drop(self.plan, names, _where("drop", ", ".join(names)), self._d))
+        return self._new(build.drop(self.plan, names, _where("drop", ", ".join(names))))
 
     # ---- functions of several rows ---------------------------------------------------
 

@@ -91,7 +91,7 @@ class Runner:
                 f"{where}: cpus={cpus:g}, and this session has {threads} threads. "
                 "Ask for less, or open it with init(threads=…)."
             )
-        if gpus > (has := gpu_count()):
+        if gpus and gpus > (has := gpu_count()):
             number = f"{has} GPU{'' if has == 1 else 's'}" if has else "no GPU"
             raise OptionError(f"{where}: gpus={gpus:g}, and this machine has {number}.")
 

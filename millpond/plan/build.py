@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from millpond.errors import OptionError, SchemaMismatch, SqlError, warn
-from millpond.expr import Dialect, quote
+from millpond.expr import Dialect, Expression, quote
 from millpond.expr import parse as p
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
@@ -47,10 +47,18 @@ def select(node: n.Node, items: Sequence[str], where: str, dialect: Dialect) -> 
     """Columns by name, or SQL select items."""
     if not items:
         raise SqlError(f"{where}: needs at least one column.")
-    parts = [quote.name(f.name) if (f := node.schema.find(item)) else item for item in items]
-    plain = all(item in node.schema for item in items)
-    # SQL may end in a comment; plain names are written as rules recognise them.
-    return project(node, (", " if plain else ",\n").join(parts), where, dialect)
+    found = [node.schema.find(item) for item in items]
+    fields = [field for field in found if field is not None]
+    if len(fields) == len(items):
+        return _picked(node, fields, where)
+    parts = [quote.name(f.name) if f else item for f, item in zip(found, items, strict=True)]
+    return project(node, ",\n".join(parts), where, dialect)  # SQL may end in a comment.
+
+
+def _picked(node: n.Node, fields: Sequence[Field], where: str) -> n.Project:
+    """Some columns as they are: there is nothing to ask DuckDB."""
+    schema = p.check(lambda: Schema(tuple(fields)), where)
+    return n.Project(node, Expression(quote.names(schema.names), frozenset(schema.names)), schema)
 
 
 def with_columns(
@@ -88,13 +96,13 @@ def rename(node: n.Node, names: Mapping[str, str], where: str, dialect: Dialect)
     return project(node, ", ".join(parts), where, dialect)
 
 
-def drop(node: n.Node, names: Sequence[str], where: str, dialect: Dialect) -> n.Project:
+def drop(node: n.Node, names: Sequence[str], where: str) -> n.Project:
     """All columns but `names`."""
     gone = {node.schema.field(name, where).name for name in names}
-    kept = [f.name for f in node.schema if f.name not in gone]
+    kept = [f for f in node.schema if f.name not in gone]
     if not kept:
         raise SchemaMismatch(f"{where}: no column would be left.")
-    return project(node, quote.names(kept), where, dialect)
+    return _picked(node, kept, where)
 
 
 def filtered(

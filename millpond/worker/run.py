@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
 from millpond.engine.duckdb import Cursor
+from millpond.engine.freed_memory import keep_freed_memory
 from millpond.engine.udfs import vectorised
 from millpond.errors import MillpondError, WorkerLost
 from millpond.physical.stages import (
@@ -206,6 +207,8 @@ class _Run:
                     rows = cursor.reader(
                         self._bound(first, None, cursor), self.inputs.batch_rows(step.input)
                     )
+                if step.light:
+                    keep_freed_memory()
                 arrow = self.worker.engine.arrow_schema
                 most_bytes = self.worker.options.memory_limit_bytes
                 found = functions.apply(
