@@ -134,28 +134,33 @@ class DataFrame(Results):
         arrays). It may give any of these. Without `schema` it is tried on up to 100 rows.
         """
         build.whole(batch_size, "map_batches()", "batch_size", least=1)
-        self._runner.check_resources(cpus, gpus, "map_batches()")
-        rest = {"batch_size": batch_size, "format": checked_format(format, "map_batches()"),
-                "cpus": float(cpus), "gpus": float(gpus)}  # fmt: skip
+        rest = self._called("map_batches()", format, cpus, gpus) | {"batch_size": batch_size}
         return self._python("map_batches", fn_or_class, "batch", schema, key, deterministic, **rest)
 
     def map_partitions(
         self, fn: Function, *, schema: Columns | None = None, format: str = "arrow",
-        key: str | None = None, deterministic: bool = True,
+        cpus: float = 1, gpus: float = 0, key: str | None = None, deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
-        """A function of each whole partition, which must fit in memory."""
-        rest = {"format": checked_format(format, "map_partitions()")}
-        return self._python("map_partitions", fn, "partition", schema, key, deterministic, **rest)
+        """A function or class of whole partitions, held in memory; else as `map_batches`."""
+        method = "map_partitions"
+        rest = self._called(f"{method}()", format, cpus, gpus)
+        return self._python(method, fn, "partition", schema, key, deterministic, **rest)
 
     def map_groups(
         self, by: str | Sequence[str], fn: Function, *, schema: Columns | None = None,
-        format: str = "arrow", key: str | None = None, deterministic: bool = True,
+        format: str = "arrow", cpus: float = 1, gpus: float = 0, key: str | None = None,
+        deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
-        """A function of all rows that share a key; exchanges rows by key."""
+        """A function or class of all rows that share a key, which meet; else as `map_batches`."""
         keys = [by] if isinstance(by, str) else list(by)
         names = tuple(self.plan.schema.field(k, f"map_groups({by!r})").name for k in keys)
-        rest = {"format": checked_format(format, "map_groups()"), "group_keys": names}
+        rest = self._called("map_groups()", format, cpus, gpus) | {"group_keys": names}
         return self._python("map_groups", fn, "group", schema, key, deterministic, **rest)
+
+    def _called(self, where: str, format: str, cpus: float, gpus: float) -> dict[str, Any]:
+        self._runner.check_resources(cpus, gpus, where)
+        checked = checked_format(format, where)
+        return {"format": checked, "cpus": float(cpus), "gpus": float(gpus)}
 
     def _python(
         self, method: str, fn: Function, kind: str, schema: Columns | None,
@@ -274,10 +279,12 @@ class DataFrame(Results):
     # ---- files -----------------------------------------------------------------------
 
     def write_parquet_lazy(
-        self, path: str | os.PathLike[str], *, mode: str = "error", **parquet_options: Any
-    ) -> DataFrame:
-        """A frame that writes when it is computed (`sp.wait(a, b)`)."""
-        return self._new(sinks.sink(self.plan, "parquet", path, mode, parquet_options))
+        self, path: str | os.PathLike[str], *, mode: str = "error",
+        partition_by: str | Sequence[str] | None = None, **parquet_options: Any,
+    ) -> DataFrame:  # fmt: skip
+        """A frame that writes when it is computed (`sp.wait(a, b)`); else as `write_parquet`."""
+        plan = sinks.sink(self.plan, "parquet", path, mode, parquet_options, partition_by)
+        return self._new(plan)
 
     @property
     def _d(self) -> Dialect:

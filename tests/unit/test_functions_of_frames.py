@@ -157,6 +157,16 @@ def test_a_class_is_built_once_per_worker(sp: Session) -> None:
     assert 1 <= made.count() <= 2
 
 
+def test_a_class_of_partitions_and_one_of_groups_are_built_once_per_worker(sp: Session) -> None:
+    spread = frame(sp).repartition(7, by_rows=True).map_partitions(Counter, cpus=2)
+    groups = frame(sp).map_groups("k", Counter, cpus=0.5)
+
+    for made in (spread, groups):
+        found = made.to_arrow()["made"]
+        assert len(found) == 200
+        assert 1 <= len(found.unique()) <= 2
+
+
 def test_partitions_and_groups(sp: Session) -> None:
     def total(rows: pa.Table) -> dict[str, Any]:
         return {"k": [rows["k"][0].as_py()], "n": [rows.num_rows], "s": [pc.sum(rows["x"]).as_py()]}
@@ -182,6 +192,10 @@ def test_groups_of_null_and_two_keys(sp: Session) -> None:
 def test_more_than_the_machine_has_is_an_error_at_once(sp: Session) -> None:
     with pytest.raises(OptionError, match="cpus=99"):
         frame(sp).map_batches(lambda b: b, cpus=99)
+    with pytest.raises(OptionError, match=r"map_partitions\(\): cpus=99"):
+        frame(sp).map_partitions(lambda b: b, cpus=99)
+    with pytest.raises(OptionError, match=r"map_groups\(\): gpus=1, and this machine has no GPU"):
+        frame(sp).map_groups("k", lambda b: b, gpus=1)
 
 
 def test_what_cannot_travel_is_named(sp: Session) -> None:

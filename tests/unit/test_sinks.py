@@ -188,6 +188,8 @@ def test_lazy_writes_happen_together(sp: Session, tmp_path: Path) -> None:
     sp.wait(*lazy)
 
     assert names(tmp_path) == ["1.parquet", "2.parquet"]
+    sp.wait(sp.from_items([{"k": 1, "a": 2}]).write_parquet_lazy(tmp_path / "by", partition_by="k"))
+    assert names(tmp_path / "by") == ["k=1/part-00000-0.parquet"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
