@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millpond.errors import OptionError
 from millpond.formats.shard_types import (
     has_long_offsets,
     is_bytes,
@@ -46,6 +47,7 @@ class Column:
 class Ragged:
     """Rows of different lengths: one array of `values`, and `offsets` of n + 1 rows.
 
+    Elements that are null are masked: `values` is then a masked array.
     `ragged[i]` is a view of row i; `ragged[i:j]` a `Ragged` whose values are a view of
     those rows' values alone, so `offsets` always begin at 0 and end at `len(values)`.
     Rows that are null are empty.
@@ -87,15 +89,28 @@ class Ragged:
         return rows
 
 
+class NullTokens(OptionError):
+    """A list of tokens that is to be packed has an element that is null."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "loader(tokens=…): some lists have elements that are NULL, and a pack has no place "
+            "for them. Leave them out (list_filter) before writing the training set."
+        )
+
+
 def flat_lists(lists: Column) -> tuple[npt.NDArray[Any], Int64s]:
     """The elements of lists of numbers, one list after the other, and where each begins.
 
-    A null list is empty.
+    A null list is empty. Raises `NullTokens` where an element is null.
     """
     if lists.array is not None:
-        lengths = pa.compute.fill_null(pa.compute.list_value_length(lists.array), 0).to_numpy()
-        values = lists.array.flatten().to_numpy(zero_copy_only=False)
-        return values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        elements, edges = _elements(lists.array)
+        if isinstance(elements, np.ma.MaskedArray):
+            raise NullTokens
+        return elements, edges
+    if lists.children[0].valid is not None:
+        raise NullTokens
     child, offsets, dtype = lists.children[0], lists.offsets, numpy_type(lists.kind.value_type)
     assert child.values is not None, "lists of numbers have values"
     assert offsets is not None, "a column of lists has offsets"
@@ -134,7 +149,65 @@ def to_numpy(column: Column) -> Any:
         child = column.children[0].values
         if dtype is not None and child is not None:
             return Ragged(child.view(dtype).reshape(-1), column.offsets)
-    return to_arrow(column).to_numpy(zero_copy_only=False)
+    return _numpy_of(to_arrow(column))
+
+
+def _numpy_of(array: pa.Array) -> Any:
+    """The same for an Arrow array. No value changes because another one is null."""
+    kind = array.type
+    if numpy_type(kind) is not None or pa.types.is_boolean(kind) or pa.types.is_date(kind):
+        return _numbers(array)
+    if is_list(kind) and numpy_type(kind.value_type) is not None:
+        return Ragged(*_elements(array))
+    if is_fixed_list(kind) and numpy_type(kind.value_type) is not None:
+        n, size = len(array), kind.list_size
+        values = _numbers(array.values.slice(array.offset * size, n * size)).reshape(n, size)
+        if not array.null_count:
+            return values
+        null = array.is_null().to_numpy(zero_copy_only=False)[:, None]
+        return np.ma.MaskedArray(values, mask=np.ma.getmaskarray(values) | null)
+    if not _has_null_integers(array):
+        return array.to_numpy(zero_copy_only=False)
+    # Arrow would make floats of these integers, and 2^53 + 1 would be another number.
+    rows = np.empty(len(array), object)
+    for i, value in enumerate(array):
+        rows[i] = value.as_py()
+    return rows
+
+
+def _numbers(array: pa.Array) -> npt.NDArray[Any]:
+    """Numbers, times and bools; masked where some are null."""
+    dtype = numpy_type(array.type)
+    if dtype is not None:
+        first, size = array.offset * dtype.itemsize, len(array) * dtype.itemsize
+        values = _bytes_of(array.buffers()[1])[first : first + size].view(dtype)
+    elif pa.types.is_boolean(array.type):
+        values = array.fill_null(False).to_numpy(zero_copy_only=False)
+    else:
+        values = array.to_numpy(zero_copy_only=False)
+    if not array.null_count:
+        return values
+    return np.ma.MaskedArray(values, mask=array.is_null().to_numpy(zero_copy_only=False))
+
+
+def _elements(lists: pa.Array) -> tuple[npt.NDArray[Any], Int64s]:
+    """The elements of an array of lists of numbers, and where each row's begin."""
+    lengths = pa.compute.fill_null(pa.compute.list_value_length(lists), 0).to_numpy()
+    return _numbers(lists.flatten()), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _has_null_integers(array: pa.Array) -> bool:
+    """Whether integers that are null lie somewhere inside."""
+    kind = array.type
+    if pa.types.is_struct(kind):
+        inside = [array.field(i) for i in range(kind.num_fields)]
+    elif pa.types.is_map(kind):
+        inside = [array.keys, array.items]
+    elif is_list(kind) or pa.types.is_fixed_size_list(kind):
+        inside = [array.values]
+    else:
+        return bool(pa.types.is_integer(kind) and array.null_count)
+    return any(_has_null_integers(part) for part in inside)
 
 
 def from_arrow(array: pa.Array) -> Column:

@@ -18,7 +18,7 @@ from xxhash import xxh3_64_intdigest
 from millpond.errors import FileUnreadable, RowsUnreadable
 from millpond.formats.shard_index import Index
 from millpond.formats.shard_types import has_long_offsets, is_bytes, is_fixed, user_columns
-from millpond.loader.columns import Column
+from millpond.loader.columns import Column, NullTokens
 from millpond.loader.flat import LocalShards, Shards, ShardUnreadable
 from millpond.loader.layout import Layout, Node, layout_of
 from millpond.loader.verify import Seen, extent
@@ -362,6 +362,11 @@ class _Gather:
         beyond = first + start + size > last
         if beyond.any():
             self._outside(np.flatnonzero(beyond), self.rows, self.chunk)
+        if self.layout.present[leaf.valid]:
+            offsets = np.concatenate([[0], np.cumsum(size)])
+            expanded = self._expand(offsets, self.chunk, first + start)
+            if self._valid(leaf, *expanded) is not None:
+                raise NullTokens
         self._map_only(leaf.data)
         begin = self.layout.address[leaf.data][self.chunk] + (first + start) * each
         values = self._read(lambda: self.shards.ragged(begin, begin + size * each))

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-from xxhash import xxh3_64_hexdigest
+from xxhash import xxh3_64_digest, xxh3_64_hexdigest
 
 from millpond.errors import ColumnNotFound, OptionError, StorageError
 from millpond.formats.shard_types import is_list
@@ -29,6 +29,7 @@ BLOCK_BYTES = 128 << 10
 WINDOW_BLOCKS = 2048
 _SCAN = 65_536
 _STRETCH = 1024
+_SUM_BYTES = 8  # A plan in storage ends with its checksum.
 T = TypeVar("T", Selection, PackPlan)
 
 
@@ -188,15 +189,19 @@ def _kept(
     read: Callable[[memoryview], T | None],
     make: Callable[[], T],
 ) -> T:
-    """A plan from beside the data; made and put there where it is missing or not whole."""
+    """A plan from beside the data; made and put there where it is missing or damaged."""
     path = f"{source.uri}/.millpond/{key}"
     if storage.stat(path) is not None:
-        found = read(storage.read_many([Range(path, 0, -1)])[0])
+        data = storage.read_many([Range(path, 0, -1)])[0]
+        body = data[:-_SUM_BYTES]
+        found = read(body) if xxh3_64_digest(body) == data[-_SUM_BYTES:] else None
         if found is not None:
             return found
-        storage.delete([path])
+        with suppress(StorageError):
+            storage.delete([path])
     plan = make()
     # Where the store is read-only, the next process makes the plan again.
     with suppress(StorageError):
-        put_new(storage, path, plan.to_bytes())
+        made = plan.to_bytes()
+        put_new(storage, path, made + xxh3_64_digest(made))
     return plan

@@ -112,6 +112,80 @@ def of_documents(kind: str, folder: Path) -> str:
     return str(folder)
 
 
+BIG = 2**53 + 1  # The first whole number that a float64 cannot hold.
+NULLS = pa.table({
+    "number": pa.array([BIG, None, 3]),
+    "flag": pa.array([True, None, False]),
+    "day": pa.array([1, None, 3], pa.date32()),
+    "at": pa.array([1, None, 3], pa.timestamp("us")),
+    "list": pa.array([[BIG, None], None, []], pa.list_(pa.int64())),
+    "pair": pa.array([[BIG, None], None, [1, 2]], pa.list_(pa.int64(), 2)),
+    "struct": pa.array([{"a": BIG}, None, {"a": None}]),
+    "deep": pa.array([[[BIG, None]], None, []], pa.list_(pa.list_(pa.int64()))),
+})  # fmt: skip
+
+
+def opened(kind: str, table: pa.Table, folder: Path) -> Dataset:
+    if kind == "parquet":
+        folder.mkdir()
+        pq.write_table(table, folder / "rows.parquet")
+    else:
+        write_dataset(table, str(folder))
+    return open_dataset(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["shards", "parquet"])
+def test_a_null_masks_itself_and_changes_no_other_value(tmp_path: Path, kind: str) -> None:
+    batch = opened(kind, NULLS, tmp_path / "set").take([0, 1, 2])
+    for name in ("number", "flag", "day", "at", "pair"):
+        want = [
+            [None, None] if name == "pair" and x is None else x for x in NULLS[name].to_pylist()
+        ]
+        assert isinstance(batch[name], np.ma.MaskedArray), name
+        assert batch[name].tolist() == want, name
+    assert [row.tolist() for row in batch["list"]] == [[BIG, None], [], []]
+    assert batch["struct"].tolist() == [{"a": BIG}, None, {"a": None}]
+    assert batch["deep"].tolist() == [[[BIG, None]], None, []]
+
+
+@pytest.mark.parametrize("kind", ["shards", "parquet"])
+@pytest.mark.parametrize("name", ["number", "flag", "day", "at", "list", "pair"])
+def test_no_null_becomes_a_number_of_a_tensor(tmp_path: Path, kind: str, name: str) -> None:
+    pytest.importorskip("torch")
+    ds = opened(kind, NULLS, tmp_path / "set")
+    with pytest.raises(millpond.MillpondError, match=f"column '{name}' has nulls"):
+        ds.take([0, 1, 2], [name], format="torch")
+
+
+@pytest.mark.parametrize("kind", ["shards", "parquet"])
+@pytest.mark.parametrize("pack", [2, 64])
+def test_a_null_token_is_not_packed_as_a_number(tmp_path: Path, kind: str, pack: int) -> None:
+    table = pa.table({"tokens": pa.array([[1, 2, 3], [4, None, 6]], pa.list_(pa.int32()))})
+    loader = opened(kind, table, tmp_path / "set").loader(1, pack=pack, tokens="tokens")
+    with pytest.raises(millpond.MillpondError, match="elements that are NULL"):
+        list(loader)
+
+
+@pytest.mark.parametrize("plan", ["select", "pack"])
+def test_a_damaged_plan_is_made_again(tmp_path: Path, plan: str) -> None:
+    path = of_documents("shards", tmp_path / "documents")
+    how: dict[str, Any] = {"pack": 16, "tokens": "tokens"}
+    if plan == "select":
+        how = {"filter": "len(tokens) > 3"}
+
+    def delivered() -> list[Any]:
+        loader = open_dataset(path).loader(1, shuffle="global", **how)
+        return [np.asarray(batch["tokens"][0]).tolist() for batch in loader]
+
+    want = delivered()
+    [kept] = Path(path, ".millpond").glob(f"{plan}-*")
+    whole = kept.read_bytes()
+    for at in range(0, len(whole), 7):
+        kept.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert delivered() == want, at
+        assert kept.read_bytes() == whole
+
+
 @pytest.mark.parametrize("kind", ["shards", "parquet"])
 @pytest.mark.parametrize("shuffle", [False, "global"])
 def test_documents_longer_than_packs_come_back_whole(
