@@ -11,14 +11,18 @@ from millpond.physical import fragment as f
 from millpond.physical.cuts import PID
 from millpond.physical.fused import Statement, functions_in_line, to_file
 from millpond.physical.shape import Settings, why_staged
-from millpond.physical.stages import Fragment, SqlStep, Stage
+from millpond.physical.stages import Fragment, ShuffleStep, SqlStep, Stage
 from millpond.plan import nodes as n
+from millpond.plan.partitioning import keeps_order, partitioning
 from millpond.schema import Schema
 
 SHARE = 4  # Of the memory, one in so many bytes is for rows that wait for their row group.
 # Of Arrow rows. At 4 MiB encoding costs a tenth more than at any size, at 1 MiB a quarter:
 # as much as an exchange. See benchmarks/partition.py.
 LEAST_GROUP_BYTES = 4 << 20
+# Of a random order. A file, as its rows lie where they come from, is a small part of memory:
+# they grow, and are there twice for a moment.
+FILES_IN_MEMORY = 32
 MOST_FILES = 512  # All are open at once, and a process may usually open 1024.
 _STORED_ROW_BYTES = 512  # Batches are cut by rows; wider ones would not stay small.
 _ROW_GROWTH = 8  # Rows in memory to rows in a file, at most, or nearly so.
@@ -35,6 +39,11 @@ def held_bytes(n_files: int, memory_bytes: int) -> int:
     return min(memory_bytes // SHARE, max(64 << 20, 2 * LEAST_GROUP_BYTES * n_files))
 
 
+def shuffled_bytes(memory_bytes: int) -> int:
+    """How many bytes of rows in random order wait in memory; libraries take 100 MB of it."""
+    return max(32 << 20, int(memory_bytes * 0.45) - (150 << 20))
+
+
 def one_pass(node: n.Node, settings: Settings) -> tuple[Stage | None, str]:
     """DataSink(HashPartition(x))  ->  one stage and why, or None and why not ("": not asked)."""
     match node:
@@ -47,6 +56,16 @@ def one_pass(node: n.Node, settings: Settings) -> tuple[Stage | None, str]:
             if why_not:
                 return None, f"; not in one pass: {why_not}"
             return _stage(node, hashed, settings), f"{hashed.n} files in one pass, without parts"
+        case n.DataSink(n.RandomPartition() as shuffled, format="parquet", name=name, keys=()) if (
+            name
+            and partitioning(shuffled.input).n is None
+            and why_staged(shuffled.input, settings) is None
+            and not functions_in_line(shuffled.input)
+        ):
+            if why_not := _why_not_random(node, shuffled, settings):
+                return None, f"; not in one pass: {why_not}"
+            why = f"{_n_files(shuffled, settings)} files of a random order in one pass, in memory"
+            return _random_stage(node, shuffled, settings), f"{why} as far as that goes"
     return None, ""
 
 
@@ -67,6 +86,21 @@ def _why_not(sink: n.DataSink, node: n.HashPartition, settings: Settings) -> str
             f"{node.n} of {LEAST_GROUP_BYTES >> 20} MiB do not fit into a quarter of the memory"
         )
     return ""
+
+
+def _why_not_random(sink: n.DataSink, node: n.RandomPartition, settings: Settings) -> str:
+    if settings.durable:
+        return "a rerun can resume from parts"
+    if not keeps_order(node.input):
+        return "equal rows must be counted first"
+    if _n_files(node, settings) > MOST_FILES:
+        return "a partition at a time would not fit into the memory"
+    return why_not_arrow(node.schema, sink.options)
+
+
+def _n_files(node: n.RandomPartition, settings: Settings) -> int:
+    each = min(settings.split_bytes // 2, settings.memory_bytes // FILES_IN_MEMORY)
+    return max(1, -(-_stored(node, settings)[0] // max(1, each)))
 
 
 def why_not_arrow(schema: Schema, options: tuple[tuple[str, str], ...]) -> str:
@@ -103,4 +137,19 @@ def _stage(sink: n.DataSink, node: n.HashPartition, settings: Settings) -> Stage
     return Stage(
         0, title, Fragment((step,)), tuple(statement.inputs), to_file(sink, node.n),
         node.schema, run=settings.run,
+    )  # fmt: skip
+
+
+def _random_stage(sink: n.DataSink, node: n.RandomPartition, settings: Settings) -> Stage:
+    statement, count = Statement(sink), _n_files(node, settings)
+    key = f.random_key(node.seed)
+    rows = f.identified(statement.query(node.input), node.input)
+    sql = f.with_column(rows, f"((({key} >> 32) * {count}) >> 32)::UINTEGER", PID)
+    steps = (
+        SqlStep(f.text(statement.whole(sql)), node.schema),
+        ShuffleStep(key, "", node.schema),
+    )
+    return Stage(
+        0, "random shuffle → write", Fragment(steps), tuple(statement.inputs),
+        to_file(sink, count), node.schema, run=settings.run,
     )  # fmt: skip

@@ -11,9 +11,9 @@ from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
 from millpond.schema import Schema
 
-# DuckDB sorts whole rows: past this size a partition at a time is faster, and needs less
-# memory; see benchmarks/random_shuffle.py.
-TWO_PASSES_BYTES = 256 << 20
+# DuckDB sorts whole rows: past the size of so many splits a partition at a time is faster, and
+# needs less memory; see benchmarks/random_shuffle.py.
+TWO_PASSES_SPLITS = 2
 
 
 def never(call: n.PythonCall) -> bool:
@@ -55,8 +55,9 @@ def why_staged(node: n.Node, settings: Settings) -> str | None:
     found = all_nodes(node)
     if settings.shape == "auto":
         for at in found:
-            if isinstance(at, n.RandomPartition) and _read_bytes(at.input) > TWO_PASSES_BYTES:
-                return "a random shuffle of much data takes two passes, each in cache-sized pieces"
+            most_bytes = TWO_PASSES_SPLITS * settings.split_bytes
+            if isinstance(at, n.RandomPartition) and _read_bytes(at.input) > most_bytes:
+                return "a random shuffle of much data is cut into cache-sized pieces"
     why = next((why for at in found if (why := _observer(at, settings.is_light))), None)
     functions = [at for at in found if isinstance(at, n.PythonBatches)]
     if why is None and len(functions_in_line(node)) != len(functions):

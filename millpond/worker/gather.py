@@ -12,7 +12,6 @@ from millpond.engine.kernels import random_places, row_numbers
 from millpond.physical.fragment import ORDINAL_NAME
 from millpond.physical.stages import PartRows, ShuffleStep, Task
 from millpond.storage.direct import reused_memory
-from millpond.worker.inputs import Inputs
 from millpond.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -32,13 +31,15 @@ def fits(task: Task, worker: Worker) -> bool:
     return size <= worker.options.memory_limit_bytes // worker.options.threads // _SHARE
 
 
-def gathered(step: ShuffleStep, inputs: Inputs, worker: Worker) -> Iterator[pa.RecordBatch]:
-    """The rows of the first input in the order of `step.key`."""
+def gathered(
+    step: ShuffleStep, batches: Iterator[pa.RecordBatch], worker: Worker
+) -> Iterator[pa.RecordBatch]:
+    """The rows of all batches in the order of `step.key`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     memory = reused_memory()
-    held = list(inputs.part_batches(0))
+    held = list(batches)
     if not held:
         return
     one = pa.concat_batches(held, memory_pool=memory)

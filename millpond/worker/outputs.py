@@ -6,21 +6,24 @@ Each function gives the fields of a `TaskResult` that it knows.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine.duckdb import Cursor
 from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import codec_of, write_rows
-from millpond.physical.one_pass import held_bytes, why_not_arrow
-from millpond.physical.stages import PartRef, Task, ToFile, ToPart
+from millpond.physical.one_pass import FILES_IN_MEMORY, held_bytes, shuffled_bytes, why_not_arrow
+from millpond.physical.stages import PartRef, ShuffleStep, Task, ToFile, ToPart
 from millpond.schema import Schema
 from millpond.storage import Staged
 from millpond.worker.folders import sealed, write_folders
+from millpond.worker.gather import gathered
 from millpond.worker.worker import Worker
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from millpond.engine.parquet import Made
 
 
 def write_part(
@@ -131,18 +134,31 @@ def write_partitions(
     output, options = task.output, worker.options
     assert isinstance(output, ToFile)
     assert output.n is not None
+    schema, held = worker.engine.arrow_schema(task.schema), output.n
+
+    def write(paths: Sequence[str]) -> list[Made]:
+        return write_files(
+            cursor.reader(sql), paths, schema, codec=codec_of(output),
+            budget_bytes=held_bytes(held, options.memory_limit_bytes),
+            threads=options.threads, check=check,
+        )  # fmt: skip
+
+    return _files(task, worker, write)
+
+
+def _files(
+    task: Task, worker: Worker, write: Callable[[Sequence[str]], list[Made]]
+) -> dict[str, Any]:
+    """The `n` files of a task, begun aside, written by `write` and sealed."""
+    output = task.output
+    assert isinstance(output, ToFile)
+    assert output.n is not None
     storage = worker.storage(output.directory)
     staged: list[Staged] = []
     try:
         staged += (staged_file(task, output, number, worker) for number in range(output.n))
-        written = write_files(
-            cursor.reader(sql), [each.local for each in staged],
-            worker.engine.arrow_schema(task.schema), codec=codec_of(output),
-            budget_bytes=held_bytes(output.n, options.memory_limit_bytes),
-            threads=options.threads, check=check,
-        )  # fmt: skip
         made = []
-        for i, (count, checksum) in enumerate(written):
+        for i, (count, checksum) in enumerate(write([each.local for each in staged])):
             made.append(sealed(storage, staged[i], count, checksum=checksum))
             staged[i] = made[i].staged
     except BaseException:
@@ -153,6 +169,30 @@ def write_partitions(
         "rows": sum(file.rows for file in made),
         "size_bytes": sum(each.size_bytes for each in staged),
     }
+
+
+def write_random(
+    rows: Iterator[pa.RecordBatch], step: ShuffleStep, task: Task, worker: Worker,
+    check: Callable[[], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Files of all rows in random order: the last columns are a row's identity and its file."""
+    from millpond.engine import parquet
+    from millpond.shuffle.random_files import Room, write_shuffled
+
+    output, options = task.output, worker.options
+    assert isinstance(output, ToFile)
+    schema, codec = worker.engine.arrow_schema(task.schema), codec_of(output)
+    part = _part_path(task, worker)
+    os.makedirs(os.path.dirname(part), mode=0o700, exist_ok=True)
+    room = Room(
+        shuffled_bytes(options.memory_limit_bytes), options.buffer_bytes,
+        options.memory_limit_bytes // (2 * FILES_IN_MEMORY), options.threads, part,
+    )  # fmt: skip
+
+    def make(given: Iterator[pa.RecordBatch], path: str) -> parquet.Made:
+        return parquet.write_file(gathered(step, given, worker), path, schema, codec)
+
+    return _files(task, worker, lambda paths: write_shuffled(rows, paths, make, room, check))
 
 
 def staged_file(task: Task, output: ToFile, number: int, worker: Worker) -> Staged:

@@ -42,6 +42,7 @@ from millpond.worker.outputs import (
     write_gathered,
     write_part,
     write_partitions,
+    write_random,
 )
 from millpond.worker.told import said, unreadable
 from millpond.worker.worker import Worker, build_worker
@@ -146,6 +147,9 @@ class _Run:
             case ToFile(n=int()), SqlStep():
                 sql = self._bound(last, rows, cursor)
                 return write_partitions(cursor, sql, task, worker, self._check)
+            case ToFile(n=int()), ShuffleStep():
+                assert rows is not None
+                return write_random(rows, last, task, worker, self._check)
             case ToFile(), SqlStep():
                 return write_file(cursor, self._bound(last, rows, cursor), task, worker)
             case ToFile(), _:
@@ -217,7 +221,7 @@ class _Run:
             case ShuffleStep():
                 if not fits(self.task, self.worker):
                     return self._step(SqlStep(step.sql, step.schema), rows, cursor)
-                found = gathered(step, self.inputs, self.worker)
+                found = gathered(step, self.inputs.part_batches(0), self.worker)
             case RecordBoundsStep() | RecordRangesStep():
                 from millpond.worker.records import record_rows
 

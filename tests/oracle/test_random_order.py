@@ -109,22 +109,30 @@ def test_a_sample_moves_no_rows(folder: str, tmp_path: Path) -> None:
     assert abs(found - 0.1 * ROWS) < 5 * np.sqrt(0.09 * ROWS / 20)
 
 
+@pytest.mark.parametrize("shape", ["auto", "staged"])
 @pytest.mark.parametrize("limit", ["8GB", "160MB"])
 def test_written_files_hold_the_order_whether_rows_fit_into_memory_or_not(
-    limit: str, tmp_path: Path
+    limit: str, shape: str, tmp_path: Path
 ) -> None:
-    n = 300_000
+    n, split_bytes = 300_000, 2_000_000
     rows = pa.table({"a": np.arange(n), "s": [f"{x % 5} {'x' * 150}" for x in range(n)],
                      "l": [None if x % 3 else [x] for x in range(n)]})  # fmt: skip
-    pq.write_table(rows, tmp_path / "in.parquet", row_group_size=20_000)
+    # Not compressed: 50 MB, of which 32 MB wait in memory at the smaller limit.
+    pq.write_table(rows, tmp_path / "in.parquet", row_group_size=20_000, compression="none",
+                   use_dictionary=False)  # fmt: skip
     with Session(options(shape="fused", threads=2, progress=False)) as sp:
         expected = sp.read_parquet(str(tmp_path / "in.parquet")).random_shuffle(3).to_arrow()
-    with Session(options(shape="staged", threads=2, memory_limit=limit, progress=False)) as sp:
+    with Session(options(shape=shape, threads=2, memory_limit=limit, progress=False,
+                         split_bytes=split_bytes)) as sp:  # fmt: skip
         # Lists are written by DuckDB's encoder, plain columns by Arrow's.
         for i, columns in enumerate([("a", "s", "l"), ("a", "s")]):
             shuffled = sp.read_parquet(str(tmp_path / "in.parquet")).select(*columns)
+            shuffled = shuffled.repartition(2, by_rows=True) if shape == "staged" else shuffled
             out = tmp_path / f"out{i}"
-            made = shuffled.repartition(2, by_rows=True).random_shuffle(3).write_parquet(str(out))
+            told = shuffled.random_shuffle(3).write_parquet_lazy(str(out)).explain(physical=True)
+            assert ("in one pass, in memory" in told) == (shape == "auto" and i == 1)
+            made = shuffled.random_shuffle(3).write_parquet(str(out))
             found = pa.concat_tables([pq.read_table(f) for f in sorted(out.glob("*.parquet"))])
             assert made.rows == n
             assert found.to_pylist() == expected.select(list(columns)).to_pylist()
+        assert not list(Path(sp._work.scratch).rglob("*.part"))

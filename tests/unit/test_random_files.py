@@ -1,0 +1,76 @@
+"""Files of a random order: rows that wait in memory, and rows that wait on the disk."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from millpond.engine.parquet import Made
+from millpond.errors import Transient
+from millpond.shuffle.random_files import Room, write_shuffled
+
+ROWS, FILES = 20_000, 5
+
+
+def batches(numbers: np.ndarray) -> Iterator[pa.RecordBatch]:
+    for first in range(0, len(numbers), 1000):
+        some = np.arange(first, min(first + 1000, len(numbers)))
+        texts = pa.array([f"row {i}" for i in some])
+        given = [texts, pa.array(some), pa.array(numbers[some].astype(np.uint32))]
+        yield pa.record_batch(given, names=["s", "identity", "file"])
+
+
+def room(path: Path, held_bytes: int, large_bytes: int = 10_000) -> Room:
+    return Room(held_bytes, 50_000, large_bytes, 3, str(path / "x.part"))
+
+
+@pytest.mark.parametrize("held_bytes", [0, 200_000, 10**9])
+@pytest.mark.parametrize("one_file", [False, True])
+def test_each_file_gets_its_rows(tmp_path: Path, held_bytes: int, one_file: bool) -> None:
+    numbers = np.zeros(ROWS, int) if one_file else np.arange(ROWS) * 7 // 3 % FILES
+    found: dict[str, list[int]] = {}
+
+    def keep(rows: Iterator[pa.RecordBatch], path: str) -> Made:
+        some = pa.Table.from_batches(list(rows), pa.schema({"s": "string", "identity": "int64"}))
+        found[path] = some["identity"].to_pylist()
+        assert some["s"].to_pylist() == [f"row {i}" for i in found[path]]
+        return Made(some.num_rows, "")
+
+    names = [str(i) for i in range(FILES)]
+    made = write_shuffled(batches(numbers), names, keep, room(tmp_path, held_bytes))
+    assert [file.rows for file in made] == np.bincount(numbers, minlength=FILES).tolist()
+    for number, name in enumerate(names):
+        assert sorted(found[name]) == np.flatnonzero(numbers == number).tolist()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_row_is_no_part(tmp_path: Path) -> None:
+    def keep(rows: Iterator[pa.RecordBatch], path: str) -> Made:
+        return Made(len(list(rows)), "")
+
+    made = write_shuffled(iter(()), ["a", "b"], keep, room(tmp_path, 0))
+    assert made == [Made(0, ""), Made(0, "")]
+
+
+def test_a_flipped_bit_in_rows_that_waited_is_found(tmp_path: Path) -> None:
+    def damage(rows: Iterator[pa.RecordBatch], path: str) -> Made:
+        with open(tmp_path / "x.part", "r+b") as file:
+            file.seek(5000)
+            byte = file.read(1)[0]
+            file.seek(5000)
+            file.write(bytes([byte ^ 4]))
+        return Made(sum(batch.num_rows for batch in rows), "")
+
+    with pytest.raises(Transient, match=r"rows that waited .* bad checksum"):
+        write_shuffled(batches(np.zeros(ROWS, int)), ["a"], damage, room(tmp_path, 0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lost_row_is_an_error(tmp_path: Path) -> None:
+    def lose(rows: Iterator[pa.RecordBatch], path: str) -> Made:
+        return Made(sum(batch.num_rows for batch in rows) - 1, "")
+
+    with pytest.raises(Exception, match="20000 rows were to be written, and 19999 were"):
+        write_shuffled(batches(np.zeros(ROWS, int)), ["a"], lose, room(tmp_path, 10**9))
