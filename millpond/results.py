@@ -182,17 +182,17 @@ class Results:
     def write_dataset(
         self, path: str, *, rows_per_shard: int | None = None, shard_bytes: str | int = "256MB",
         align: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> WriteResult:  # fmt: skip
         """Write a training set for `millpond.open_dataset`: shards and one index, all or nothing.
 
         Shards hold about `shard_bytes`, or exactly `rows_per_shard` rows. `align` keeps
-        samples from straddling chunks of a store. Rows come in partition order, through this
-        process; `path` must be empty.
+        samples from straddling chunks of a store. `path` must be empty. Rows keep the
+        frame's order, and the same rows make the same shards, on however many workers: one
+        task writes one. Reads all rows twice: once to know where they are to be cut.
         """
-        self._runner.write_dataset(
-            self.plan, str(path), rows_per_shard=rows_per_shard,
-            shard_bytes=size("shard_bytes", shard_bytes), align=align,
-        )  # fmt: skip
+        most = size("shard_bytes", shard_bytes)
+        path = os.fspath(path)
+        return self._runner.write(sinks.dataset_sink(self.plan, path, rows_per_shard, most, align))
 
     def _write(
         self, format: str, path: str | os.PathLike[str], mode: str, options: Mapping[str, Any],

@@ -265,25 +265,17 @@ class Runner:
         fingerprint = physical.stages[-1].fingerprint if receipts is not None else ""
         if not plan.name:
             return FileTarget(storage, plan, receipts, fingerprint)
-        mode = cast(Mode, plan.mode)
-        if not fingerprint:
-            return FolderTarget(storage, plan, mode, "", new_commit_id())
-        # The second of two equal writes of one script is not the first one done again.
-        key = digest(fingerprint, plan.path, plan.mode)
-        self._writes[key] += 1
-        return FolderTarget(storage, plan, mode, key, digest(key, self._writes[key])[:16])
+        key, commit_id = "", new_commit_id()
+        if fingerprint:
+            # The second of two equal writes of one script is not the first one done again.
+            key = digest(fingerprint, plan.path, plan.mode)
+            self._writes[key] += 1
+            commit_id = digest(key, self._writes[key])[:16]
+        if plan.format == "dataset":
+            from millpond.dataset_target import DatasetTarget
 
-    def write_dataset(self, plan: n.Node, path: str, **layout: Any) -> None:
-        """Shards in partition order; rows stream through this process."""
-        from millpond.loader.write import write_dataset
-
-        # Staged, so that rows wait in parts on disk and not in memory.
-        settings = replace(self._work.settings(), shape="staged")
-        physical = plan_stages(self._work.optimized(plan), settings)
-        schema = self.arrow_schema(plan.schema)
-        rows = self._rows_of(physical, schema)
-        options = self._work.options.storage_options
-        write_dataset(rows, path, schema=schema, storage_options=options, **layout)
+            return DatasetTarget(storage, plan, self.arrow_schema(plan.schema), commit_id)
+        return FolderTarget(storage, plan, cast(Mode, plan.mode), key, commit_id)
 
     # ---- looking ---------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ LEVELS = {
             ["worker"],
             ["runtime", "loader"],
             ["report", "tables", "targets"],
-            ["keep", "sources", "table_targets", "workplace"],
+            ["dataset_target", "keep", "sources", "table_targets", "workplace"],
             ["runner"],
             ["results"],
             ["dataframe"],

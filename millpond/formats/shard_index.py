@@ -51,6 +51,7 @@ class Index:
     layout: npt.NDArray[np.uint64]
     fingerprint: str
     align: int | None = None
+    commit_id: str = ""  # Of the write that made it, where that had one.
 
     @property
     def rows(self) -> int:
@@ -61,7 +62,9 @@ class Index:
         return sum(shard.size_bytes for shard in self.shards)
 
 
-def index_bytes(shards: Sequence[ShardInfo], schema: pa.Schema, align: int | None = None) -> bytes:
+def index_bytes(
+    shards: Sequence[ShardInfo], schema: pa.Schema, align: int | None = None, commit_id: str = ""
+) -> bytes:
     """The index file over `shards`, in the order of their rows.
 
     `schema` is what the writers were given; it tells the columns where there is no shard.
@@ -85,6 +88,7 @@ def index_bytes(shards: Sequence[ShardInfo], schema: pa.Schema, align: int | Non
         "columns": {name: str(columns.field(name).type) for name in user_columns(columns)},
         "schema": base64.b64encode(stored).decode(),
         "align": align,
+        "commit": commit_id,
         "shards": [
             {"name": s.name, "rows": s.rows, "bytes": s.size_bytes, "batches": _batches(s, columns)}
             for s in kept
@@ -105,7 +109,8 @@ def read_index(data: bytes, path: str) -> Index:
         )
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(body["schema"])))
         layout = _unpack(body["layout"], sum(s.batches for s in shards), words_per_batch(schema))
-        index = Index(schema, shards, layout, str(body["fingerprint"]), body["align"])
+        written = str(body.get("commit", ""))
+        index = Index(schema, shards, layout, str(body["fingerprint"]), body["align"], written)
         _check(index, path)
     except (KeyError, TypeError, ValueError, zlib.error, binascii.Error, pa.ArrowInvalid) as error:
         raise _damaged(path, f"a part of it cannot be read ({error})") from error

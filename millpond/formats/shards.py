@@ -7,8 +7,11 @@ length, have an xxh3 each in an extra column; every buffer has one in the index.
 What is written here becomes a dataset only when an index names it.
 """
 
+import json
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -18,6 +21,7 @@ import pyarrow as pa
 from xxhash import xxh3_64_intdigest
 
 from millpond.errors import SchemaMismatch
+from millpond.formats.shard_size import rows_per_batch
 from millpond.formats.shard_types import (
     checksum_column,
     has_long_offsets,
@@ -26,11 +30,8 @@ from millpond.formats.shard_types import (
     row_checksums,
     storage_schema,
 )
-
-# A record batch holds this many rows, or as many as fit in 64 MiB: its narrow buffers
-# are then half a megabyte, which is read and checked whole at the first touch.
-BATCH_ROWS = 65_536
-BATCH_BYTES = 64 << 20
+from millpond.formats.shard_values import canonical
+from millpond.storage.oserrors import explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,19 @@ class ShardInfo:
     size_bytes: int
     schema: bytes
     layout: bytes
+
+    def to_json(self) -> str:
+        """As text, which a journal may keep."""
+        known = {"name": self.name, "rows": self.rows, "bytes": self.size_bytes}
+        data = {"schema": self.schema, "layout": self.layout}
+        return json.dumps(known | {key: b64encode(data[key]).decode() for key in data})
+
+    @staticmethod
+    def from_json(text: str) -> "ShardInfo":
+        """The inverse of `to_json`."""
+        told = json.loads(text)
+        schema, layout = b64decode(told["schema"]), b64decode(told["layout"])
+        return ShardInfo(str(told["name"]), int(told["rows"]), int(told["bytes"]), schema, layout)
 
 
 class ShardWriter:
@@ -90,8 +104,12 @@ class ShardWriter:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._sink.close()
+        if self._sink.closed:
+            return
+        with suppress(OSError):  # The error that ended the block counts, not what closing says.
+            self._file.close()
+        with suppress(OSError):
+            self._sink.close()
 
     @property
     def rows_given(self) -> int:
@@ -122,7 +140,7 @@ class ShardWriter:
             return
         table = table.cast(self._schema) if self._schema != self._given else table
         if self._batch_rows is None:
-            self._batch_rows = rows_per_batch(table, self.align)
+            self._batch_rows = rows_per_batch(table.nbytes // table.num_rows, self.align)
         self._pending.append(table)
         self._pending_rows += table.num_rows
         self._flush(self._batch_rows)
@@ -130,8 +148,9 @@ class ShardWriter:
     def close(self) -> ShardInfo:
         """Finish the file, and read back where each buffer lies and what it sums to."""
         self._flush(1)
-        self._file.close()
-        self._sink.close()
+        with explained(self.path, "write"):
+            self._file.close()
+            self._sink.close()
         return ShardInfo(
             self.name,
             self.rows,
@@ -154,13 +173,17 @@ class ShardWriter:
                 return
 
     def _put(self, batch: pa.RecordBatch) -> None:
+        batch = pa.RecordBatch.from_arrays(
+            [canonical(column) for column in batch.columns], schema=self._schema
+        )
         columns = list(batch.columns)
         for name in self._sums:
             columns.append(pa.array(value_checksums(batch.column(name))))
         whole = pa.RecordBatch.from_arrays(columns, schema=self._stored)
-        if self.align is not None:
-            self._fill_up(whole, self.align)
-        self._file.write_batch(whole)
+        with explained(self.path, "write"):
+            if self.align is not None:
+                self._fill_up(whole, self.align)
+            self._file.write_batch(whole)
         self.rows += batch.num_rows
 
     def _fill_up(self, batch: pa.RecordBatch, align: int) -> None:
@@ -182,20 +205,6 @@ class ShardWriter:
         if gap < base + 8:  # Too small for one more message: fill the next chunk too.
             gap += align
         self._file.write_batch(nothing, custom_metadata={"pad": " " * (gap - base)})
-
-
-def rows_per_batch(sample: pa.Table, align: int | None = None) -> int:
-    """Rows of a record batch, from the size of some rows: a power of two, at most 65,536.
-
-    With `align`, as many rows as surely fit into one chunk if all are like the sample.
-    """
-    row_bytes: int = max(1, sample.nbytes // max(1, sample.num_rows)) + 8
-    if align is not None:
-        return max(1, min(BATCH_ROWS, (align - 4096) // (row_bytes + row_bytes // 8)))
-    rows = BATCH_ROWS
-    while rows > 1 and rows * row_bytes > BATCH_BYTES:
-        rows //= 2
-    return rows
 
 
 def value_checksums(column: pa.Array) -> npt.NDArray[np.uint64]:
@@ -250,7 +259,7 @@ def read_layout(path: str) -> npt.NDArray[np.uint64]:
             batch = file.get_batch(i)
             if batch.num_rows:
                 found.append([batch.num_rows, *_buffer_words(batch, whole.address)])
-    return np.array(found, np.uint64).reshape(len(found), -1)
+    return np.array(found, np.uint64).reshape(len(found), -1 if found else 0)
 
 
 def _buffer_words(batch: pa.RecordBatch, base: int) -> Iterable[int]:

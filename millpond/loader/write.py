@@ -9,8 +9,9 @@ from contextlib import suppress
 
 import pyarrow as pa
 
-from millpond.errors import MillpondError, OptionError, TargetNotEmpty
-from millpond.formats.shard_index import INDEX_NAME, index_bytes
+from millpond.errors import MillpondError, OptionError
+from millpond.formats.shard_commit import check_vacant, commit_shards
+from millpond.formats.shard_size import checked_align
 from millpond.formats.shards import ShardInfo, ShardWriter
 from millpond.storage import Staged, Storage, open_storage
 
@@ -33,14 +34,9 @@ def write_dataset(
 
     `schema` is needed where the rows may be none. Memory: two record batches.
     """
-    if align is not None and (align < 8192 or align % 8):
-        raise OptionError(
-            f"write_dataset(align={align}): pass a multiple of 8, and 8192 bytes or more: "
-            "the chunk size of the store."
-        )
+    checked_align(align, "write_dataset")
     storage = open_storage(path, storage_options)
-    if next(iter(storage.list(path)), None) is not None:
-        raise TargetNotEmpty(path, "write_dataset")
+    check_vacant(storage, path, "write_dataset")
     batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
     schema = rows.schema if isinstance(rows, pa.Table) else schema
     writing = _Shards(storage, path.rstrip("/"), rows_per_shard, shard_bytes, align, batch_rows)
@@ -97,13 +93,8 @@ class _Shards:
 
     def finish(self, schema: pa.Schema) -> None:
         self._close()
-        index = self._storage.stage(f"{self._path}/{INDEX_NAME}", "write")
-        self.staged.append(index)
-        with open(index.local, "wb") as file:
-            file.write(index_bytes(self._infos, schema, self._align))
-        self.staged[-1] = self._storage.seal(index)
-        self._storage.publish(self.staged[:-1])
-        self._storage.publish(self.staged[-1:])
+        shards = list(zip(self.staged, self._infos, strict=True))
+        commit_shards(self._storage, self._path, shards, schema, align=self._align)
 
     def _open(self, schema: pa.Schema) -> ShardWriter:
         if self._writer is None:

@@ -39,6 +39,7 @@ from millpond.physical.stages import (
     PythonStep,
     Resources,
     RowsInput,
+    ShardRows,
     SourceInput,
     ToPart,
 )
@@ -46,6 +47,7 @@ from millpond.plan import nodes as n
 from millpond.plan.depth import room_for
 from millpond.plan.fingerprint import source_identity
 from millpond.plan.partitioning import partitioning
+from millpond.plan.sinks import shard_size
 
 ROWS_EACH = 50_000  # For a function of one row: about 50 ms of work, for 2 ms of overhead.
 
@@ -86,13 +88,24 @@ class _Planner:
 
     def finish(self, node: n.Node) -> None:
         self._count(node)
-        if isinstance(node, n.DataSink):
+        if isinstance(node, n.DataSink) and node.format == "dataset":
+            self.cuts.close(self._cut_into_shards(node), to_file(node), "write")
+        elif isinstance(node, n.DataSink):
             self.cuts.close(self._lower(node.input), to_file(node), "write")
         else:
             pipe = self._lower(node)
             schema = f.plain(node.schema)
             sql = f.cast(pipe.sql, node.schema, schema, False)
             self.cuts.close(replace(pipe, sql=sql, schema=schema), ToPart(), "collect")
+
+    def _cut_into_shards(self, node: n.DataSink) -> Pipe:
+        """Rows in their order, and no partitions: parts first, to know how many there are."""
+        pipe = ordered(self._lower(node.input))
+        stage = self.cuts.close(pipe, ToPart(sized=True), "hand over")
+        schema = f.plain(node.schema)
+        read = self.cuts.read(stage, Edge.FORWARD, pipe, pipe.n)
+        return replace(read, inputs=(ShardRows(stage, shard_size(node)),), schema=schema,
+                       sql=f.cast(read.sql, read.schema, schema, False))  # fmt: skip
 
     def _count(self, node: n.Node) -> None:
         self._readers[id(node)] = self._readers.get(id(node), 0) + 1

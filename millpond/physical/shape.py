@@ -88,6 +88,8 @@ def _observer(node: n.Node, is_light: Callable[[n.PythonCall], bool]) -> str | N
             return "partial_sql observes partitions"
         case n.Sort(partial=True) if partitioning(node.input).n != 1:
             return "partial_sort observes partitions"
+        case n.DataSink(format="dataset"):
+            return "shards are cut when rows and bytes are known"
         case n.DataSink() if partitioning(node.input).n not in (None, 1):
             return f"{partitioning(node.input).n} files are asked for"
         case n.GivenPartition():

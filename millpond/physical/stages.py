@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from millpond.formats.scan import Scan, Split
+from millpond.formats.shard_size import ShardSize
 from millpond.plan.nodes import PythonCall, Udf
 from millpond.schema import Schema
 from millpond.storage import OutputFile as OutputFile
@@ -182,7 +183,18 @@ class RowsInput:
     n: int
 
 
-Input = SourceInput | StageInput | ConcatInput | RowsInput
+@dataclass(frozen=True, slots=True)
+class ShardRows:
+    """All rows of a stage in task order, cut into runs of as many rows, but the last: shards.
+
+    How many is known when the stage has counted its rows and their bytes (`ToPart.sized`).
+    """
+
+    stage: int
+    size: ShardSize
+
+
+Input = SourceInput | StageInput | ConcatInput | RowsInput | ShardRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +245,12 @@ class ToPart:
     `how`: "single" (all rows in partition 0), "column" (the last column of the fragment
     is the partition number, and is dropped), "range" (the last columns are an ordinal and
     a DuckDB sort key, and are dropped; the last input holds the `n - 1` bounds in order).
+    `sized`: the bytes of the rows' values are counted, the same however the rows are cut.
     """
 
     n: int = 1
     how: str = "single"
+    sized: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +365,7 @@ class TaskResult:
     size_bytes: int = 0
     partition_rows: bytes = b""
     partition_bytes: bytes = b""
+    value_bytes: int = 0  # Of its rows, where the output is `sized`.
     # With verify="rows", in no order: over the rows of parts read, and over those written.
     rows_hash: int | None = None
     written_hash: int | None = None

@@ -10,8 +10,10 @@ from millpond.physical.stages import (
     ConcatInput,
     Edge,
     Input,
+    Output,
     PartRows,
     RowsInput,
+    ShardRows,
     SourceInput,
     SplitRows,
     Stage,
@@ -19,6 +21,7 @@ from millpond.physical.stages import (
     Task,
     TaskId,
     TaskInput,
+    ToFile,
 )
 from millpond.schema import Schema
 
@@ -36,6 +39,7 @@ class Done:
     part_rows: tuple[int, ...]
     nodes: tuple[str, ...]
     partition_bytes: tuple[int, ...] = ()  # Empty where they are not known.
+    value_bytes: int = 0
 
 
 def reads(stage: Stage) -> tuple[int, ...]:
@@ -43,7 +47,7 @@ def reads(stage: Stage) -> tuple[int, ...]:
     found: list[int] = []
     for item in stage.inputs:
         match item:
-            case StageInput(before) | RowsInput(before):
+            case StageInput(before) | RowsInput(before) | ShardRows(before):
                 found.append(before)
             case ConcatInput(stages):
                 found += stages
@@ -64,6 +68,7 @@ class _Tasks(Sequence[Task]):
         self._runs = _merged(stage, done)
         self._n = len(self._runs) if self._runs else n_tasks(stage, done)
         self._starts = {before: _starts(done[before]) for before in _in_rows(stage)}
+        self._output = _output(stage, done)
         # Without the counts of each part, which only what was made above asks for.
         self._done = {
             before: replace(each, part_rows=(), partition_bytes=()) for before, each in done.items()
@@ -89,7 +94,7 @@ class _Tasks(Sequence[Task]):
             inputs=tuple(
                 [_task_input(i, partition, done, self._runs, self._starts) for i in self._inputs]
             ),
-            output=stage.output,
+            output=self._output,
             schema=stage.schema,
             resources=stage.resources,
             prefer=_prefer(stage.inputs, partition, done),
@@ -115,6 +120,9 @@ def n_tasks(stage: Stage, done: dict[int, Done]) -> int:
                 counts.add(sum(done[before].n_tasks for before in stages))
             case RowsInput(n=n):
                 counts.add(n)
+            case ShardRows(before, size):
+                rows = sum(done[before].part_rows)
+                counts.add(max(1, -(-rows // size.shard_rows(rows, done[before].value_bytes))))
     assert len(counts) <= 1, f"inputs of stage {stage.id} disagree: {counts}"
     return counts.pop() if counts else 1
 
@@ -160,7 +168,8 @@ def _in_rows(stage: Stage) -> tuple[int, ...]:
     return tuple(
         item.stage
         for item in stage.inputs
-        if isinstance(item, RowsInput) or (isinstance(item, StageInput) and item.numbered)
+        if isinstance(item, RowsInput | ShardRows)
+        or (isinstance(item, StageInput) and item.numbered)
     )
 
 
@@ -206,13 +215,31 @@ def _task_input(
                     return PartRows(stage, done[stage].schema, 0, n, first_part=task, n_parts=1)
                 task -= done[stage].n_tasks
         case RowsInput(stage, n):
-            return _run_of_rows(stage, task, n, done[stage], starts[stage])
+            total = starts[stage][-1]
+            first, last = total * task // n, total * (task + 1) // n
+            return _run_of_rows(stage, first, last, done[stage], starts[stage])
+        case ShardRows(stage, size):
+            total = starts[stage][-1]
+            each = size.shard_rows(total, done[stage].value_bytes)
+            first, last = task * each, min(total, (task + 1) * each)
+            return _run_of_rows(stage, first, last, done[stage], starts[stage])
     raise AssertionError(item)
 
 
-def _run_of_rows(stage: int, task: int, n: int, before: Done, starts: tuple[int, ...]) -> PartRows:
-    total = starts[-1]
-    first, last = total * task // n, total * (task + 1) // n
+def _output(stage: Stage, done: dict[int, Done]) -> Output:
+    """What a task writes; for a shard, with the rows of its record batches."""
+    for item in stage.inputs:
+        if isinstance(item, ShardRows) and isinstance(stage.output, ToFile):
+            before = done[item.stage]
+            batch_rows = item.size.batch_rows(sum(before.part_rows), before.value_bytes)
+            options = (*stage.output.options, ("batch_rows", str(batch_rows)))
+            return replace(stage.output, options=options)
+    return stage.output
+
+
+def _run_of_rows(
+    stage: int, first: int, last: int, before: Done, starts: tuple[int, ...]
+) -> PartRows:
     if first == last:
         return PartRows(stage, before.schema, 0, before.n_partitions, 0, 0, 0, 0)
     first_part = bisect_right(starts, first) - 1

@@ -6,6 +6,8 @@ from typing import Any
 
 from millpond.errors import OptionError, SchemaMismatch
 from millpond.expr import quote
+from millpond.formats.shard_size import SHARD_NAME, ShardSize, checked_align
+from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
 
@@ -48,6 +50,31 @@ def sink(
         return n.DataSink(whole, format, target, mode, literals)
     name = f"part-{{partition}}{ENDINGS[format][0]}"
     return n.DataSink(node, format, target.rstrip("/"), mode, literals, name, keys)
+
+
+def dataset_sink(
+    node: n.Node, path: str, rows_per_shard: int | None, size_bytes: int, align: int | None
+) -> n.DataSink:
+    """Write `node` as a training set: shards and an index."""
+    where = f"write_dataset({path!r})"
+    if not path:
+        raise OptionError(f"{where}: the path is empty.")
+    if not len(node.schema):
+        raise SchemaMismatch(f"{where}: the frame has no columns; a sample needs at least one.")
+    if rows_per_shard is not None:
+        build.whole(rows_per_shard, where, "rows_per_shard", least=1)
+    build.whole(size_bytes, where, "shard_bytes", least=1)
+    options = {"rows_per_shard": rows_per_shard, "shard_bytes": size_bytes, "align": align}
+    given = tuple((key, str(value)) for key, value in options.items() if value is not None)
+    checked_align(align, where)
+    return n.DataSink(node, "dataset", path.rstrip("/"), "error", given, SHARD_NAME)
+
+
+def shard_size(sink: n.DataSink) -> ShardSize:
+    """What the user asked of the shards of a `dataset_sink`."""
+    options = {key: int(value) for key, value in sink.options}
+    rows, align = options.get("rows_per_shard"), options.get("align")
+    return ShardSize(rows, options["shard_bytes"], align)
 
 
 def checked_mode(mode: str, where: str) -> None:

@@ -24,7 +24,7 @@ from millpond.storage import FileInfo, Range, Staged, Storage, put_new
 from millpond.storage.commit import commit_id_in
 from millpond.storage.paths import beneath
 
-_VERSION = 3
+_VERSION = 4
 _MAX_RECORDS, _MAX_AGE_S = 1_000, 1.0
 
 Record = dict[str, Any]
@@ -98,6 +98,7 @@ class StoredJournal:
             "rows_in": result.rows_in,
             "rows": result.rows,
             "size_bytes": result.size_bytes,
+            "value_bytes": result.value_bytes,
             "rows_hash": result.rows_hash,
             "written_hash": result.written_hash,
         }
@@ -118,7 +119,7 @@ class StoredJournal:
         if path is None or local is None or file.staged.upload:
             return None
         sizes = {"size": file.staged.size_bytes, "rows": file.rows, "checksum": file.checksum}
-        return {"path": path, "local": local, "values": file.values, **sizes}
+        return {"path": path, "local": local, "values": file.values, "told": file.told, **sizes}
 
     def _place(self, part: PartRef) -> Record | None:
         """Where a part lies: below the data root, or in a folder of a disk of its own."""
@@ -205,6 +206,7 @@ class StoredJournal:
                 rows_in=int(record["rows_in"]),
                 rows=int(record["rows"]),
                 size_bytes=int(record["size_bytes"]),
+                value_bytes=int(record["value_bytes"]),
                 rows_hash=_hash(record["rows_hash"]),
                 written_hash=_hash(record["written_hash"]),
             )
@@ -244,7 +246,7 @@ class StoredJournal:
                 return None
             values = tuple(None if v is None else str(v) for v in record["values"])
             rows, checksum = int(record["rows"]), str(record["checksum"])
-            files.append(OutputFile(staged, rows, checksum, values))
+            files.append(OutputFile(staged, rows, checksum, values, str(record["told"])))
         return replace(result, files=tuple(files))
 
     def _beneath(self, folder: str, name: str) -> str:

@@ -20,6 +20,7 @@ from millpond.physical.stages import (
     PartRef,
     PartRows,
     RowsInput,
+    ShardRows,
     Stage,
     StageInput,
     Task,
@@ -83,6 +84,7 @@ class Progress:
         self.rows = array("q", [-1]) * n
         self.rows_in = array("q", [0]) * n
         self.size_bytes = array("q", [0]) * n
+        self.value_bytes = array("q", [0]) * n
         # With verify="rows"; one result without a hash, and the stage has none.
         self.hashed_in = self.hashed_out = True
         self.hash_in = array("Q", [0]) * n
@@ -161,7 +163,7 @@ class Progress:
         self.next_attempt[p] = max(self.next_attempt[p], result.task.attempt + 1)
         self.parts[p], self.files[p] = result.part, result.files
         self.rows[p], self.rows_in[p] = result.rows, result.rows_in
-        self.size_bytes[p] = result.size_bytes
+        self.size_bytes[p], self.value_bytes[p] = result.size_bytes, result.value_bytes
         self.hashed_in = self.hashed_in and result.rows_hash is not None
         self.hashed_out = self.hashed_out and result.written_hash is not None
         self.hash_in[p], self.hash_out[p] = result.rows_hash or 0, result.written_hash or 0
@@ -209,13 +211,14 @@ class Progress:
             part_rows=tuple(self.rows),
             nodes=tuple(part.node if part else "" for part in self.parts),
             partition_bytes=tuple(self.partition_bytes.tolist()) if self.exact else (),
+            value_bytes=sum(self.value_bytes),
         )
 
     def reads_whole(self, stage: int) -> bool:
         """Does every task of this stage read every part of `stage`, or depend on its rows?"""
         return any(
             (isinstance(i, StageInput) and i.stage == stage and i.edge is not Edge.FORWARD)
-            or (isinstance(i, RowsInput) and i.stage == stage)
+            or (isinstance(i, RowsInput | ShardRows) and i.stage == stage)
             for i in self.stage.inputs
         )
 

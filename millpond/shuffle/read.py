@@ -425,8 +425,16 @@ def _narrowed(batches: list[pa.RecordBatch], first: int, n: int) -> Iterator[pa.
         kept = batch.slice(first, n)
         first = max(0, first - batch.num_rows)
         n -= kept.num_rows
-        if kept.num_rows:
+        if kept.num_rows == batch.num_rows:
             yield kept
+        elif kept.num_rows:
+            yield _copied(kept)
+
+
+def _copied(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Nested columns from their own beginning: DuckDB refuses a slice of a struct in them."""
+    columns = [pa.concat_arrays([c]) if c.type.num_fields else c for c in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
 # ---- what is bad ---------------------------------------------------------------------

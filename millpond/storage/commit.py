@@ -135,7 +135,7 @@ def commit(
         if base.number == 0 and base.id == commit_id and not base.files:
             made = replace(made, files=tuple(map(_plain_file, made.files)))
             staged = [replace(one, path=plain_name(one.path)) for one in staged]
-        storage.publish([one for one in staged if not _is_published(storage, one)])
+        storage.publish([one for one in staged if not is_published(storage, one)])
         made = _create(storage, root, mode, base, made)
     except Uncertain:
         raise  # The manifest may be there: its files stay.
@@ -205,7 +205,7 @@ def _described(storage: Storage, root: str, output: OutputFile, commit_id: str) 
     return DataFile(name, output.rows, output.staged.size_bytes, output.checksum)
 
 
-def _is_published(storage: Storage, staged: Staged) -> bool:
+def is_published(storage: Storage, staged: Staged) -> bool:
     """Whether an earlier attempt at this commit, which was killed, gave the file its name."""
     if staged.upload or storage.stat(staged.local) is not None:
         return False

@@ -50,10 +50,12 @@ class OutputFile:
     """A sealed file of an output, and what is known of it.
 
     `values` are those of the columns that the output is partitioned by, as text; None is
-    NULL. `rows` is -1 where nobody counted them.
+    NULL. `rows` is -1 where nobody counted them. `told` is what the writer of the format says
+    of the file to whoever commits it, as text.
     """
 
     staged: Staged
     rows: int
     checksum: str = ""
     values: tuple[str | None, ...] = ()
+    told: str = ""

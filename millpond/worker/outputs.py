@@ -33,6 +33,7 @@ def write_part(
     import pyarrow as pa
 
     from millpond.engine.kernels import Ranges, partition_numbers
+    from millpond.formats.shard_values import value_bytes
     from millpond.shuffle.write import PartWriter
 
     output = task.output
@@ -43,6 +44,7 @@ def write_part(
         path, output.n, worker.engine.arrow_schema(task.schema),
         budget_bytes=worker.options.buffer_bytes,
     )  # fmt: skip
+    sized = 0
     hashed = 0 if worker.options.verify == "rows" else None
     ranges = Ranges(bounds) if output.how == "range" and bounds is not None else None
     try:
@@ -57,6 +59,8 @@ def write_part(
             kept = batch if numbers is None else batch.select(range(width))
             if hashed is not None:
                 hashed += rows_hash(worker.engine, pa.Table.from_batches([kept]))
+            if output.sized:
+                sized += value_bytes(kept)
             writer.add(kept, numbers)
         written = writer.close()
     except BaseException:
@@ -73,6 +77,7 @@ def write_part(
         "size_bytes": written.size_bytes,
         "partition_rows": written.partition_rows,
         "partition_bytes": written.partition_bytes,
+        "value_bytes": sized,
         "written_hash": None if hashed is None else hashed % 2**64,
     }
 
@@ -85,8 +90,10 @@ def _part_path(task: Task, worker: Worker) -> str:
     )
 
 
-def write_file(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[str, Any]:
-    """One output file, staged aside."""
+def write_file(
+    cursor: Cursor, sql: str, task: Task, worker: Worker, batch_rows: int
+) -> dict[str, Any]:
+    """One output file, staged aside. `batch_rows` of it are some megabytes."""
     output = task.output
     assert isinstance(output, ToFile)
     if output.keys:
@@ -94,6 +101,10 @@ def write_file(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[str
     storage = worker.storage(output.directory)
     staged = staged_file(task, output, task.id.partition, worker)
     try:
+        if output.format == "dataset":
+            from millpond.worker.shards import write_shard
+
+            return write_shard(cursor, sql, batch_rows, staged, task, worker)
         rows = write_rows(cursor, sql, staged.local, output, worker.engine)
         made = sealed(storage, staged, rows)
     except BaseException:

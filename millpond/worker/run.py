@@ -151,13 +151,16 @@ class _Run:
                 assert rows is not None
                 return write_random(rows, last, task, worker, self._check)
             case ToFile(), SqlStep():
-                return write_file(cursor, self._bound(last, rows, cursor), task, worker)
+                sql = self._bound(last, rows, cursor)
+                return write_file(cursor, sql, task, worker, self.inputs.batch_rows(last.schema))
             case ToFile(), _:
                 rows, cursor = self._step(last, rows, cursor), self._cursor()
                 if isinstance(last, ShuffleStep) and can_gather(task.output, last.schema):
                     return write_gathered(rows, task, worker)
                 self.inputs.bind_rows("FROM __s0", rows, last.schema, cursor)
-                return write_file(cursor, "FROM __s0", task, worker)
+                return write_file(
+                    cursor, "FROM __s0", task, worker, self.inputs.batch_rows(last.schema)
+                )
             case ToMemory(), SqlStep():
                 table = cursor.table(self._bound(last, rows, cursor))
                 return keep_in_memory(table, task, worker)
@@ -188,7 +191,8 @@ class _Run:
         if isinstance(task.output, ToPart):
             return write_part(made(), self.inputs.bounds, task, worker)
         self.inputs.bind_rows("FROM __s0", made(), task.fragment.schema, writing)
-        return write_file(writing, "FROM __s0", task, worker)
+        few = self.inputs.batch_rows(task.fragment.schema)
+        return write_file(writing, "FROM __s0", task, worker, few)
 
     def _cursor(self, *, watched: bool = False) -> Cursor:
         engine = self.worker.engine

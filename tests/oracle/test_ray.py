@@ -178,3 +178,18 @@ def test_more_rows_move_than_an_object_store_holds(counted: Counted, tmp_path: P
     assert moved > 150 * 2**20
     assert sum(n for n, _ in found) == 2_400_000
     assert sum(b for _, b in found) == 2_400_000 * 64
+
+
+def test_a_training_set_is_written_by_the_nodes(
+    counted: Counted, events_path: str, tmp_path: Path
+) -> None:
+    """Each task one shard; the bytes are those that this machine alone writes."""
+    files = []
+    with Counted(shape="auto") as here:
+        for run, name in ((counted, "ray"), (here, "here")):
+            run.forget()
+            frame = run.session.read_parquet(events_path).filter("price > 100")
+            made = frame.write_dataset(tmp_path / name, rows_per_shard=4000)
+            assert run.finished[max(run.finished)] == len(made.files) == 5
+            files.append([Path(file).read_bytes() for file in made.files])
+    assert files[0] == files[1]
