@@ -185,7 +185,11 @@ def read_into(fd: int, offset: int, memory: memoryview, *, direct: bool = True) 
     """
     # Below some size the cache's own read-ahead does better than single direct reads.
     large = len(memory) >= SMALL_BYTES and _on_grid(offset, memory)
-    direct, done = direct and large and _flag(fd, _O_DIRECT), 0
+    direct, done = direct and large, 0
+    if direct:
+        # A direct read of what was written a moment ago would wait for it to reach the disk.
+        done = _cached(fd, offset, memory)
+        direct = done < len(memory) and _flag(fd, _O_DIRECT)
     while done < len(memory):
         try:
             count = os.preadv(fd, [memory[done:]], offset + done)
@@ -200,6 +204,15 @@ def read_into(fd: int, offset: int, memory: memoryview, *, direct: bool = True) 
     if direct:
         _flag(fd, 0)
     return done
+
+
+def _cached(fd: int, offset: int, memory: memoryview) -> int:
+    """Fill `memory` from the page cache as far as that has it, in whole pages; how many bytes."""
+    nowait = getattr(os, "RWF_NOWAIT", 0)
+    with suppress(OSError):  # Nothing is cached, or the file system cannot tell.
+        count = os.preadv(fd, [memory], offset, nowait) if nowait else 0
+        return count if count == len(memory) else count - count % GRID
+    return 0
 
 
 def _on_grid(offset: int, memory: memoryview) -> bool:
