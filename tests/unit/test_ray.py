@@ -1,6 +1,7 @@
 """What the Ray runtime refuses, without a cluster."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,54 @@ def test_a_node_with_another_version_is_refused_by_name() -> None:
     with pytest.raises(OptionError, match=r"node n7 has Python 3\.11.*has Python 3\.12"):
         place._check_same(OURS, theirs, "n7")
     place._check_same(OURS, OURS, "n7")
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        replace(OURS, python="3.13"),
+        replace(OURS, millpond="1.1"),
+        replace(OURS, duckdb="1.5.0"),
+        replace(OURS, pyarrow="21.0"),
+    ],
+    ids=["python", "millpond", "duckdb", "pyarrow"],
+)
+def test_a_session_asks_all_nodes_for_their_versions_and_refuses_those_that_differ(
+    monkeypatch: pytest.MonkeyPatch, theirs: Versions
+) -> None:
+    monkeypatch.setattr(place.ray, "get", lambda reply, timeout: reply)
+    monkeypatch.setattr(place, "versions", lambda: OURS)
+    runtime = object.__new__(place.RayRuntime)
+    runtime._services = {"n1": Told(OURS), "n2": Told(OURS)}
+    runtime._check_versions()
+    runtime._services = {"n1": Told(OURS), "n2": Told(theirs)}
+    with pytest.raises(OptionError, match=f"node n2 has {theirs}, but this session has {OURS}"):
+        runtime._check_versions()
+
+
+def test_a_worker_process_with_another_version_refuses_its_first_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A node that joins later is not asked: its processes ask, before they read anything."""
+    monkeypatch.setattr(place, "_setup", lambda session, node: (None, OURS))
+    monkeypatch.setattr(place.ray, "get_runtime_context", lambda: Here())
+    with pytest.raises(OptionError, match="node here has .* but this session has Python 3.12"):
+        place._worker("a session", False)
+
+
+class Told:
+    """Stands for a node's service that has these versions."""
+
+    def __init__(self, has: Versions) -> None:
+        self.versions, self._has = self, has
+
+    def remote(self) -> Versions:
+        return self._has
+
+
+class Here:
+    def get_node_id(self) -> str:
+        return "here"
 
 
 def test_an_address_without_a_cluster_says_what_to_check() -> None:
