@@ -1,6 +1,7 @@
 """A user's function as a value: its bytes, to travel; its identity, to be found again.
 
-Functions of the user's own modules travel by value, so a worker needs no copy of them.
+Functions of the user's own modules travel by value, with the modules that they call, so a
+worker needs no copy of them.
 The identity covers byte code, constants, defaults, what it captures, and the user's
 functions that it calls: an edited function is another function.
 """
@@ -10,7 +11,10 @@ import hashlib
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -37,18 +41,51 @@ def python_call(
 
 
 def _pickled(function: Callable[..., Any], where: str) -> bytes:
-    module = sys.modules.get(getattr(function, "__module__", "") or "")
-    own = module if module is not None and _is_users(module) else None
-    if own is not None and own.__name__ != "__main__":
-        cloudpickle.register_pickle_by_value(own)
+    called = dict[str, types.ModuleType]()
+    _find_modules(function, called, set())
+    own = getattr(function, "__module__", None)
     try:
-        data: bytes = cloudpickle.dumps(function)
+        with suppress(Exception):
+            return _by_value(function, called.values())
+        # A module may hold what cannot travel, a lock or a connection: then those that are called
+        # have to be found where tasks run.
+        return _by_value(function, [m for name, m in called.items() if name == own])
     except Exception as error:  # Whatever the captured object's own pickling raises.
         raise FunctionCannotTravel(f"{where}: {_culprit(function)} ({error}).") from error
+
+
+def _by_value(function: Callable[..., Any], modules: Iterable[types.ModuleType]) -> bytes:
+    known = cloudpickle.list_registry_pickle_by_value()
+    ours = [module for module in modules if module.__name__ not in known]
+    for module in ours:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        data: bytes = cloudpickle.dumps(function)
     finally:
-        if own is not None and own.__name__ != "__main__":
-            cloudpickle.unregister_pickle_by_value(own)
+        for module in ours:
+            cloudpickle.unregister_pickle_by_value(module)
     return data
+
+
+def _find_modules(item: Any, found: dict[str, types.ModuleType], seen: set[int]) -> None:
+    """The user's modules that an object needs where it is unpickled."""
+    item = getattr(item, "__func__", item)
+    if not isinstance(item, types.ModuleType | types.FunctionType | type):
+        item = type(item)
+    if id(item) in seen:
+        return
+    seen.add(id(item))
+    module = item if isinstance(item, types.ModuleType) else sys.modules.get(item.__module__)
+    if module is None or not _is_users(module):
+        return
+    if module.__name__ != "__main__":
+        found[module.__name__] = module
+    if isinstance(item, types.FunctionType):
+        held = [value for _, value in captured(item)]
+    else:
+        held = [*getattr(item, "__bases__", ()), *vars(item).values()]
+    for value in held:
+        _find_modules(value, found, seen)
 
 
 def _culprit(function: Callable[..., Any]) -> str:
@@ -122,7 +159,15 @@ def _feed(item: Any, update: Callable[[bytes], None], seen: set[int]) -> None:
         else:
             update(_library_version(item.__module__))
     elif isinstance(item, types.ModuleType):
-        update(_library_version(item.__name__))
+        seen.add(id(item))
+        if not _is_users(item):
+            update(_library_version(item.__name__))
+            return
+        with suppress(OSError, TypeError):  # Which of its names are called is not known.
+            update(Path(item.__file__ or "").read_bytes())
+        for _, held in sorted(vars(item).items()):
+            if isinstance(held, types.ModuleType) and _is_users(held):
+                _feed(held, update, seen)
     else:
         _feed_value(item, update)
 
@@ -155,12 +200,15 @@ def _is_users(module: types.ModuleType | None) -> bool:
     path = getattr(module, "__file__", None)
     if path is None:
         return False
-    installed = {
-        sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    }
-    return not any(path.startswith(folder + "/") for folder in installed) and (
+    return not any(path.startswith(folder + "/") for folder in _installed()) and (
         module.__name__.partition(".")[0] != "millpond"
     )
+
+
+@cache
+def _installed() -> frozenset[str]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return frozenset(sysconfig.get_path(name) for name in names)
 
 
 def _library_version(module: str | None) -> bytes:
