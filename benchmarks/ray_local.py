@@ -4,9 +4,10 @@
 
 `partition` reads Parquet, spreads the rows over 16 partitions by hash, and counts each:
 rows like TPC-H's lineitem, of which scale factor 10 has 60 million, or those of the file at
-`--path`. `sort` sorts a third of them, with all their columns. `again` is a complete run with a data_root, run again: what is there is found, and
-nothing computed. Both sessions are open and warm; Ray's cluster is one that `init` started,
-on this machine, so what Ray costs is its processes and the way of the bytes between them.
+`--path`. `sort` sorts a third of them, with all their columns. `again` is a complete run with
+a data_root, run again: what is there is found, and nothing computed. Both sessions are open
+and warm; Ray's cluster is one that `init` started, on this machine, so what Ray costs is its
+processes and the way of the bytes between them.
 """
 
 import argparse
