@@ -9,7 +9,6 @@ one array of bytes either way, and Python handles no row that it need not.
 import mmap
 import os
 import threading
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from millpond.errors import MillpondError
 from millpond.formats.shard_index import Shard
+from millpond.loader.ending import close_at_exit
 from millpond.loader.memory import (
     Bytes,
     Memory,
@@ -90,6 +90,7 @@ class LocalShards:
         self.all_held = False
         self._pool = Pool()
         self._ahead: threading.Thread | None = None
+        self._stop = threading.Event()
         # Whether all was read ahead: there is nothing left to advise.
         self.resident = False
 
@@ -131,12 +132,19 @@ class LocalShards:
                 target=self._read_all, name="millpond-read-ahead", daemon=True
             )
             self._ahead.start()
+            close_at_exit(self)
+
+    def close(self) -> None:
+        """End the reading ahead."""
+        if self._ahead is not None and self._ahead.is_alive():  # Not so in a forked child.
+            self._stop.set()
+            self._ahead.join()
 
     def _read_all(self) -> None:
         # The first batches are asked for row by row, and need the disk for themselves; who
         # looks at a few only never pays for all. A small set is read in that time.
         if self.memory.size > _SMALL:
-            time.sleep(_HEAD_START_S)
+            self._stop.wait(_HEAD_START_S)
         piece = 8 << 20
         for i, shard in enumerate(self._shards):
             try:
@@ -145,6 +153,8 @@ class LocalShards:
                 continue  # Whoever asks for its rows will be told.
             place = self.memory.base + int(self.places[i])
             for at in range(0, shard.size_bytes, piece):
+                if self._stop.is_set():
+                    return
                 size = min(piece, shard.size_bytes - at)
                 libc().madvise(place + at, size, mmap.MADV_WILLNEED)
         self.resident = True

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
+from millpond.loader.ending import close_at_exit
+
 T = TypeVar("T")
 
 
@@ -41,6 +43,7 @@ class Ahead(Generic[T]):
             daemon=True,
         )
         self._thread.start()
+        close_at_exit(self)
 
     def __iter__(self) -> Iterator[T]:
         return self

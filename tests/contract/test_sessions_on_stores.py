@@ -1,5 +1,8 @@
 """Whole sessions whose inputs, outputs and data roots lie in object stores."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +107,45 @@ def test_a_training_set_is_written_to_a_store_and_read_from_it(
     ds = millpond.open_dataset(there.path("set"), storage_options=options)
     batches = list(ds.loader(batch_size=30, shuffle="global", seed=3))
     assert sorted(int(a) for batch in batches for a in batch["a"]) == list(range(100))
+
+
+RANK = """
+import json, sys
+import millpond
+path, options, cache, rank, limit = sys.argv[1:]
+ds = millpond.open_dataset(path, json.loads(options), cache=cache, cache_bytes=int(limit))
+loader = ds.loader(7, shuffle="global", seed=3, rank=int(rank), world=2)
+steps = iter(loader)
+rows = [next(steps)["a"].tolist() for _ in range(5)]
+print(json.dumps({"rows": rows, "state": loader.state_dict()}))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_node_share_a_cache_and_a_third_goes_on_alone(
+    server: servers.Server, there: Place, tmp_path: Path
+) -> None:
+    options, path, cache = server.options(), there.path("set"), tmp_path / "cache"
+    with millpond.init(storage_options=options) as sp:
+        made = sp.from_items(items(200)).write_dataset(path, rows_per_shard=50)
+    limit = made.size_bytes * 3 // 5  # Two of the four shards.
+    command = [sys.executable, "-c", RANK, path, json.dumps(options), str(cache)]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(limit)], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    told = [json.loads(rank.communicate()[0]) for rank in ranks]
+    steps = zip(*(one["rows"] for one in told), strict=True)
+    seen = [row for step in steps for rows in step for row in rows]
+
+    kept = [file.stat().st_size for file in cache.iterdir() if file.name != "lock"]
+    assert 0 < sum(kept) <= limit
+    ds = millpond.open_dataset(path, options, cache=str(cache), cache_bytes=limit)
+    loader = ds.loader(11, shuffle="global", seed=3)
+    alone = [int(row) for batch in loader for row in batch["a"]]
+    assert sorted(alone) == list(range(200))
+    loader.load_state_dict(told[0]["state"])
+    assert seen + [int(row) for batch in loader for row in batch["a"]] == alone
 
 
 def quick_start() -> str:

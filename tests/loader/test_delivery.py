@@ -94,3 +94,24 @@ def test_the_jax_example_learns_and_goes_on_from_its_state() -> None:
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "the same weights, to the last bit" in ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("stops", [False, True], ids=["at the end", "in the middle"])
+def test_a_process_ends_cleanly_whatever_threads_are_at(
+    make: Make, prefetch: int, stops: bool
+) -> None:
+    """A thread that was ended by force took the process with it, mostly: so eight times."""
+    path = make(200).path
+    loop = f"loader(5, shuffle='global', prefetch={prefetch}, columns=['id'])"
+    program = f"""if True:
+        from millpond.loader.reader import open_dataset
+        for batch in open_dataset({path!r}).{loop}:
+            if {stops}: break
+    """
+    for _ in range(8):
+        ended = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -273,6 +274,19 @@ def edited(ds: Dataset, change: Callable[[dict[str, Any]], None], resign: bool =
         body.pop("checksum")
         body["checksum"] = _checksum(body)
     path.write_text(json.dumps(body))
+
+
+def test_a_dataset_replaced_under_its_reader_gives_no_row_of_the_other(make: Make) -> None:
+    """What was mapped stays as it was; a shard of the other set fails its checksums."""
+    ds, other = make(120, 1000, rows_per_shard=40), make(120, 2000, rows_per_shard=40)
+    assert ds[[3, 30]]["id"].to_pylist() == [1003, 1030]
+    shutil.rmtree(ds.path)
+    shutil.copytree(other.path, ds.path)
+    assert ds[[4, 31]]["id"].to_pylist() == [1004, 1031]
+    for column in ("id", "name", "vector"):
+        with pytest.raises(RowsUnreadable, match=r"000002\.arrow"):
+            ds.take([115], [column])
+    assert open_dataset(ds.path)[[115]]["id"].to_pylist() == [2115]
 
 
 def test_a_truncated_index_is_refused(make: Make) -> None:
