@@ -76,7 +76,7 @@ class Engine:
 
     @property
     def dialect(self) -> Dialect:
-        return Dialect(self.parse, self.unparse, self.describe)
+        return Dialect(self.parse, self.unparse, self.describe, self.explain)
 
     @contextmanager
     def cursor(self) -> Iterator[Cursor]:
@@ -167,6 +167,15 @@ class Engine:
                 cursor.run(macro)
             rows = cursor.rows(f"DESCRIBE {sql}")
         return Schema.of((row[0], row[1]) for row in rows)
+
+    def explain(self, sql: str, inputs: Mapping[str, Schema]) -> list[dict[str, Any]]:
+        """DuckDB's plan of `sql`. Streams of Arrow have no statistics that it could use."""
+        with self.cursor() as cursor:
+            for name, schema in inputs.items():
+                cursor.register(name, self.arrow_schema(schema).empty_table())
+            ((_, text),) = cursor.rows(f"EXPLAIN (FORMAT JSON) {sql}")
+        plan: list[dict[str, Any]] = json.loads(text)
+        return plan
 
     def sort_key(self, keys: Sequence[SortKey], schema: Schema) -> str:
         """SQL over rows of `schema` for a BLOB whose byte order is the order of the keys."""

@@ -5,7 +5,7 @@ bare DuckDB takes is taken, and nothing else. A text is kept as the user wrote i
 only sort keys are split and written anew.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,13 @@ class Dialect:
     `parse` gives DuckDB's JSON tree of a text of SELECT statements, or raises `SqlError`
     with the position; `unparse` turns one back to text; `describe` names and types the
     result of a query over typed empty inputs, or raises `SqlError`; a third argument is SQL
-    that makes macros which the query may call.
+    that makes macros which the query may call. `explain` gives DuckDB's plan of such a query.
     """
 
     parse: Callable[[str], Tree]
     unparse: Callable[[Tree], str]
     describe: Callable[..., Schema]
+    explain: Callable[[str, Mapping[str, Schema]], list[Tree]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +159,37 @@ class Query:
     """One whole query. `varies` if its rows may differ between two runs.
 
     `names` holds every name in it, in lower case: a column that is not among them is not
-    read. None where columns are read without being named (stars, whole rows).
+    read. None where columns are read without being named (stars, whole rows); those that are
+    read `by_place` change their meaning where there are fewer.
     """
 
     sql: str
     varies: bool
     names: frozenset[str] | None = None
+    by_place: bool = False
 
 
 def query(text: str, where: str, dialect: Dialect) -> Query:
     """`text` as exactly one query."""
     node, sql = _statement(text, "", where, dialect)
+    if _by_place(node):
+        return Query(sql, _varies([node]), by_place=True)
     return Query(sql, _varies([node]), _names(node))
+
+
+def _kinds(tree: Tree) -> set[str]:
+    return {str(tree.get("class")), str(tree.get("type"))}  # A type may be an object.
+
+
+def _by_place(query: Tree) -> bool:
+    """Whether it reads columns by their place, or by what else the tables have."""
+    return any(
+        _kinds(found) & {"POSITIONAL_REFERENCE", "PIVOT", "SHOW_REF"}
+        or found.get("ref_type") in ("NATURAL", "POSITIONAL")
+        or found.get("column_name_alias")
+        or str(found.get("function_name", "")).casefold() in ("query", "query_table")
+        for found in walk(query)
+    )
 
 
 def _names(query: Tree) -> frozenset[str] | None:
@@ -177,12 +197,8 @@ def _names(query: Tree) -> frozenset[str] | None:
     texts: set[str] = set()
     columns: set[str] = set()
     for found in walk(query):
-        kinds = {str(found.get("class")), str(found.get("type"))}  # A type may be an object.
-        if kinds & {"STAR", "POSITIONAL_REFERENCE", "PIVOT", "SHOW_REF"}:
-            return None
-        if found.get("ref_type") in ("NATURAL", "POSITIONAL") or found.get("column_name_alias"):
-            return None
-        if str(found.get("function_name", "")).casefold() in ("query", "query_table"):
+        kinds = _kinds(found)
+        if "STAR" in kinds:
             return None
         if "COLUMN_REF" in kinds:
             columns.add(found["column_names"][-1].casefold())

@@ -32,14 +32,15 @@ def narrow_inputs(node: n.Node) -> n.Node | None:
 def narrow_inputs_of_sql(node: n.Node) -> n.Node | None:
     """SqlEngine([Hash(t, k)], "SELECT sum(a) FROM __in0")  ->  SqlEngine([Hash(t[a, k], k)], …)
 
-    A query that names its columns reads no others.
+    A query that names its columns reads no others; nor does one whose plan says so. That was
+    found out for inputs with just the columns that it reads, and so they get no others.
     """
     match node:
         case n.SqlEngine(query=Query(names=names)) | n.GlobalSql(query=Query(names=names)) if names:
             inputs = []
             for i in node.inputs:
                 needed = frozenset(c for c in i.schema.names if c.casefold() in names)
-                inputs.append(narrowed(i, needed) or _only(i, needed))
+                inputs.append(_only(narrowed(i, needed) or i, needed))
             same = all(a is b for a, b in zip(inputs, node.inputs, strict=True))
             return None if same else replace(node, inputs=tuple(inputs))
     return None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from millpond.errors import OptionError, SchemaMismatch, SqlError, warn
 from millpond.expr import Dialect, Expression, quote
 from millpond.expr import parse as p
+from millpond.expr.reads import with_names
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
 from millpond.plan.udfs import known
@@ -229,7 +230,7 @@ def partial_sql(
     tables = {f"__in{i}": node.schema for i, node in enumerate(inputs)}
     schema = p.check(lambda: dialect.describe(query.sql, tables), where)
     _check_partitions(inputs, where, co_partitioned, lambda: _equated(query.sql, dialect))
-    return n.SqlEngine(tuple(inputs), query, schema)
+    return n.SqlEngine(tuple(inputs), with_names(query, tables, dialect), schema)
 
 
 def _check_partitions(
@@ -277,6 +278,7 @@ def global_sql(text: str, frames: Mapping[str, n.Node], where: str, d: Dialect) 
     read = {name: node for name, node in frames.items() if p.may_name(query.sql, name)}
     tables = {name: node.schema for name, node in read.items()}
     schema = p.check(lambda: d.describe(query.sql, tables), where)
+    query = with_names(query, tables, d)
     return n.GlobalSql(tuple(read), tuple(read.values()), query, schema)
 
 

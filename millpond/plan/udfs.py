@@ -94,7 +94,7 @@ def known(dialect: Dialect, udfs: tuple[Udf, ...]) -> Dialect:
     def describe(sql: str, inputs: Any) -> Schema:
         return dialect.describe(sql, inputs, tuple(_macro(udf) for udf in udfs))
 
-    return Dialect(dialect.parse, dialect.unparse, describe)
+    return Dialect(dialect.parse, dialect.unparse, describe, dialect.explain)
 
 
 def _macro(udf: Udf) -> str:

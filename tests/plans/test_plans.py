@@ -82,9 +82,9 @@ PAIRS: dict[Rule, tuple[Build, Build]] = {
     ),
     o.narrow_inputs_of_sql: (
         lambda sp, t, u: sp.partial_sql(
-            "SELECT k, max(a) AS m FROM {0} GROUP BY k", t.repartition(7, hash_by="k")),
+            "SELECT k, max(a) AS m FROM (FROM {0}) GROUP BY k", t.repartition(7, hash_by="k")),
         lambda sp, t, u: sp.partial_sql(
-            "SELECT x, count(*) AS n FROM {0} AS x GROUP BY x", t.repartition(7, hash_by="k")),
+            "SELECT a FROM (SELECT * EXCLUDE (c) FROM {0})", t.repartition(7, hash_by="k")),
     ),
 }  # fmt: skip
 
