@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from loader_rivals import RIVALS, Ids, Rival, Rows, Take, fixed_rows, ours, token_rows
+from pairs import in_words, keep
 
 from millpond import open_dataset
 from millpond.loader.order import Feistel, Order, permutation
@@ -230,8 +231,7 @@ def restore(rounds: int) -> Found:
 
 def told(found: Found) -> str:
     if "rival" not in found:
-        words = (f"{k} {v:,.4g}" if not isinstance(v, str) else v for k, v in found.items())
-        return ", ".join(words)
+        return in_words(found)
     bar = f"  bar {found['bar']:g}" if found["bar"] else ""
     return (
         f"{found['work']:8} ours {found['ours_rows_s']:12,.0f} rows/s  "
@@ -279,9 +279,7 @@ def main() -> None:
             shutil.rmtree(folder / f"{name}-ours", ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    out = Path(__file__).parent / "results"
-    out.mkdir(exist_ok=True)
-    (out / "loader.json").write_text(json.dumps(results, indent=1) + "\n")
+    keep("loader", results)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from loader_rivals import Rows, fixed_rows
+from pairs import in_words, keep
 
 from millpond import open_dataset
 from millpond.loader import write_dataset
@@ -237,15 +238,10 @@ def main() -> None:
             if asked.only is None or name in asked.only:
                 for found in work():
                     results.append(found)
-                    words = (
-                        f"{k} {v:,.4g}" if not isinstance(v, str) else v for k, v in found.items()
-                    )
-                    print(", ".join(words), flush=True)
+                    print(in_words(found), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    out = Path(__file__).parent / "results"
-    out.mkdir(exist_ok=True)
-    (out / "loader_cold.json").write_text(json.dumps(results, indent=1) + "\n")
+    keep("loader_cold", results)
 
 
 if __name__ == "__main__":

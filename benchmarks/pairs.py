@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -105,3 +106,14 @@ def save(name: str, rows: Sequence[Compared], **more: object) -> None:
     RESULTS.mkdir(exist_ok=True)
     found = {"rows": [asdict(row) for row in rows], **more}
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1))
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """A result on one line."""
+    return ", ".join(f"{k} {v:,.4g}" if not isinstance(v, str) else v for k, v in found.items())
+
+
+def keep(name: str, results: object) -> None:
+    """Write results as JSON, for later."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")

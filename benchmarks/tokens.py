@@ -12,7 +12,6 @@ was looked at. Tokens a second by the clock, and processor seconds, in turns.
 """
 
 import argparse
-import json
 import shutil
 import sysconfig
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 import bpe_openai
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pairs import RESULTS, compare, timed
+from pairs import compare, in_words, keep, timed
 
 import millpond
 
@@ -135,9 +134,8 @@ def main() -> None:
         "ours_tokens": tokens["ours"],
         "hf_tokens": tokens["hf"],
     }
-    print(", ".join(f"{k} {v:,.4g}" for k, v in result.items()))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "tokens.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(in_words(result))
+    keep("tokens", result)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from millpond.loader.batches import Batch, Format, shown
 from millpond.loader.cache import CachedShards
 from millpond.loader.columns import to_arrow
 from millpond.loader.flat import LocalShards, Shards
-from millpond.loader.gather import ShardRows, Verify
 from millpond.loader.loader import Loader, OnError, Settings
 from millpond.loader.mds import INDEX as MDS_INDEX
 from millpond.loader.mds import MdsRows
@@ -29,6 +28,7 @@ from millpond.loader.plan import Choice, identity_of, order_of, sequence_about, 
 from millpond.loader.remote import RemoteShards
 from millpond.loader.selection import Predicate, Select
 from millpond.loader.sequence import Single
+from millpond.loader.shard_rows import ShardRows, Verify
 from millpond.loader.steps import Geometry
 from millpond.loader.units import RowSource
 from millpond.storage import Range, Storage, open_storage

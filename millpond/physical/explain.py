@@ -11,7 +11,7 @@ from millpond.physical.stages import (
     RecordRangesStep,
     RecordSortStep,
     RowsInput,
-    ShardRows,
+    ShardsInput,
     ShuffleStep,
     SourceInput,
     SqlStep,
@@ -88,7 +88,7 @@ def _stage(stage: Stage) -> list[str]:
     return lines
 
 
-def _input(item: SourceInput | StageInput | ConcatInput | RowsInput | ShardRows) -> str:
+def _input(item: SourceInput | StageInput | ConcatInput | RowsInput | ShardsInput) -> str:
     match item:
         case SourceInput(scan, splits, broadcast):
             how = "all by each task" if broadcast else "one a task"
@@ -100,6 +100,6 @@ def _input(item: SourceInput | StageInput | ConcatInput | RowsInput | ShardRows)
             return f"stages {', '.join(map(str, stages))}, one after the other"
         case RowsInput(stage, n):
             return f"stage {stage}, cut into {n} runs of rows"
-        case ShardRows(stage, size):
+        case ShardsInput(stage, size):
             each = f"{size.rows:,} rows" if size.rows else f"about {size.size_bytes:,} bytes"
             return f"stage {stage}, cut into runs of {each}"

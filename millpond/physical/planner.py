@@ -39,7 +39,7 @@ from millpond.physical.stages import (
     PythonStep,
     Resources,
     RowsInput,
-    ShardRows,
+    ShardsInput,
     SourceInput,
     ToPart,
 )
@@ -104,7 +104,7 @@ class _Planner:
         stage = self.cuts.close(pipe, ToPart(sized=True), "hand over")
         schema = f.plain(node.schema)
         read = self.cuts.read(stage, Edge.FORWARD, pipe, pipe.n)
-        return replace(read, inputs=(ShardRows(stage, shard_size(node)),), schema=schema,
+        return replace(read, inputs=(ShardsInput(stage, shard_size(node)),), schema=schema,
                        sql=f.cast(read.sql, read.schema, schema, False))  # fmt: skip
 
     def _count(self, node: n.Node) -> None:

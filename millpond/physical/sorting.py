@@ -10,7 +10,7 @@ from millpond.physical.stages import (
     Edge,
     Input,
     RowsInput,
-    ShardRows,
+    ShardsInput,
     SourceInput,
     StageInput,
     ToPart,
@@ -130,7 +130,7 @@ def _narrowed(pipe: Pipe) -> Pipe:
                 inputs.append(replace(item, splits=few, first_rows=numbers))
             case StageInput(edge=Edge.ONE_TO_ONE | Edge.FORWARD):
                 inputs.append(replace(item, only=chosen))
-            case ConcatInput() | RowsInput() | ShardRows():
+            case ConcatInput() | RowsInput() | ShardsInput():
                 return pipe
             case _:
                 inputs.append(item)

@@ -184,7 +184,7 @@ class RowsInput:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardRows:
+class ShardsInput:
     """All rows of a stage in task order, cut into runs of as many rows, but the last: shards.
 
     How many is known when the stage has counted its rows and their bytes (`ToPart.sized`).
@@ -194,7 +194,7 @@ class ShardRows:
     size: ShardSize
 
 
-Input = SourceInput | StageInput | ConcatInput | RowsInput | ShardRows
+Input = SourceInput | StageInput | ConcatInput | RowsInput | ShardsInput
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from millpond.physical.stages import (
     Output,
     PartRows,
     RowsInput,
-    ShardRows,
+    ShardsInput,
     SourceInput,
     SplitRows,
     Stage,
@@ -47,7 +47,7 @@ def reads(stage: Stage) -> tuple[int, ...]:
     found: list[int] = []
     for item in stage.inputs:
         match item:
-            case StageInput(before) | RowsInput(before) | ShardRows(before):
+            case StageInput(before) | RowsInput(before) | ShardsInput(before):
                 found.append(before)
             case ConcatInput(stages):
                 found += stages
@@ -120,7 +120,7 @@ def n_tasks(stage: Stage, done: dict[int, Done]) -> int:
                 counts.add(sum(done[before].n_tasks for before in stages))
             case RowsInput(n=n):
                 counts.add(n)
-            case ShardRows(before, size):
+            case ShardsInput(before, size):
                 rows = sum(done[before].part_rows)
                 counts.add(max(1, -(-rows // size.shard_rows(rows, done[before].value_bytes))))
     assert len(counts) <= 1, f"inputs of stage {stage.id} disagree: {counts}"
@@ -168,7 +168,7 @@ def _in_rows(stage: Stage) -> tuple[int, ...]:
     return tuple(
         item.stage
         for item in stage.inputs
-        if isinstance(item, RowsInput | ShardRows)
+        if isinstance(item, RowsInput | ShardsInput)
         or (isinstance(item, StageInput) and item.numbered)
     )
 
@@ -218,7 +218,7 @@ def _task_input(
             total = starts[stage][-1]
             first, last = total * task // n, total * (task + 1) // n
             return _run_of_rows(stage, first, last, done[stage], starts[stage])
-        case ShardRows(stage, size):
+        case ShardsInput(stage, size):
             total = starts[stage][-1]
             each = size.shard_rows(total, done[stage].value_bytes)
             first, last = task * each, min(total, (task + 1) * each)
@@ -229,7 +229,7 @@ def _task_input(
 def _output(stage: Stage, done: dict[int, Done]) -> Output:
     """What a task writes; for a shard, with the rows of its record batches."""
     for item in stage.inputs:
-        if isinstance(item, ShardRows) and isinstance(stage.output, ToFile):
+        if isinstance(item, ShardsInput) and isinstance(stage.output, ToFile):
             before = done[item.stage]
             batch_rows = item.size.batch_rows(sum(before.part_rows), before.value_bytes)
             options = (*stage.output.options, ("batch_rows", str(batch_rows)))

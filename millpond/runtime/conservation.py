@@ -15,7 +15,7 @@ from millpond.physical.stages import (
     Input,
     PartRows,
     RowsInput,
-    ShardRows,
+    ShardsInput,
     StageInput,
     Task,
     TaskInput,
@@ -82,7 +82,7 @@ def _times_read(item: Input, n_tasks: int) -> list[tuple[int, int]]:
     match item:
         case StageInput(before, edge, None):
             return [(before, n_tasks if edge is Edge.ALL else 1)]
-        case RowsInput(before) | ShardRows(before):
+        case RowsInput(before) | ShardsInput(before):
             return [(before, 1)]
         case ConcatInput(stages):
             return [(before, 1) for before in stages]

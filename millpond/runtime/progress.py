@@ -20,7 +20,7 @@ from millpond.physical.stages import (
     PartRef,
     PartRows,
     RowsInput,
-    ShardRows,
+    ShardsInput,
     Stage,
     StageInput,
     Task,
@@ -218,7 +218,7 @@ class Progress:
         """Does every task of this stage read every part of `stage`, or depend on its rows?"""
         return any(
             (isinstance(i, StageInput) and i.stage == stage and i.edge is not Edge.FORWARD)
-            or (isinstance(i, RowsInput | ShardRows) and i.stage == stage)
+            or (isinstance(i, RowsInput | ShardsInput) and i.stage == stage)
             for i in self.stage.inputs
         )
 

@@ -25,9 +25,9 @@ from millpond.errors import (
 )
 from millpond.formats.shard_index import read_index
 from millpond.loader.columns import Ragged
-from millpond.loader.gather import ShardRows
 from millpond.loader.reader import Dataset, open_dataset
 from millpond.loader.remote import RemoteShards
+from millpond.loader.shard_rows import ShardRows
 from millpond.loader.write import write_dataset
 from millpond.storage import LocalStorage
 from tests.support.loader_sets import Make, ids, rows

@@ -12,9 +12,9 @@ pytest.importorskip("obstore")
 
 from millpond.errors import RowsUnreadable, StorageError
 from millpond.formats.shard_index import read_index
-from millpond.loader.gather import ShardRows
 from millpond.loader.reader import open_dataset
 from millpond.loader.remote import RemoteShards
+from millpond.loader.shard_rows import ShardRows
 from millpond.storage import LocalStorage
 from tests.fakes.faulty_s3 import FaultyS3, faulty_s3
 from tests.support.loader_sets import Make, ids, select
