@@ -29,6 +29,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -344,6 +345,7 @@ def _validate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sort(args: argparse.Namespace) -> dict[str, Any]:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Nothing large stays behind.
     folder = Path(tempfile.mkdtemp(prefix="millpond-graysort-", dir=args.folder))
     try:
         n = args.size // RECORD

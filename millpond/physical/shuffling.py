@@ -25,7 +25,7 @@ def random_order(cuts: Cuts, node: n.RandomPartition, pipe: Pipe) -> Pipe:
     if pipe.n == 1 and given in (None, 1):
         return pipe.then(f.render(node, (pipe.sql,)), node.schema, "random shuffle")
     pipe = _identified(cuts, node.input, pipe)
-    count = given or _many(pipe.n, cuts.settings)
+    count = given or many(pipe.n, cuts.settings)
     number = f"((({f.random_key(node.seed)} >> 32) * {count}) >> 32)::UINTEGER"
     pipe = cuts.exchange(pipe, number, count, "range of random order", (), auto=given is None)
     travelled = f.wire(node.schema)
@@ -38,7 +38,7 @@ def random_order(cuts: Cuts, node: n.RandomPartition, pipe: Pipe) -> Pipe:
     )
 
 
-def _many(n_splits: int, settings: Settings) -> int:
+def many(n_splits: int, settings: Settings) -> int:
     """So many that a task can hold its rows, each a few times as large as in its file.
 
     But not so many that their segments in a part become small; tasks take small ones together.

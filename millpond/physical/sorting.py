@@ -5,6 +5,9 @@ from dataclasses import replace
 from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
 from millpond.physical.pipe import FIXED, Pipe, called, keys_of, looser, ordered
+from millpond.physical.shape import Settings
+from millpond.physical.shuffling import many
+from millpond.physical.splits import thinned
 from millpond.physical.stages import (
     ConcatInput,
     Edge,
@@ -23,6 +26,7 @@ KEY = "__millpond_key"
 # Of a source, the keys of up to 64 splits: where they follow the order of the files, what lies
 # between two of these becomes one range.
 SOURCE_TASKS, OTHER_TASKS, SAMPLED_ROWS = 64, 16, 1_000
+SOURCE_GROUPS = 32  # Row groups of these splits that are read, but one of each at least.
 # Of a longer key, a bound is a prefix: a sample of keys of 1 MB is no burden. Rows carry one
 # byte more, so that none of them equals a bound that it only begins like.
 KEY_BYTES = 1024
@@ -31,7 +35,9 @@ FEW_ROWS = 10_000  # Of a sort: found by each task without moving all rows.
 
 def sort(cuts: Cuts, node: n.Sort, pipe: Pipe) -> Pipe:
     """All rows in order: each range of keys is sorted by itself."""
-    count = node.n or partitioning(node.input).n or pipe.n
+    given = node.n or partitioning(node.input).n
+    # A range that is sorted in memory and in caches takes a third of what one that spills does.
+    count = given or (many(pipe.n, cuts.settings) if pipe.n > 1 else 1)
     if pipe.n == 1 and count == 1:
         return pipe.then(f.render(node, (pipe.sql,)), node.schema, "sort")
     if pipe.steps or called(pipe):
@@ -47,8 +53,7 @@ def sort(cuts: Cuts, node: n.Sort, pipe: Pipe) -> Pipe:
         row_wise=False,
     )
     stage = cuts.close(before, ToPart(count, "range"), f"range by {keys_of(node)}")
-    auto = node.n is None and partitioning(node.input).n is None
-    after = cuts.by_partition(stage, before, count, auto=auto)
+    after = cuts.by_partition(stage, before, count, auto=given is None)
     return after.then(f.render(node, (after.sql,)), node.schema, "sort")
 
 
@@ -79,19 +84,22 @@ def first_rows(cuts: Cuts, node: n.Limit, sort: n.Sort, pipe: Pipe) -> Pipe:
 def _bounds(cuts: Cuts, pipe: Pipe, key: str, count: int) -> int:
     """The stage that gives `count - 1` keys which cut the rows evenly, from a sample."""
     schema = Schema((Field("key", "BLOB"), Field("ordinal", "UBIGINT")))
-    few = _narrowed(pipe)
+    few, stands_for = _narrowed(pipe, cuts.settings)
     keys = f.over(
         f"SELECT {key}[:{KEY_BYTES}] AS key, {_ordinal(pipe, f.TASK)} AS ordinal", pipe.sql
     )
-    if few.n < pipe.n:
-        # A sampled task stands for its neighbours, too: its rows lie where theirs would.
+    if few is not pipe:
+        # A sampled task stands for its neighbours, and a row for those that are not read: its
+        # rows lie where theirs would.
         low = f"(ordinal & {2**40 - 1})::DOUBLE"
-        width = "count(*) OVER ()" if pipe.determinism is FIXED else f"{2**40}"
+        fixed = pipe.determinism is FIXED
+        width = "count(*) OVER ()" if fixed else f"{2**40}"
         spread = f"({f.TASK} + {low} / ({width} + 1)) * {pipe.n} / {few.n}"
         widened = f.over(f"SELECT key, {spread} AS place, {width} AS width", keys)
+        wider = stands_for if fixed else 1
         keys = f.over(
             "SELECT key, (floor(place)::UBIGINT << 40) | "
-            "floor((place - floor(place)) * width)::UBIGINT AS ordinal", widened
+            f"floor((place - floor(place)) * width * {wider})::UBIGINT AS ordinal", widened
         )  # fmt: skip
     # By a hash of the place, not by chance: a lost sample must come back the same. Equal
     # rows in any order differ in which copy they are.
@@ -110,28 +118,31 @@ def _bounds(cuts: Cuts, pipe: Pipe, key: str, count: int) -> int:
     return cuts.close(pipe, ToPart(), "bounds")
 
 
-def _narrowed(pipe: Pipe) -> Pipe:
-    """The same work over a few of its tasks, evenly chosen.
+def _narrowed(pipe: Pipe, settings: Settings) -> tuple[Pipe, float]:
+    """The same work over a few of its tasks, evenly chosen; how many rows each row stands for.
 
-    Of a source, only the key columns of some splits are read. Anything else is a second
-    run of what it samples, so it samples less.
+    Of a source, only the key columns of some splits are read, and of those some row groups.
+    Anything else is a second run of what it samples, so it samples less.
     """
     cheap = not pipe.steps and all(isinstance(i, SourceInput) for i in pipe.inputs)
     count = SOURCE_TASKS if cheap else min(OTHER_TASKS, max(4, pipe.n // 8))
-    if pipe.n <= count:
-        return pipe
+    if pipe.n <= count and not cheap:
+        return pipe, 1.0
+    count, stands_for = min(count, pipe.n), 1.0
     chosen = tuple(i * pipe.n // count for i in range(count))
     inputs: list[Input] = []
     for item in pipe.inputs:
         match item:
-            case SourceInput(splits=splits, broadcast=False, first_rows=numbers):
+            case SourceInput(scan, splits, broadcast=False, first_rows=numbers):
                 few = tuple(splits[i] for i in chosen)
+                if cheap and not numbers:
+                    few, stands_for = thinned(scan, few, SOURCE_GROUPS, settings.footer)
                 numbers = tuple(numbers[i] for i in chosen) if numbers else ()
                 inputs.append(replace(item, splits=few, first_rows=numbers))
             case StageInput(edge=Edge.ONE_TO_ONE | Edge.FORWARD):
                 inputs.append(replace(item, only=chosen))
             case ConcatInput() | RowsInput() | ShardsInput():
-                return pipe
+                return pipe, 1.0
             case _:
                 inputs.append(item)
-    return replace(pipe, inputs=tuple(inputs), n=count)
+    return replace(pipe, inputs=tuple(inputs), n=count), stands_for

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from millpond.formats.parquet import RowGroups, splits
-from millpond.formats.scan import FileSlice, Split
+from millpond.formats.scan import FileSlice, Scan, Split
 from millpond.plan.nodes import DataSource
 from millpond.storage import FileInfo
 
@@ -43,6 +43,36 @@ def even_splits(source: DataSource, count: int, footer: Footer) -> tuple[Split, 
     if len(pieces) < count and all(piece.n_rows is not None for piece, _ in pieces):
         return with_values(source, _row_cuts(pieces, count))
     return with_values(source, tuple(Split(_joined(run)) for run in _runs(pieces, count)))
+
+
+def thinned(
+    scan: Scan, splits: tuple[Split, ...], count: int, footer: Footer
+) -> tuple[tuple[Split, ...], float]:
+    """About `count` row groups of the splits, at least one of each; and how many they stand for.
+
+    For a sample: what lies between two of them is read by nobody.
+    """
+    if scan.format != "parquet" or scan.limit is not None or scan.identity:
+        return splits, 1.0
+    all_groups = [_groups(split, footer) for split in splits]
+    each = max(1, count // max(1, len(splits)))
+    few = [groups[:: -(-len(groups) // each)] if groups else [] for groups in all_groups]
+    stands_for = sum(map(len, all_groups)) / max(1, sum(map(len, few)))
+    return tuple(replace(split, slices=_joined(groups)) for split, groups in
+                 zip(splits, few, strict=True)), stands_for  # fmt: skip
+
+
+def _groups(split: Split, footer: Footer) -> list[FileSlice]:
+    """The row groups of a split of one file; the files of a split of several small ones."""
+    if len(split.slices) != 1:
+        return list(split.slices)
+    (piece,), found, first = split.slices, list[FileSlice](), 0
+    end = None if piece.n_rows is None else piece.first_row + piece.n_rows
+    for rows in footer(piece.path).rows:
+        if first >= piece.first_row and (end is None or first + rows <= end):
+            found.append(replace(piece, first_row=first, n_rows=rows))
+        first += rows
+    return found or [piece]
 
 
 def with_values(source: DataSource, found: tuple[Split, ...]) -> tuple[Split, ...]:
@@ -179,7 +209,7 @@ def _joined(run: list[FileSlice]) -> tuple[FileSlice, ...]:
             and last.path == piece.path
             and last.first_row + last.n_rows == piece.first_row
         ):
-            out[-1] = FileSlice(piece.path, last.first_row, last.n_rows + piece.n_rows)
+            out[-1] = replace(last, n_rows=last.n_rows + piece.n_rows)
         else:
             out.append(piece)
     return tuple(out)

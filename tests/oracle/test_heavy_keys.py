@@ -67,6 +67,34 @@ def test_the_partitions_of_a_skewed_sort_are_even(by: str, moved: bool, folder: 
     assert rows.num_rows == ROWS
 
 
+@pytest.mark.parametrize("by", ["k", "z", "i desc"])
+def test_partitions_are_even_where_some_row_groups_are_sampled(
+    by: str, folder: Path, tmp_path: Path
+) -> None:
+    rows = pq.read_table(folder)
+    pq.write_table(rows, tmp_path / "one.parquet", row_group_size=500)  # 160; 32 are read.
+    split_bytes = (tmp_path / "one.parquet").stat().st_size // 8
+    finished: list[TaskFinished] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TaskFinished):
+            finished.append(event)
+
+    with Session(options(shape="staged", split_bytes=split_bytes, progress=False)) as sp:
+        sp.listen(listen)
+        frame = sp.read_parquet(str(tmp_path / "one.parquet")).repartition(FILES)
+        given = frame.sort(by).to_arrow().column("i").to_pylist()
+
+    last = max(event.stage for event in finished)
+    sizes = [event.rows for event in finished if event.stage == last]
+    assert len(sizes) == FILES
+    assert max(sizes) < 1.3 * ROWS / FILES
+    keys = {"k": "k", "z": "i", "i desc": "i"}
+    order = np.argsort(rows.column(keys[by]).to_numpy(), kind="stable")
+    expected = np.array(rows.column("i"))[order[::-1] if by == "i desc" else order]
+    assert given == expected.tolist()
+
+
 def test_functions_below_a_sort_run_once_a_row(folder: Path, tmp_path: Path) -> None:
     log = str(tmp_path / "calls")
 
