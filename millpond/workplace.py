@@ -162,7 +162,7 @@ class Workplace:
             outcome = run(physical.stages, place, self.emit, journal=journal, policy=policy,
                           discard=self._discard)  # fmt: skip
             made = (file for stage in outcome.stages.values() for file in stage.files)
-            kept = {file.staged.local for file in made}
+            kept = {file.staged.aside for file in made}
             self._failed = False
             return outcome
         except BaseException as stopped:
@@ -251,8 +251,8 @@ class Workplace:
             def is_staged(staged: Staged) -> bool:
                 # Or published, by a commit that was killed before it was done: the file's
                 # name bears the id of that commit, so it is no other's.
-                names = [staged.local, *([staged.path] if commit_id_in(staged.path) else [])]
-                found = (storage.stat(name) for name in names)
+                names = [staged.aside, *([staged.path] if commit_id_in(staged.path) else [])]
+                found = (self.storage(name).stat(name) for name in names)
                 return any(info and info.size_bytes == staged.size_bytes for info in found)
 
             self._journal = StoredJournal(storage, root, self.id, is_staged, self._announce)
@@ -265,7 +265,7 @@ class Workplace:
     def clear_after_the_dead(self, path: str) -> None:
         """What killed sessions of this data root wrote aside for `path`, which is written now."""
         root = self.options.data_root
-        if root and self.storage(path).local_path(path) is not None:
+        if root:
             storage = self.storage(root)
             for seen in sessions(storage, root, clock_s(storage, root)).values():
                 if not seen.alive and path in seen.targets:

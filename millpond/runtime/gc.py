@@ -22,7 +22,7 @@ from millpond.runtime.presence import DEAD_S, Seen, clock_s, sessions
 from millpond.storage import FileInfo, Range, Storage, open_storage
 from millpond.storage.commit import GRACE_S, unneeded
 from millpond.storage.manifest import newest_manifest
-from millpond.storage.paths import STAGING, plain
+from millpond.storage.paths import STAGING, plain, scheme
 from millpond.storage.scratch import abandoned, remove_abandoned
 
 
@@ -169,9 +169,9 @@ def staged_files(root: Root) -> Iterator[Leftover]:
     named = {os.path.basename(path) for kind, path in _recorded(root) if kind == "file"}
     dead = [seen for seen in root.seen.values() if not seen.alive]
     for target in sorted({target for seen in dead for target in seen.targets}):
-        if root.storage.local_path(target) is None:
-            continue
-        for file in root.storage.list(f"{escape(target.rstrip('/'))}/**/{STAGING}-*/*"):
+        if scheme(target) != scheme(root.path):
+            continue  # Of a store that was not opened: `gc` of the output itself clears there.
+        for file in root.storage.list(f"{escape(target.rstrip('/'))}/**/{STAGING}*/*"):
             name = os.path.basename(file.path).removeprefix("tmp_")  # Which DuckDB adds.
             session = name.partition("-")[0]
             if session in root.seen and name not in named:
@@ -235,7 +235,7 @@ def _recorded(root: Root) -> Iterator[tuple[str, str]]:
                     if "part" in record:
                         yield "part", str(record["part"]["path"])
                     for one in record.get("files", ()):
-                        yield "file", str(one["local"])
+                        yield "file", str(one["aside"])
 
 
 def _is_finished(storage: Storage, receipt: FileInfo) -> bool:

@@ -22,9 +22,9 @@ from millpond.runtime.progress import Reused
 from millpond.shuffle.read import PartsUnreadable, part_counts
 from millpond.storage import FileInfo, Range, Staged, Storage, put_new
 from millpond.storage.commit import commit_id_in
-from millpond.storage.paths import beneath
+from millpond.storage.paths import beneath, check_name, is_remote, plain
 
-_VERSION = 4
+_VERSION = 5
 _MAX_RECORDS, _MAX_AGE_S = 1_000, 1.0
 
 Record = dict[str, Any]
@@ -115,11 +115,13 @@ class StoredJournal:
 
     def _file_to_json(self, folder: str, file: OutputFile) -> Record | None:
         path = self._relative(folder, file.staged.path)
-        local = self._relative(folder, file.staged.local)
-        if path is None or local is None or file.staged.upload:
+        aside = self._relative(folder, file.staged.aside)
+        if path is None or aside is None:
             return None
         sizes = {"size": file.staged.size_bytes, "rows": file.rows, "checksum": file.checksum}
-        return {"path": path, "local": local, "values": file.values, "told": file.told, **sizes}
+        uploaded, values = bool(file.staged.upload), file.values
+        where = {"path": path, "aside": aside, "uploaded": uploaded}
+        return {**where, "values": values, "told": file.told, **sizes}
 
     def _place(self, part: PartRef) -> Record | None:
         """Where a part lies: below the data root, or in a folder of a disk of its own."""
@@ -131,11 +133,9 @@ class StoredJournal:
 
     def _relative(self, folder: str, path: str) -> str | None:
         """`path` as seen from `folder`; None if it does not lie below."""
-        root = self._storage.local_path(folder)
-        if root is not None:
-            root, path = os.path.realpath(root), os.path.realpath(path)
-        else:
-            root = folder
+        root = folder
+        if not is_remote(folder):
+            root, path = os.path.realpath(plain(folder)), os.path.realpath(plain(path))
         root = root.rstrip("/") + "/"
         return path[len(root) :] if path.startswith(root) else None
 
@@ -239,8 +239,9 @@ class StoredJournal:
     ) -> TaskResult | None:
         files, folder, commit = [], output.directory, commit_id_in(output.name)
         for record in records:
-            path, local = (self._beneath(folder, record[name]) for name in ("path", "local"))
-            staged = Staged(path, local, int(record["size"]))
+            path, aside = (self._beneath(folder, record[name]) for name in ("path", "aside"))
+            local, upload = ("", aside) if record["uploaded"] else (aside, "")
+            staged = Staged(path, local, int(record["size"]), upload)
             # The same rows may have been written twice: each commit has its own files.
             if commit_id_in(path) != commit or not self._is_staged(staged):
                 return None
@@ -250,10 +251,10 @@ class StoredJournal:
         return replace(result, files=tuple(files))
 
     def _beneath(self, folder: str, name: str) -> str:
-        local = self._storage.local_path(folder)
-        if local is not None:
-            return beneath(local, name)
-        return f"{folder.rstrip('/')}/{_plain(name)}"
+        if not is_remote(folder):
+            return beneath(plain(folder), name)
+        check_name(folder, name)
+        return f"{folder.rstrip('/')}/{name}"
 
     def _read_ranges(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[Any]:
         return list(self._storage.read_many([Range(ref.path, at, n) for at, n in ranges]))

@@ -22,6 +22,8 @@ Open = Callable[[str], Storage]
 
 # Reads of a sample, and rows of each: enough to fill ranges within 10 %, for 100 of them.
 SAMPLES, SAMPLE_ROWS = 1024, 32
+# A read of a store is a request, which costs milliseconds whatever it brings.
+REMOTE_SAMPLES, REMOTE_SAMPLE_ROWS = 128, 256
 _ORDINAL_BITS = 40  # Of the place within a split.
 _BATCH_BYTES = 16 << 20
 
@@ -62,9 +64,11 @@ def bounds(
     keys: list[bytes] = []
     ordinals: list[int] = []
     for piece in pieces:
-        n_reads = max(1, SAMPLES * piece.n // total) if piece.n else 0
+        near = open_(piece.path).local_path(piece.path) is not None
+        reads, each = (SAMPLES, SAMPLE_ROWS) if near else (REMOTE_SAMPLES, REMOTE_SAMPLE_ROWS)
+        n_reads = max(1, reads * piece.n // total) if piece.n else 0
         firsts = [piece.n * i // n_reads for i in range(n_reads)]
-        sizes = [min(SAMPLE_ROWS, piece.n - first) for first in firsts]
+        sizes = [min(each, piece.n - first) for first in firsts]
         wanted = [
             Range(piece.path, (piece.first + first) * width, n * width)
             for first, n in zip(firsts, sizes, strict=True)
@@ -121,13 +125,15 @@ def sort_range(
     key: slice,
     path: str,
     check: Callable[[], None],
+    *,
+    direct_after: int | None = 0,
 ) -> None:
-    """Records that came in input order to one sorted file."""
+    """Records that came in input order to one sorted file; see `BlockFile` for `direct_after`."""
     width = layout.record_bytes
     held = [values(batch.column(0), "record", width) for batch in batches]
     rows = np.concatenate(held) if held else np.empty((0, width), np.uint8)
     held.clear()
-    writer = FixedWriter(path, layout, direct_after=0)
+    writer = FixedWriter(path, layout, direct_after=direct_after)
     memory = np.empty((max(1, GATHER_BYTES // 2 // width), width), np.uint8)
     try:
         for piece in gather(rows, sort_order(rows, key), memory):

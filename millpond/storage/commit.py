@@ -207,7 +207,8 @@ def _described(storage: Storage, root: str, output: OutputFile, commit_id: str) 
 
 def is_published(storage: Storage, staged: Staged) -> bool:
     """Whether an earlier attempt at this commit, which was killed, gave the file its name."""
-    if staged.upload or storage.stat(staged.local) is not None:
+    # What this run has uploaded itself is there; what a journal names may not be any more.
+    if (staged.upload and staged.local) or storage.stat(staged.aside) is not None:
         return False
     there = storage.stat(staged.path)
     return there is not None and there.size_bytes == staged.size_bytes

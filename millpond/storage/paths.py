@@ -24,6 +24,11 @@ def scheme(path: str) -> str:
     return found.group()[:-3].lower() if found else ""
 
 
+def is_remote(path: str) -> bool:
+    """Does `path` lie in an object store, and not among the files of this machine?"""
+    return scheme(path) not in ("", "file")
+
+
 def plain(path: str) -> str:
     """The absolute path that a plain path, `~/…` or `file://…` names on this machine."""
     kind = scheme(path)

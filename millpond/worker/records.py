@@ -60,7 +60,9 @@ def sort_records(
         if isinstance(task.inputs[0], PartRows):
             batches = inputs.part_batches(0)
             key, path = layout.places[step.key], name(task.id.partition)
-            record_ranges.sort_range(batches, layout, key, path, check)
+            # A file to be uploaded is read at once, and removed: it need not reach the disk.
+            after = None if staged[task.id.partition].upload else 0
+            record_ranges.sort_range(batches, layout, key, path, check, direct_after=after)
         else:
             told["rows_in"] = _sort_files(step, layout, task, worker, name, check)
         sealed = [storage.seal(staged[number]) for number in sorted(staged)]

@@ -86,6 +86,8 @@ def juicefs(folder: Path) -> Iterator[Server]:
     found, meta = juicefs_volume(folder)
     port = free_port()
     gateway = [found, "gateway", "--multi-buckets", "--keep-etag", "--no-banner"]
+    # Else it writes all that it reads once more, into a folder that nobody clears.
+    gateway += ["--cache-size", "0"]
     environ = {**os.environ, "MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": PASSWORD}
     with open(folder / "gateway.log", "wb") as log:
         process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Whole sessions whose inputs, outputs and data roots lie in object stores."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -196,3 +197,65 @@ def test_a_killed_write_is_not_read_and_is_cleared(server: servers.Server, there
         swept = millpond.gc(there.path("out"), older_than=-60, storage_options=server.options())
         assert (young.files, swept.kinds) == (0, {"files of no manifest": (1, 26)})
         assert sp.read_parquet(there.path("out")).count() == 10
+
+
+KILLED = """
+import json, os, signal, sys
+import millpond
+from millpond import events
+from millpond.storage import ObjectStorage
+
+options, root, out, kind, k = json.loads(sys.argv[1])
+finished = seen = 0
+
+def die(*_):
+    global seen
+    seen += 1
+    if seen == k:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def hear(event):
+    global finished
+    finished += isinstance(event, events.TaskFinished)
+    if kind == type(event).__name__:
+        die()
+
+if kind == "copy":
+    copy = ObjectStorage._copy
+    def copy_or_die(self, staged):
+        if staged.path.endswith(".parquet"):
+            die()
+        copy(self, staged)
+    ObjectStorage._copy = copy_or_die
+
+with millpond.init(storage_options=options, data_root=root, shape="staged", threads=2) as sp:
+    sp.listen(hear)
+    rows = sp.from_items([{"a": i} for i in range(1000)]).repartition(4, hash_by="a")
+    rows.write_parquet(out)
+print(finished)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "k", "again"),
+    [("StageFinished", 1, 5), ("RunFinished", 1, 0), ("copy", 3, 0), ("Published", 1, 0)],
+)
+def test_a_write_that_was_killed_between_upload_and_commit_uploads_nothing_twice(
+    server: servers.Server, there: Place, kind: str, k: int, again: int
+) -> None:
+    given = [server.options(), there.path("root"), there.path("out")]
+
+    def run(kind: str, k: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", KILLED, json.dumps([*given, kind, k])]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+
+    assert run(kind, k).returncode == -signal.SIGKILL
+    ended = run("", 0)
+    assert ended.returncode == 0
+    assert int(ended.stdout) == again
+    with millpond.init(storage_options=server.options()) as sp:
+        rows = sp.read_parquet(there.path("out")).take_all()
+    assert sorted(row["a"] for row in rows) == list(range(1000))
+    assert there.names("out/.millpond-staged") == []
+    assert len(there.names("out")) == 4
