@@ -1,9 +1,10 @@
 """Reads of ranges, ours and the client's own, in one run: a real S3 server, and a fake 3FS.
 
-    PYTHONPATH=tests/contract:tests/fakes python benchmarks/object_store.py [--mib 1024]
+    PYTHONPATH=tests/contract:tests/fakes python benchmarks/object_store.py [rings ranges scan sort]
 
 Both sides of a line do the same work by turns; the best of the rounds counts, since
-other work on the machine only ever adds time.
+other work on the machine only ever adds time. The server runs on the same cores: `sort` also
+says how much of them it took.
 """
 
 import argparse
@@ -11,6 +12,9 @@ import importlib.util
 import json
 import os
 import random
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import graysort
 import numpy as np
 import obstore
 import pyarrow as pa
@@ -213,25 +218,87 @@ def read_rings(folder: Path) -> list[dict[str, Any]]:
     return [line("fake 3FS: 512 reads of 4 KiB, our part", all_of_it - fake, plain, 3.0)]
 
 
+SORT = """
+import json, resource, sys, time
+start = time.perf_counter()
+import millpond
+given = json.loads(sys.argv[1])
+options = {"storage_options": given["options"], "data_root": given["root"]}
+with millpond.init(progress=False, **options) as sp:
+    records = sp.read_fixed(given["in"], {"key": 10, "value": 90})
+    rows = records.sort("key").write_fixed(given["out"], mode="overwrite").rows
+seconds = time.perf_counter() - start
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(json.dumps([seconds, sum(u.ru_utime + u.ru_stime for u in used), rows]))
+"""
+
+
+def sort_records(folder: Path, mb: int) -> list[dict[str, Any]]:
+    """`mb` MB of 100-byte records, sorted with a `data_root`: all in a store, or all in files.
+
+    On both sides the same tasks run and the parts lie on this machine's disk; input, output,
+    journal and manifests are in the store, or not. The output is validated, not timed.
+    """
+    n, lines = mb * 10_000, []
+    with servers.juicefs(folder) as server:
+        uri, options = f"s3://{server.bucket}", server.options()
+        storage = open_storage(uri, options)
+        total = graysort.write_set(folder / "in", n, 4, "", os.cpu_count() or 1)
+        for file in sorted((folder / "in").iterdir()):
+            staged = storage.stage(f"{uri}/in/{file.name}", "bench")
+            shutil.copy(file, staged.local)
+            storage.publish([storage.seal(staged)])
+        os.sync()  # What was made here is not to be written to the disk while others are timed.
+
+        def sort(place: str, options: dict[str, object] | None, root: str) -> list[float]:
+            given = {"in": f"{place}/in", "out": f"{place}/out", "options": options, "root": root}
+            command = [sys.executable, "-c", SORT, json.dumps(given)]
+            out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+            seconds, cpu_s, rows = json.loads(out)
+            assert rows == n
+            return [seconds, cpu_s]
+
+        before = server.cpu_s()
+        there = sort(uri, options, f"{uri}/root")
+        served_s = server.cpu_s() - before
+        here = sort(str(folder), None, str(folder / "root"))
+        paths = []
+        for number, info in enumerate(storage.list(f"{uri}/out")):
+            paths.append(str(folder / f"sorted-{number:05d}"))
+            Path(paths[-1]).write_bytes(storage.read_many([Range(info.path, 0, -1)])[0])
+        found = graysort.validate(paths, os.cpu_count() or 1)
+        assert found.unordered is None
+        assert (found.records, found.checksum) == (n, total)
+        what = f"sort {mb} MB ({there[1]:.0f} CPU s, server {served_s:.0f}; files {here[1]:.0f})"
+        lines.append(line(what, there[0], here[0], 2.5))
+    return lines
+
+
 def line(name: str, ours: float, theirs: float, bar: float) -> dict[str, Any]:
     return {"what": name, "ours_s": ours, "theirs_s": theirs, "ratio": ours / theirs, "bar": bar}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    works: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+        "rings": read_rings,
+        "ranges": lambda folder: read_ranges(folder, options.mib),
+        "scan": lambda folder: scan_parquet(folder, 192),
+        "sort": lambda folder: sort_records(folder, 2000),
+    }
+    parser.add_argument("works", nargs="*", help=f"some of {', '.join(works)}; all if none")
     parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--folder", type=Path, help="where the data may lie: 12 GB for `sort`")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as a,
-        tempfile.TemporaryDirectory() as b,
-        tempfile.TemporaryDirectory() as c,
-    ):
-        lines = read_rings(Path(b)) + read_ranges(Path(a), options.mib) + scan_parquet(Path(c), 192)
-    print(f"{'work':<44} {'ours':>9} {'theirs':>9} {'ratio':>7} {'bar':>6}")
+    lines = []
+    for name in options.works or works:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            lines += works[name](Path(folder))
+    print(f"{'work':<52} {'ours':>9} {'theirs':>9} {'ratio':>7} {'bar':>6}")
     for one in lines:
         print(
-            f"{one['what']:<44} {one['ours_s']:8.4f}s {one['theirs_s']:8.4f}s "
+            f"{one['what']:<52} {one['ours_s']:8.4f}s {one['theirs_s']:8.4f}s "
             f"{one['ratio']:6.2f}x {one['bar']:5.1f}x"
         )
     if options.json:

@@ -8,6 +8,7 @@ at fields, are one such column over the file's own bytes.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from itertools import count as count_from
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow as pa
 from millpond.errors import FileUnreadable, MillpondError, OptionError
 from millpond.formats.scan import FileSlice, Split
 from millpond.schema import Schema
-from millpond.storage import FileInfo, Range, Storage
+from millpond.storage import FileInfo, Range, Storage, read_ahead
 from millpond.storage.direct import BlockFile
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -104,23 +105,28 @@ def read(
 def read_bytes(
     storage: Storage, piece: FileSlice, layout: Layout, batch_bytes: int = BATCH_BYTES
 ) -> Iterator[memoryview]:
-    """The bytes of a slice, some whole records at a time."""
+    """The bytes of a slice, some whole records at a time.
+
+    From an object store the next ones are fetched while these are used.
+    """
     width = layout.record_bytes
     step = max(1, batch_bytes // width)
-    first, end = piece.first_row, None if piece.n_rows is None else piece.first_row + piece.n_rows
-    while end is None or first < end:
-        n = step if end is None else min(step, end - first)
-        (data,) = storage.read_many([Range(piece.path, first * width, n * width)])
-        if len(data) % width or (end is not None and len(data) < n * width):
+    end = None if piece.n_rows is None else piece.first_row + piece.n_rows
+    wanted = (
+        Range(piece.path, first * width, (step if end is None else min(step, end - first)) * width)
+        for first in (count_from(piece.first_row, step) if end is None
+                      else range(piece.first_row, end, step))
+    )  # fmt: skip
+    for asked, data in read_ahead(storage, wanted):
+        if len(data) % width or (end is not None and len(data) < asked.length):
             raise FileUnreadable(
-                f"{piece.path}: ends within record {first + len(data) // width}. "
+                f"{piece.path}: ends within record {(asked.offset + len(data)) // width}. "
                 "Was it cut short while it was read?"
             )
         if data:
             yield data
-        if len(data) < n * width:
+        if len(data) < asked.length:
             return
-        first += n
 
 
 def as_rows(data: Bytes, layout: Layout) -> Rows:

@@ -1,11 +1,15 @@
 """The `Storage` protocol: what every store can do for the rooms above."""
 
 import secrets
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from millpond.errors import NotAtomic
 from millpond.storage.values import Buffers, FileInfo, Range, Staged
+
+AHEAD = 2  # Requests under way while the answer to one is used.
 
 
 class Storage(Protocol):
@@ -73,3 +77,29 @@ def put_new(storage: Storage, path: str, data: bytes) -> bool:
         file.write(data)
     storage.publish([storage.seal(staged)])
     return True
+
+
+def read_ahead(storage: Storage, ranges: Iterable[Range]) -> Iterator[tuple[Range, memoryview]]:
+    """Each range and its bytes, in order, and one range at a time.
+
+    Of an object store the next ones are asked for while the caller uses this one; a file
+    system reads ahead by itself. Ends with the first error, or when the caller does.
+    """
+    waiting: deque[tuple[Range, Future[Buffers]]] = deque()
+    pool: ThreadPoolExecutor | None = None
+    try:
+        for wanted in ranges:
+            if storage.local_path(wanted.path) is not None:
+                yield wanted, storage.read_many([wanted])[0]
+                continue
+            pool = pool or ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead")
+            waiting.append((wanted, pool.submit(storage.read_many, [wanted])))
+            if len(waiting) > AHEAD:
+                asked, answer = waiting.popleft()
+                yield asked, answer.result()[0]
+        while waiting:
+            asked, answer = waiting.popleft()
+            yield asked, answer.result()[0]
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
