@@ -66,7 +66,9 @@ def sealed(
     *, checksum: str = "",
 ) -> OutputFile:  # fmt: skip
     """Seal a file that was written, and take its checksum if its writer did not."""
-    return OutputFile(storage.seal(staged), rows, checksum or _checksum(staged.local), values)
+    # Before it is sealed: an object store takes the file away.
+    seen = checksum or _checksum(staged.local)
+    return OutputFile(storage.seal(staged), rows, seen, values)
 
 
 def _checksum(path: str) -> str:

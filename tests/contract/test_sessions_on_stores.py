@@ -239,7 +239,7 @@ print(finished)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "k", "again"),
-    [("StageFinished", 1, 5), ("RunFinished", 1, 0), ("copy", 3, 0), ("Published", 1, 0)],
+    [("StageFinished", 1, 4), ("RunFinished", 1, 0), ("copy", 3, 0), ("Published", 1, 0)],
 )
 def test_a_write_that_was_killed_between_upload_and_commit_uploads_nothing_twice(
     server: servers.Server, there: Place, kind: str, k: int, again: int
