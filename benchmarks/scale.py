@@ -8,6 +8,9 @@ schedule, the counting of rows per partition, the events. `MB` is the peak resid
 memory minus that of a run of ten tasks. `--overhead` adds milliseconds per task on
 real workers: an empty SQL query in threads, and on a Ray cluster of two CPUs (if ray
 is installed) beside bare Ray tasks that do nothing; there also a call for the bytes of parts.
+
+What docs/scale.md predicts for the larger of two sizes from the smaller is printed beside what
+was found; of memory, more than 20 % between them is an error (of time, it may be the machine).
 """
 
 import argparse
@@ -43,6 +46,7 @@ from millpond.schema import Schema
 
 SCHEMA = Schema.of([("x", "BIGINT")])
 LIMIT_BYTES, LIMIT_TASKS_PER_S = 2 * 10**9, 20_000
+AGREE = 0.2
 
 
 class Nothing:
@@ -190,6 +194,16 @@ def bare_ray(n_tasks: int, work: Any) -> float:
     return (time.perf_counter() - start) / n_tasks * 1e3
 
 
+def predicted(
+    small: dict[str, Any], large: dict[str, Any], what: str, times: float, unit: float
+) -> None:
+    """By the model, which is linear: `times` as much for the large one."""
+    says, found = small[what] * times / unit, large[what] / unit
+    off = found / says - 1
+    print(f"{large['case']:>13}: {what} predicted {says:.1f}, found {found:.1f} ({off:+.0%})")
+    assert what == "cpu_s" or abs(off) <= AGREE, "docs/scale.md predicts something else"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--tasks", type=int, default=1_000_000)
@@ -221,6 +235,8 @@ def main() -> None:
         assert found["peak_bytes"] <= LIMIT_BYTES, "the driver takes more than it may"
         if found["tasks"] >= 10**5:  # Of CPU time; the smaller ones are over in a moment.
             assert rate >= LIMIT_TASKS_PER_S, "the schedule is slower than it may be"
+    predicted(table[0], table[1], "cpu_s", 10, 1)
+    predicted(table[2], table[3], "extra_bytes", 2, 1e6)
     for place in ("threads", "ray") if args.overhead else ():
         told = overhead(place, 1_000)
         table.append({"case": f"overhead {place}", **told})
