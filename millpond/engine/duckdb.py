@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from millpond.engine.offsets import from_zero
 from millpond.errors import (
     DiskFull,
     FileUnreadable,
@@ -220,7 +221,8 @@ class Cursor:
 
     def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Let SQL read an Arrow table (any number of times) or reader (once) as `name`."""
-        self._raw.register(name, rows)
+        # An Arrow table; a reader, and what else gives a stream, sees to its own batches.
+        self._raw.register(name, from_zero(rows) if hasattr(rows, "set_column") else rows)
         self._registered.append(name)
 
     def register_stream(

@@ -21,6 +21,7 @@ from millpond.errors import MillpondError
 from millpond.plan.nodes import PythonCall
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pyarrow as pa
 
 
@@ -225,18 +226,41 @@ def call_on(
 def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
     match format:
         case "pandas":
-            return rows.to_pandas()
+            return _as_pandas(rows)
         case "numpy":
-            return {
-                name: rows.column(name).to_numpy(zero_copy_only=False)
-                if hasattr(rows, "to_struct_array") and not hasattr(rows, "combine_chunks")
-                else rows.column(name).to_numpy()
-                for name in rows.schema.names
-            }
+            return {name: _as_numpy(rows.column(name)) for name in rows.schema.names}
         case _:
             import pyarrow as pa
 
             return pa.table(rows.columns, schema=rows.schema) if rows.num_columns else rows
+
+
+def _as_pandas(rows: pa.RecordBatch | pa.Table) -> Any:
+    odd = [name for name in rows.schema.names if _crashes(rows.schema.field(name).type)]
+    frame = rows.drop_columns(odd).to_pandas()
+    for name in odd:
+        frame.insert(rows.schema.get_field_index(name), name, _as_numpy(rows.column(name)))
+    return frame
+
+
+def _crashes(kind: pa.DataType) -> bool:
+    """Intervals: Arrow makes objects of pandas of them, and crashes where it knows of none."""
+    return "month_day_nano" in str(kind)
+
+
+def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+    import numpy as np
+
+    if _crashes(column.type):
+        items = np.empty(len(column), dtype=object)
+        items[:] = column.to_pylist()
+        return items
+    found: npt.NDArray[Any] = (
+        column.to_numpy()
+        if hasattr(column, "combine_chunks")
+        else column.to_numpy(zero_copy_only=False)
+    )
+    return found
 
 
 def to_table(result: Any, name: str) -> pa.Table:
@@ -265,7 +289,13 @@ def to_table(result: Any, name: str) -> pa.Table:
 def _as_arrow(result: Any, wanted: pa.Schema, name: str) -> pa.Table:
     import pyarrow as pa
 
-    table = to_table(result, name)
+    try:
+        table = to_table(result, name)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        # Objects, such as the pairs of a map, that tell no type: the schema does.
+        if set(result.keys()) != set(wanted.names):
+            raise
+        table = pa.table({f.name: pa.array(result[f.name], f.type) for f in wanted})
     if set(table.column_names) != set(wanted.names):
         raise FunctionError(
             f"{name} gave the columns {', '.join(table.column_names)}; its schema has "
@@ -367,7 +397,10 @@ def _groups(
     for batch in batches:
         rows = zip(*(batch.column(k).to_pylist() for k in keys), strict=True)
         start = 0
-        for i, key in enumerate(map(repr, rows)):
+        for i, row in enumerate(rows):
+            key = repr(row)
+            if "-0.0" in key:
+                key = repr(_one_zero(row))
             if at is not None and key != at:
                 group.add(batch.slice(start, i - start))
                 yield group.take()
@@ -376,6 +409,18 @@ def _groups(
         group.add(batch.slice(start))
     if at is not None:
         yield group.take()
+
+
+def _one_zero(item: Any) -> Any:
+    """-0.0 is 0.0 for SQL, wherever it stands in a key."""
+    match item:
+        case float():
+            return item + 0.0
+        case dict():
+            return {name: _one_zero(part) for name, part in item.items()}
+        case list() | tuple():
+            return type(item)(map(_one_zero, item))
+    return item
 
 
 def sample_rows(function: Callable[..., Any], kind: str, rows: list[Any]) -> list[Any]:

@@ -6,7 +6,30 @@ import json
 
 from millpond.engine.duckdb import Cursor, Engine
 from millpond.errors import OptionError
+from millpond.expr import quote
+from millpond.physical.fragment import huge_as_decimal, plain
 from millpond.physical.stages import ToFile
+from millpond.schema import Schema
+
+
+def as_written(sql: str, schema: Schema, format: str) -> str:
+    """The rows of `sql` in types that a file of `format` keeps.
+
+    DuckDB writes huge integers to Parquet as DOUBLE, and gives Arrow some types without what
+    says how to read them: both get what `to_arrow` gives. Text formats take every value.
+    """
+    items = []
+    for field in schema:
+        kind = field.type
+        if format == "arrow":
+            kind = plain(Schema((field,))).types[0]
+        elif format == "parquet" and "HUGEINT" in kind:
+            kind = huge_as_decimal(kind)
+        name = quote.name(field.name)
+        items.append(name if kind == field.type else f"{name}::{kind} AS {name}")
+    if all(item == quote.name(name) for item, name in zip(items, schema.names, strict=True)):
+        return sql
+    return f"SELECT {', '.join(items)} FROM (\n{sql}\n)"
 
 
 def write_rows(cursor: Cursor, sql: str, path: str, output: ToFile, engine: Engine) -> int:

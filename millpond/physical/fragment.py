@@ -166,6 +166,11 @@ def plain(schema: Schema) -> Schema:
     return _retyped(schema, _PLAIN)
 
 
+def huge_as_decimal(kind: str) -> str:
+    """The type with DECIMAL(38,0) for huge integers, wherever they stand in it."""
+    return _TYPE_WORDS.sub(lambda found: _PLAIN.get(found[0], found[0]), kind)
+
+
 def _retyped(schema: Schema, words: dict[str, str]) -> Schema:
     def other(found: re.Match[str]) -> str:
         word = found[0]

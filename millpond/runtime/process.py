@@ -1,6 +1,6 @@
 """A worker process, and the two ends of the pipes to it.
 
-Started as `python -m millpond.runtime.process`: no fork beside DuckDB's threads, and
+A Python of its own: no fork beside DuckDB's threads, and
 no second run of a script without a main guard. Frames are a length and a pickle,
 between two processes of ours only; what the user's code prints goes to stderr. The
 process dies with its parent, and so does what the user's code started in it.
@@ -27,6 +27,11 @@ from millpond.worker import WorkerOptions, build_worker
 
 _LENGTH = struct.Struct("<Q")
 _END_S = 2.0
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_START = """import sys
+sys.path.append(sys.argv.pop())
+from millpond.runtime.process import main
+main()"""
 
 
 class WorkerProcess:
@@ -36,8 +41,9 @@ class WorkerProcess:
         os.makedirs(options.scratch, mode=0o700, exist_ok=True)
         # A group of its own: Ctrl-C reaches the parent alone, which decides what ends,
         # and killing the group takes the children of the user's code along.
+        # Millpond may lie where only this script's own sys.path finds it.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "millpond.runtime.process"],
+            [sys.executable, "-c", _START, _ROOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             process_group=0,
@@ -171,7 +177,3 @@ def _listen(requests: IO[bytes], inbox: "queue.SimpleQueue[Any]", busy: threadin
         if busy.is_set():
             os.killpg(os.getpgrp(), signal.SIGKILL)  # Its own group: see `WorkerProcess`.
         inbox.put(None)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine.duckdb import Cursor
 from millpond.engine.rows_hash import rows_hash
-from millpond.engine.write import codec_of, write_rows
+from millpond.engine.write import as_written, codec_of, write_rows
 from millpond.physical.one_pass import FILES_IN_MEMORY, held_bytes, shuffled_bytes, why_not_arrow
 from millpond.physical.stages import PartRef, ShuffleStep, Task, ToFile, ToPart
 from millpond.schema import Schema
@@ -96,6 +96,7 @@ def write_file(
     """One output file, staged aside. `batch_rows` of it are some megabytes."""
     output = task.output
     assert isinstance(output, ToFile)
+    sql = as_written(sql, task.schema, output.format)
     if output.keys:
         return write_folders(cursor, sql, task, worker)
     storage = worker.storage(output.directory)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine.duckdb import Engine
+from millpond.engine.offsets import from_zero
 from millpond.engine.rows_hash import rows_hash
 from millpond.errors import MillpondError
 from millpond.shuffle.read import PartsUnreadable
@@ -55,7 +56,8 @@ class Stream:
 
     def _kept(self) -> Iterator[pa.RecordBatch]:
         try:
-            yield from self._rows()
+            for batch in self._rows():
+                yield from_zero(batch)
         except (MillpondError, PartsUnreadable) as error:
             self._failed(error)
             raise
