@@ -9,10 +9,11 @@ is a process of its own, its imports included; wall clock and CPU seconds are th
 process and its children, memory is the peak of its anonymous pages. Afterwards the ids
 that Millpond wrote are checked: all there, once, and not in their old order.
 
-Measured on 2 cores, duckdb 2.0, 3 GB at 8 GB, one pair: wall 16.6 s against 17.9 s (0.92),
-CPU 24.6 s against 28.7 s (0.86), peak anonymous memory 1.8 GB against 5.5 GB. Of 600 MB, the
-first pass takes 1.2 s and the second 2.8 s, of which 2.4 CPU seconds are the system's: fresh
-memory of DuckDB's sort of whole rows. A gather of rows by their sorted hashes would spare it.
+Measured on 2 cores, duckdb 2.0, 3 GB at 8 GB, medians of 3 pairs: wall 5.8 s against 11.0 s
+(0.53), CPU 8.3 s against 14.3 s (0.58), peak anonymous memory 3.8 GB against 5.4 GB. By parts
+(two passes, ranges gathered, 2 pairs) it was 1.03 and 0.87: the disk's time for 9 GB instead of
+3 GB. What is left is the disk's time for the output, which DuckDB leaves to the page cache, fresh
+memory for the rows that wait, and a second of imports.
 """
 
 import argparse

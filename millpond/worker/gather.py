@@ -42,13 +42,14 @@ def gathered(
     held = list(batches)
     if not held:
         return
-    one = pa.concat_batches(held, memory_pool=memory)
+    one = held[0] if len(held) == 1 else pa.concat_batches(held, memory_pool=memory)
     del held
     rows = one.select(range(one.num_columns - 1))
     identities = one.column(one.num_columns - 1)
     with worker.engine.cursor() as cursor:
         cursor.register("identities", pa.table({ORDINAL_NAME: identities}))
         keys = cursor.table(f"SELECT {step.key} AS key FROM identities").column(0)
+    del one
     order = random_places(keys.combine_chunks(), identities)
     each = max(1, PIECE_BYTES * rows.num_rows // max(rows.nbytes, 1))
     for first in range(0, len(order), each):

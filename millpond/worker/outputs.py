@@ -120,7 +120,7 @@ def can_gather(output: ToFile, schema: Schema) -> bool:
 
 
 def write_gathered(rows: Iterator[pa.RecordBatch], task: Task, worker: Worker) -> dict[str, Any]:
-    """One Parquet file of rows in random order, without DuckDB."""
+    """One Parquet file of rows as they come, without DuckDB."""
     from millpond.engine import parquet
 
     output = task.output
@@ -152,7 +152,8 @@ def write_partitions(
         return write_files(
             cursor.reader(sql), paths, schema, codec=codec_of(output),
             budget_bytes=held_bytes(held, options.memory_limit_bytes),
-            threads=options.threads, check=check,
+            threads=options.threads + 1,  # Not all compute: some wait for the disk.
+            check=check,
         )  # fmt: skip
 
     return _files(task, worker, write)

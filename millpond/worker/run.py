@@ -90,6 +90,7 @@ def _alone(worker: Worker, task: Task) -> Iterator[Worker]:
         memory_limit_bytes=max(mine.memory_limit_bytes, mine.alone_bytes),
     )
     scratch = options.scratch
+    os.makedirs(scratch, mode=0o700, exist_ok=True)  # DuckDB makes its own folder in it, no more.
     one = build_worker(options, node=worker.node, fetch=worker.fetch)
     one.memory, one.running = worker.memory, worker.running
     try:
@@ -150,6 +151,8 @@ class _Run:
             case ToFile(n=int()), ShuffleStep():
                 assert rows is not None
                 return write_random(rows, last, task, worker, self._check)
+            case ToFile(), SqlStep() if self._moves_only(last):
+                return write_gathered(self.inputs.part_batches(0), task, worker)
             case ToFile(), SqlStep():
                 sql = self._bound(last, rows, cursor)
                 return write_file(cursor, sql, task, worker, self.inputs.batch_rows(last.schema))
@@ -170,6 +173,16 @@ class _Run:
                 return keep_in_memory(pa.Table.from_batches(held, arrow), task, worker)
         found = self._step(last, rows, cursor)
         return write_part(found, self.inputs.bounds, task, worker)
+
+    def _moves_only(self, step: SqlStep) -> bool:
+        """Whether all that is to do is to write partitions that were exchanged as they are."""
+        item, output = self.task.inputs[0], self.task.output
+        exchanged = isinstance(item, PartRows) and (item.n_parts, item.n_rows) == (None, None)
+        plain = len(self.task.fragment.steps) == len(self.task.inputs) == 1
+        return (
+            exchanged and plain and step.sql == "FROM __s0" and isinstance(output, ToFile)
+            and can_gather(output, step.schema)
+        )  # fmt: skip
 
     def _in_pieces(self, n_rows: int) -> dict[str, Any]:
         """What the steps make of `n_rows` rows of the first input at a time."""

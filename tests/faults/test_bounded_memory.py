@@ -105,3 +105,20 @@ def test_groups_of_a_partition_that_is_too_large_come_one_by_one(path: str) -> N
         assert sizes.group_by("n").agg("count(*) AS groups").take_all() == [
             {"n": ROWS // 1000, "groups": 1000}
         ]
+
+
+@pytest.mark.parametrize("move", ["hash", "random"])
+def test_rows_of_a_tenth_of_the_memory_are_moved_and_written(move: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        row = pa.table({"k": [i], "s": [bytes([65 + i]) * 25_000_000]})
+        pq.write_table(row, tmp_path / "in" / f"{i}.parquet", compression="none",
+                       use_dictionary=False)  # fmt: skip
+    with open_session() as sp:
+        wide = sp.read_parquet(str(tmp_path / "in")).repartition(2, hash_by="k")
+        moved = wide if move == "hash" else wide.random_shuffle(1)
+        moved.write_parquet(str(tmp_path / "out"), compression="uncompressed")
+    found = pq.read_table(tmp_path / "out").sort_by("k")
+    assert found["k"].to_pylist() == [0, 1, 2]
+    assert [s.as_py()[:1] for s in found["s"]] == [b"A", b"B", b"C"]
+    assert {len(s.as_py()) for s in found["s"]} == {25_000_000}

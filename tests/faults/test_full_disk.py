@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from millpond.errors import DiskFull
+from millpond.options import options
+from millpond.session import Session
 from tests.support.sessions import Counted
 
 
@@ -33,6 +35,24 @@ def test_a_target_of_many_files_that_fills(small_disk: Path) -> None:
         with pytest.raises(DiskFull, match=r"(?i)no space"):
             parts.write_parquet(str(small_disk / "out"))
     assert files_below(small_disk) == []
+
+
+@pytest.mark.slow
+def test_a_target_of_a_random_order_that_fills(small_disk: Path, tmp_path: Path) -> None:
+    with Session(options(threads=2, split_bytes=2_000_000, progress=False)) as sp:
+        many = sp.from_items(list(range(10))).flat_map("unnest(range(20000)) AS i")
+        many = many.map("i, md5(i::VARCHAR) AS s, md5(i::VARCHAR) AS t")
+        many.write_parquet(str(tmp_path / "in"), compression="uncompressed",
+                           dictionary_size_limit=1)  # fmt: skip
+        before = {file: file.stat().st_mtime_ns for file in files_below(tmp_path / "in")}
+        frame = sp.read_parquet(str(tmp_path / "in")).random_shuffle(1)
+        assert "in one pass" in frame.write_parquet_lazy("/nowhere").explain(physical=True)
+        with pytest.raises(DiskFull, match=r"(?i)no space"):
+            frame.write_parquet(str(small_disk / "out"), compression="uncompressed")
+        assert not list(Path(sp._work.scratch).rglob("*.part"))
+    assert files_below(small_disk) == []
+    after = {file: file.stat().st_mtime_ns for file in files_below(tmp_path / "in")}
+    assert before == after
 
 
 @pytest.mark.slow
