@@ -8,7 +8,7 @@ of what the loop has seen, whatever was made ahead.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from millpond.errors import MillpondError, OptionError
 from millpond.loader.batches import Delivered, Dress, Format, Group, Maker, Share
@@ -16,7 +16,7 @@ from millpond.loader.prefetch import Ahead, Forked
 from millpond.loader.schedule import whole_weights
 from millpond.loader.sequence import GlobalSequence, Mixed, Place
 from millpond.loader.state import Cursor, Identity, Receipt, Run, State
-from millpond.loader.steps import Geometry
+from millpond.loader.steps import Geometry, whole_numbers
 from millpond.loader.units import Units
 
 OnError = Literal["raise", "skip"]
@@ -36,6 +36,7 @@ class Settings:
     pin_memory: bool = False
 
     def __post_init__(self) -> None:
+        whole_numbers(self, "epochs", "prefetch")
         if self.epochs is not None and self.epochs < 1:
             raise OptionError(f"loader(epochs={self.epochs}): pass 1 or more, or None for no end.")
         if self.pin_memory and self.format != "torch":
@@ -68,6 +69,13 @@ class Location:
     rank: int | None
     slot: int | None
     delivered: bool
+
+
+class Start(NamedTuple):
+    """Where a run began."""
+
+    cursor: Cursor
+    sequence: GlobalSequence
 
 
 class Loader:
@@ -158,6 +166,18 @@ class Loader:
         if end is not None:
             self._sequence = self._sequence.entered(end)
             self._cursor = Cursor(end, 0, self._cursor.step)
+
+    def start(self) -> Start:
+        """Where a run that begins now would begin, for `next_run`."""
+        return Start(self._cursor, self._sequence)
+
+    def next_run(self, start: Start) -> None:
+        """Leave the run that began at `start`, however far it came, for the one after it.
+
+        A run without an end begins again.
+        """
+        self._cursor, self._sequence = start
+        self.end_run()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sequence goes on, as plain data for JSON: 512 bytes at most.

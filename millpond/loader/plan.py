@@ -20,6 +20,7 @@ from millpond.loader.order import Order, Shuffle, label_distance
 from millpond.loader.packing import PackPlan, plan_packs
 from millpond.loader.selection import Select, Selection, select_rows
 from millpond.loader.state import Identity
+from millpond.loader.steps import whole_numbers
 from millpond.loader.units import PackUnits, RowSource, RowUnits, Units
 from millpond.storage import Range, Storage, put_new
 
@@ -47,6 +48,9 @@ class Choice:
     window_blocks: int | None = None
 
     def __post_init__(self) -> None:
+        whole_numbers(self, "seed", "pack", "block_rows", "window_blocks")
+        if isinstance(self.columns, str):
+            object.__setattr__(self, "columns", (self.columns,))
         if self.shuffle not in (False, "global", "block"):
             raise OptionError(
                 f"loader(shuffle={self.shuffle!r}): it is False, 'global' or 'block'."

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millpond import lazy
-from millpond.errors import ColumnNotFound, FileUnreadable, OptionError, PathNotFound
+from millpond.errors import ColumnNotFound, FileUnreadable, OptionError, warn
+from millpond.formats.find import find_files
 from millpond.formats.shard_index import INDEX_NAME, Index, read_index
 from millpond.loader.batches import Batch, Format, shown
 from millpond.loader.cache import CachedShards
@@ -234,11 +235,17 @@ def _rows(
         return ShardRows(root, index, _shards(root, index, storage, cache, cache_bytes), verify)
     if storage.stat(f"{root}/{MDS_INDEX}") is not None:
         return MdsRows(root, storage)
-    found = [info for info in storage.list(root) if info.path.endswith(".parquet")]
-    if found:
-        return ParquetRows(root, storage, found)
-    if next(iter(storage.list(root)), None) is None:
-        raise PathNotFound(root, "open_dataset")
+    where = f"open_dataset({root!r})"
+    found = find_files([root], lambda _: storage, where, recursive=True)
+    files = [file for file in found.files if file.path.endswith(".parquet")]
+    if files:
+        keys = [name for name, _ in found.hive[0]]
+        if keys:
+            warn(
+                f"{where}: the values of the folders ({', '.join(keys)}) are no columns here. Read "
+                "the folder with read_parquet and write a training set, to have them."
+            )
+        return ParquetRows(root, storage, files)
     raise FileUnreadable(
         f"open_dataset({root!r}): neither an index ({INDEX_NAME}) nor MDS shards or Parquet lie "
         "here. Write a training set with write_dataset, or pass the folder of one."

@@ -5,9 +5,25 @@ slice. The state between two steps is one position, so any world, rank or batch 
 may carry on from it, and all ranks make the same number of steps.
 """
 
+import operator
 from dataclasses import dataclass
 
 from millpond.errors import OptionError
+
+
+def whole_numbers(given: object, *names: str) -> None:
+    """Make these options of a frozen value plain `int`, as JSON needs them.
+
+    None stays. Raises `OptionError` for what is no whole number, such as the text `"0"`.
+    """
+    for name in names:
+        value = getattr(given, name)
+        if value is None:
+            continue
+        try:
+            object.__setattr__(given, name, operator.index(value))
+        except TypeError:
+            raise OptionError(f"loader({name}={value!r}): pass a whole number.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +41,7 @@ class Geometry:
     pad: bool = False
 
     def __post_init__(self) -> None:
+        whole_numbers(self, "batch_size", "rank", "world")
         if self.batch_size < 1:
             raise OptionError(
                 f"loader(batch_size={self.batch_size}): a batch has at least 1 row. "

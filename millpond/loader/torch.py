@@ -13,7 +13,7 @@ import numpy as np
 from millpond.errors import MissingExtra, OptionError
 from millpond.loader.batches import Delivered
 from millpond.loader.columns import Ragged
-from millpond.loader.loader import Loader
+from millpond.loader.loader import Loader, Start
 
 try:
     import torch
@@ -80,12 +80,19 @@ class TorchDataset(IterableDataset[Any]):  # type: ignore[misc]
         self.loader = loader
         self._turn: int | None = None
         self._of = 1
+        self._began: Start | None = None  # Of this process's latest pass, if it is a worker.
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         if worker is None:
             yield from self.loader
             return
+        if self._began is not None:
+            # A worker that stayed. Each knows its own steps alone, and not what the consumer
+            # saw of the pass before: so all of them begin the next run, from its first step.
+            self.loader.next_run(self._began)
+            self._turn = None
+        self._began = self.loader.start()
         for batch, what in self._steps(worker.id, worker.num_workers):
             # In a worker the loader is a copy: this moves the worker's own state.
             self.loader.delivered(what)

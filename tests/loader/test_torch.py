@@ -112,3 +112,22 @@ def test_packs_come_as_tensors_of_one_shape(make: Make) -> None:
         "segment_ids": (4, 32),
     }
     assert np.asarray(batch["tokens"]).dtype == np.int32
+
+
+def test_workers_that_stay_go_on_with_the_next_epoch(make: Make) -> None:
+    ds = opened(make)
+    alone = ds.loader(7, shuffle="global", seed=1)
+    want = [[i for batch in alone for i in batch["id"].tolist()] for _ in range(4)]
+    data = DataLoader(
+        TorchDataset(ds.loader(7, shuffle="global", seed=1)),
+        batch_size=None,
+        num_workers=2,
+        persistent_workers=True,
+    )
+
+    def epoch() -> list[int]:
+        return [i for batch in data for i in batch["id"].tolist()]
+
+    assert [epoch(), epoch()] == want[:2]
+    next(iter(data))  # A pass that is left counts as one: its workers were ahead of it.
+    assert epoch() == want[3]
