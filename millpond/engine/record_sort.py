@@ -108,19 +108,25 @@ def _fix_ties(rows: Rows, key: slice, order: Ints, prefix: U64, done: int, each:
     large = ends - starts >= _LARGE_TIE
     for start, end in zip(starts[large].tolist(), ends[large].tolist(), strict=True):
         tied = order[start:end]
-        # They are in input order; one heavy key needs no more than this look.
-        if not _all_equal(rows, key, tied, done):
-            order[start:end] = _sorted(rows, key, tied, done, each)
+        # They are in input order; one heavy key needs no more than this look. Other keys go on
+        # with the bytes in which they differ: all bits of the next round tell something.
+        differ = done + _in_common(rows, key, tied, done)
+        if differ < key.stop - key.start:
+            order[start:end] = _sorted(rows, key, tied, differ, each)
     _fix_small(rows, key, order, starts[~large], ends[~large], done)
 
 
-def _all_equal(rows: Rows, key: slice, tied: Ints, done: int) -> bool:
+def _in_common(rows: Rows, key: slice, tied: Ints, done: int) -> int:
+    """How many bytes of the key from byte `done` on are the same in all of these rows."""
     rest = slice(key.start + done, key.stop)
-    first = rows[tied[0], rest]
+    first, common = rows[tied[0], rest], int(rest.stop - rest.start)
     step = 1 << 16
-    return all(
-        bool((rows[tied[at : at + step], rest] == first).all()) for at in range(0, len(tied), step)
-    )
+    for at in range(0, len(tied), step):
+        same = (rows[tied[at : at + step], rest][:, :common] == first[:common]).all(axis=0)
+        common = common if same.all() else int(same.argmin())
+        if not common:
+            break
+    return common
 
 
 def _fix_small(rows: Rows, key: slice, order: Ints, starts: Ints, ends: Ints, done: int) -> None:
