@@ -85,6 +85,12 @@ class TableTargets:
                     "and that cannot be changed. Leave partition_by= out."
                 )
             keys = present.keys
+            lost = [key for key in keys if key not in want.names]
+            if lost:
+                raise SchemaMismatch(
+                    f"{where}: the table is partitioned by {', '.join(lost)}, and the rows have no "
+                    "such column. Add it, or write to another path."
+                )
             if mode == "append":
                 want = self._like(want, present.columns, where)
         columns = delta.delta_schema(self.engine.arrow_schema(want), where)

@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from places import Place, remote
 from pyiceberg.catalog import load_catalog
 
+import millpond
 from millpond.errors import (
     NotAtomic,
     OptionError,
@@ -220,3 +221,11 @@ def test_tables_in_object_stores(
         assert ordered(sp.read_iceberg("db.t", catalog=catalog).to_arrow()) == TABLE.to_pylist()
         frame.write_iceberg("db.t", catalog=catalog, mode="append")
         assert sp.read_iceberg("db.t", catalog=catalog).filter("s = 'x/y'").count() == 2
+
+
+def test_delta_keeps_the_columns_that_it_is_partitioned_by(tmp_path: Path) -> None:
+    with millpond.init() as sp:
+        sp.from_items([{"p": "a", "x": 1}]).write_delta(tmp_path / "t", partition_by="p")
+        with pytest.raises(SchemaMismatch, match="partitioned by p, and the rows have no"):
+            sp.from_items([{"z": 1}]).write_delta(tmp_path / "t", mode="overwrite")
+        assert sp.read_delta(tmp_path / "t").count() == 1
