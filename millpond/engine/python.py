@@ -263,8 +263,11 @@ def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     return found
 
 
-def to_table(result: Any, name: str) -> pa.Table:
-    """What a function may give back, as an Arrow table."""
+def to_table(result: Any, name: str, known: pa.Schema) -> pa.Table:
+    """What a function may give back, as an Arrow table.
+
+    Values that Arrow cannot guess a type for, such as maps, get that of `known`.
+    """
     import pyarrow as pa
 
     with_pandas_if_loaded()
@@ -272,12 +275,15 @@ def to_table(result: Any, name: str) -> pa.Table:
         return result
     if isinstance(result, pa.RecordBatch):
         return pa.Table.from_batches([result])
-    if isinstance(result, dict):
-        return pa.table(result)
+    if isinstance(result, dict) or type(result).__module__.startswith("pandas"):
+        try:
+            if isinstance(result, dict):
+                return pa.table(result)
+            return pa.Table.from_pandas(result, preserve_index=False)
+        except (pa.ArrowException, TypeError):
+            return pa.table({column: _guessed(result[column], column, known) for column in result})
     if hasattr(result, "__arrow_c_stream__"):
         return pa.table(result)
-    if type(result).__module__.startswith("pandas"):
-        return pa.Table.from_pandas(result, preserve_index=False)
     raise FunctionError(
         f"{name} gave {type(result).__name__}; it must give an Arrow table or batch, a pandas "
         "frame, or a dict of arrays.",
@@ -286,16 +292,23 @@ def to_table(result: Any, name: str) -> pa.Table:
     )
 
 
+def _guessed(values: Any, column: Any, known: pa.Schema) -> pa.Array | pa.ChunkedArray:
+    import pyarrow as pa
+
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError):
+        if column not in known.names:
+            raise
+        return pa.array(values, known.field(column).type)
+
+
 def _as_arrow(result: Any, wanted: pa.Schema, name: str) -> pa.Table:
     import pyarrow as pa
 
-    try:
-        table = to_table(result, name)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        # Objects, such as the pairs of a map, that tell no type: the schema does.
-        if set(result.keys()) != set(wanted.names):
-            raise
-        table = pa.table({f.name: pa.array(result[f.name], f.type) for f in wanted})
+    table = to_table(result, name, wanted)
     if set(table.column_names) != set(wanted.names):
         raise FunctionError(
             f"{name} gave the columns {', '.join(table.column_names)}; its schema has "
@@ -306,6 +319,10 @@ def _as_arrow(result: Any, wanted: pa.Schema, name: str) -> pa.Table:
     table = table.select(wanted.names)
     if table.schema.types == wanted.types:
         return table.cast(wanted) if table.schema != wanted else table
+    for i, (have, want) in enumerate(zip(table.schema, wanted, strict=True)):
+        if pa.types.is_floating(have.type) and pa.types.is_integer(want.type):
+            # So numpy and pandas have a NULL among whole numbers; NaN itself is none of them.
+            table = table.set_column(i, have.name, _nan_as_null(table.column(i)))
     for column in wanted.names:
         try:
             table.column(column).cast(wanted.field(column).type)
@@ -317,6 +334,13 @@ def _as_arrow(result: Any, wanted: pa.Schema, name: str) -> pa.Table:
                 "",
             ) from error
     return table.cast(wanted)
+
+
+def _nan_as_null(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.if_else(pc.is_nan(numbers), pa.scalar(None, numbers.type), numbers)
 
 
 def sized(
@@ -470,7 +494,8 @@ def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
                 rows = next(_groups(ordered.to_batches(), rows.schema, call.group_keys,
                                     call.name, ordered.nbytes))  # fmt: skip
             result = function(as_format(rows, call.format))
-            return to_table(next(result) if isinstance(result, Iterator) else result, call.name)
+            found = next(result) if isinstance(result, Iterator) else result
+            return to_table(found, call.name, rows.schema)
     except FunctionError:
         raise
     except Exception as error:  # A user's function may raise anything.

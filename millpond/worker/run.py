@@ -176,13 +176,12 @@ class _Run:
 
     def _moves_only(self, step: SqlStep) -> bool:
         """Whether all that is to do is to write partitions that were exchanged as they are."""
-        item, output = self.task.inputs[0], self.task.output
+        task, output = self.task, self.task.output
+        if len(task.inputs) != 1 or len(task.fragment.steps) != 1 or step.sql != "FROM __s0":
+            return False
+        item = task.inputs[0]
         exchanged = isinstance(item, PartRows) and (item.n_parts, item.n_rows) == (None, None)
-        plain = len(self.task.fragment.steps) == len(self.task.inputs) == 1
-        return (
-            exchanged and plain and step.sql == "FROM __s0" and isinstance(output, ToFile)
-            and can_gather(output, step.schema)
-        )  # fmt: skip
+        return exchanged and isinstance(output, ToFile) and can_gather(output, step.schema)
 
     def _in_pieces(self, n_rows: int) -> dict[str, Any]:
         """What the steps make of `n_rows` rows of the first input at a time."""

@@ -143,6 +143,23 @@ def test_batches_in_three_formats(sp: Session, format: str) -> None:
     assert sizes == [30] * 90 + [10] * 10
 
 
+@pytest.mark.parametrize("format", ["arrow", "pandas", "numpy"])
+def test_nested_values_and_nulls_come_back_as_they_went(sp: Session, format: str) -> None:
+    maps = pa.array([[("k", 1)], None, []], pa.map_(pa.string(), pa.int64()))
+    given = {
+        "list": [[1, 2], None, []],
+        "struct": [{"a": 1, "b": "x"}, None, {"a": None, "b": None}],
+        "map": maps,
+        "number": pa.array([7, None, -1], pa.int32()),
+        "none": pa.array([None, None, None], pa.int16()),
+    }
+    nested = sp.from_arrow(pa.table(given))
+
+    same = nested.map_batches(lambda batch: batch, format=format, schema=nested.schema)
+
+    assert same.take_all() == nested.take_all()
+
+
 class Counter:
     def __init__(self) -> None:
         self.made = id(self)
