@@ -131,10 +131,15 @@ class Sources:
         return _Hive(tuple(types), tuple(null_keys))
 
     def _type_of(self, values: list[str]) -> str:
-        for kind in ("BIGINT", "DATE", "TIMESTAMP"):
+        # A number is one only if nothing is lost: '1.50' would become 2, and '007' 7.
+        for kind, test in (
+            ("BIGINT", "coalesce(TRY_CAST(v AS BIGINT)::VARCHAR = v, false)"),
+            ("DATE", "TRY_CAST(v AS DATE) IS NOT NULL"),
+            ("TIMESTAMP", "TRY_CAST(v AS TIMESTAMP) IS NOT NULL"),
+        ):
             with self.engine.cursor() as cursor:
                 ((fits,),) = cursor.rows(
-                    f"SELECT bool_and(TRY_CAST(v AS {kind}) IS NOT NULL) "
+                    f"SELECT bool_and({test}) "
                     f"FROM (SELECT unnest({quote.value(values)}::VARCHAR[]) AS v)"
                 )
             if fits:

@@ -1,0 +1,72 @@
+"""Folders named `key=value` that we write are read alike by plain DuckDB and by pyarrow."""
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+
+import millpond
+
+VALUES = {
+    "text": ["a/b", "a=b", "50%", 'say "x"', "it's", "é 漢字 🦆", "..", ".", None, "", " ", "a\\b"],
+    "day": [date(2026, 1, 1), date(1969, 12, 31), None],
+    "number": [0, -1, 1 << 40, None],
+    "yes": [True, False, None],
+    "price": [Decimal("1.50"), Decimal("-0.05"), None],
+}
+TYPES = {
+    "text": pa.string(),
+    "day": pa.date32(),
+    "number": pa.int64(),
+    "yes": pa.bool_(),
+    "price": pa.decimal128(9, 2),
+}
+
+
+@pytest.mark.parametrize("shape", ["auto", "staged"])
+@pytest.mark.parametrize("key", VALUES)
+def test_other_readers_find_the_rows_and_their_keys(tmp_path: Path, key: str, shape: str) -> None:
+    values = [value for value in VALUES[key] for _ in range(3)]
+    table = pa.table({"a": range(len(values)), key: pa.array(values, TYPES[key])})
+    root = tmp_path / "deep" / "out"
+    with millpond.init(shape=shape, progress=False) as sp:
+        sp.from_arrow(table).write_parquet(root, partition_by=[key])
+        ours = sp.read_parquet(root).sort("a").select("a", key).to_arrow()
+    files = list(root.glob("*/*.parquet"))
+    # Each value has its folder, just below the root; none leads anywhere else.
+    assert len({file.parent for file in files}) == len(VALUES[key])
+    assert {path.name for path in tmp_path.rglob("*.parquet")} == {file.name for file in files}
+    assert sorted(tmp_path.rglob("*.parquet")) == sorted(files)
+
+    expected = [{"a": a, key: value} for a, value in enumerate(values)]
+    kind = {"text": "VARCHAR", "day": "DATE", "number": "BIGINT", "yes": "BOOLEAN"}.get(
+        key, "DECIMAL(9, 2)"
+    )
+    hive = "hive_partitioning = true, hive_types_autocast = false"
+    read = f"read_parquet('{root}/*/*.parquet', {hive})"
+    found = duckdb.sql(f"SELECT a, {key}::{kind} AS {key} FROM {read}")
+    assert by_a(found.arrow(), key) == expected
+    # As text: Arrow makes no decimals of the names of folders.
+    by_name = pa.dataset.partitioning(pa.schema({key: pa.string()}), flavor="hive")
+    theirs = pa.dataset.dataset(
+        [str(file) for file in files],
+        partitioning=by_name,
+        partition_base_dir=str(root),
+        format="parquet",
+    ).to_table()
+    typed = theirs.set_column(1, key, theirs.column(key).cast(TYPES[key]))
+    assert by_a(typed, key) == expected
+    # We give the types that DuckDB finds by itself.
+    by_itself = duckdb.sql(f"SELECT a, {key} FROM read_parquet('{root}/*/*.parquet')")
+    assert by_a(ours, key) == by_a(by_itself.arrow(), key)
+
+
+def by_a(found: Any, key: str) -> list[dict[str, Any]]:
+    table = found if isinstance(found, pa.Table) else found.read_all()
+    rows: list[dict[str, Any]] = table.select(["a", key]).sort_by("a").to_pylist()
+    return rows
