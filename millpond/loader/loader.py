@@ -164,8 +164,7 @@ class Loader:
         """The consumer has seen the end: the next loop begins a new epoch."""
         end = self._run_end()
         if end is not None:
-            self._sequence = self._sequence.entered(end)
-            self._cursor = Cursor(end, 0, self._cursor.step)
+            self.enter(end)
 
     def start(self) -> Start:
         """Where a run that begins now would begin, for `next_run`."""
@@ -178,6 +177,16 @@ class Loader:
         """
         self._cursor, self._sequence = start
         self.end_run()
+
+    def enter(self, epoch: int) -> None:
+        """Go to the beginning of an epoch."""
+        self._sequence = self._sequence.entered(epoch)
+        self._cursor = Cursor(epoch, 0, self._cursor.step)
+
+    def run_end(self, epoch: int) -> int | None:
+        """The epoch after those of the run that has `epoch`; None if it has no end."""
+        epochs = self._settings.epochs
+        return None if epochs is None else (epoch // epochs + 1) * epochs
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sequence goes on, as plain data for JSON: 512 bytes at most.
@@ -322,8 +331,7 @@ class Loader:
             )
 
     def _run_end(self) -> int | None:
-        epochs = self._settings.epochs
-        return None if epochs is None else (self._cursor.epoch // epochs + 1) * epochs
+        return self.run_end(self._cursor.epoch)
 
     def _run(self, at: Cursor | None = None) -> Run:
         g = self.geometry

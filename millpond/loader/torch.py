@@ -14,6 +14,7 @@ from millpond.errors import MissingExtra, OptionError
 from millpond.loader.batches import Delivered
 from millpond.loader.columns import Ragged
 from millpond.loader.loader import Loader, Start
+from millpond.loader.passes import Copy, Passes
 
 try:
     import torch
@@ -81,6 +82,8 @@ class TorchDataset(IterableDataset[Any]):  # type: ignore[misc]
         self._turn: int | None = None
         self._of = 1
         self._began: Start | None = None  # Of this process's latest pass, if it is a worker.
+        self._passes = Passes()
+        self._restored = False  # In this worker.
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -92,12 +95,25 @@ class TorchDataset(IterableDataset[Any]):  # type: ignore[misc]
             # saw of the pass before: so all of them begin the next run, from its first step.
             self.loader.next_run(self._began)
             self._turn = None
+        else:
+            self._begin_pass(worker)
         self._began = self.loader.start()
         for batch, what in self._steps(worker.id, worker.num_workers):
             # In a worker the loader is a copy: this moves the worker's own state.
             self.loader.delivered(what)
             self._turn, self._of = worker.num_workers - 1, worker.num_workers
             yield batch
+
+    def _begin_pass(self, worker: Any) -> None:
+        """A new worker goes to the epochs of its pass, of which its copy of the loader knows none.
+
+        A run without an end begins again.
+        """
+        seed, at = worker.seed - worker.id, self.loader.start().cursor
+        copy = Copy(worker.id, seed, (at.epoch, at.position, at.step), self._restored)
+        epoch = self._passes.begin(copy, self.loader.run_end)
+        if epoch is not None:
+            self.loader.enter(epoch)
 
     def _steps(self, number: int, of: int) -> Iterator[tuple[Any, Delivered]]:
         """This worker's steps: after a restore, counted from where it stopped."""
@@ -117,6 +133,10 @@ class TorchDataset(IterableDataset[Any]):  # type: ignore[misc]
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.loader.load_state_dict({k: v for k, v in state.items() if k != "turn"})
         self._turn, self._of = state.get("turn", (None, 1))
+        if get_worker_info() is None:
+            self._passes = Passes()
+        else:
+            self._restored = True
 
 
 def batches(loader: Loader, num_workers: int = 0, **options: Any) -> Iterator[Any]:

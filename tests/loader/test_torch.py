@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader  # noqa: E402
 
 from millpond.errors import OptionError  # noqa: E402
+from millpond.loader.passes import Copy, Passes  # noqa: E402
 from millpond.loader.reader import Dataset, open_dataset  # noqa: E402
 from millpond.loader.torch import TorchDataset, batches  # noqa: E402
 from tests.support.loader_sets import Make, ids  # noqa: E402
@@ -131,3 +132,64 @@ def test_workers_that_stay_go_on_with_the_next_epoch(make: Make) -> None:
     assert [epoch(), epoch()] == want[:2]
     next(iter(data))  # A pass that is left counts as one: its workers were ahead of it.
     assert epoch() == want[3]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_new_workers_in_each_pass_go_on_with_the_next_epoch(make: Make, method: str) -> None:
+    ds = opened(make)
+    alone = ds.loader(7, shuffle="global", seed=1)
+    want = [[i for batch in alone for i in batch["id"].tolist()] for _ in range(4)]
+    dataset = TorchDataset(ds.loader(7, shuffle="global", seed=1))
+    data = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=method)
+
+    def epoch() -> list[int]:
+        torch.manual_seed(0)  # The workers' seed does not tell passes apart.
+        return [i for batch in data for i in batch["id"].tolist()]
+
+    assert [epoch(), epoch()] == want[:2]
+    if method == "fork":
+        next(iter(data))  # A pass that is left counts as one.
+        assert epoch() == want[3]
+        dataset.load_state_dict(ds.loader(7, shuffle="global", seed=1).state_dict())
+        assert [epoch(), epoch()] == want[:2]
+
+
+def test_passes_go_on_from_where_workers_were_restored() -> None:
+    """As `StatefulDataLoader` does: each worker of the first pass takes up a state."""
+
+    def run_end(epoch: int) -> int:
+        return epoch + 1
+
+    passes, fresh = Passes(), (0, 0, 0)
+    for number in (0, 1):
+        restored = Copy(number, 50, (4, 30, 5 + number), restored=True)
+        assert passes.begin(restored, run_end) is None
+    for seed, epoch in ((60, 5), (70, 6)):
+        begins = [passes.begin(Copy(i, seed, fresh, restored=False), run_end) for i in (0, 1)]
+        assert begins == [epoch, epoch]
+    moved = [passes.begin(Copy(i, 80, (1, 0, 9), restored=False), run_end) for i in (0, 1)]
+    assert moved == [None, None]  # The loader itself was moved meanwhile.
+    assert passes.begin(Copy(0, 90, (1, 0, 9), restored=False), run_end) == 2
+    assert passes.begin(Copy(0, 99, fresh, restored=False), lambda epoch: None) is None
+
+
+def test_a_stateful_data_loader_goes_on_with_the_next_epoch_after_a_restore(make: Make) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    ds = opened(make)
+    alone = ds.loader(7, shuffle="global", seed=1)
+    want = [[i for batch in alone for i in batch["id"].tolist()] for _ in range(4)]
+
+    def loaded() -> Any:
+        dataset = TorchDataset(ds.loader(7, shuffle="global", seed=1))
+        return stateful(dataset, batch_size=None, num_workers=2)
+
+    def epoch(data: Any) -> list[int]:
+        return [i for batch in data for i in batch["id"].tolist()]
+
+    first, again = loaded(), loaded()
+    assert epoch(first) == want[0]
+    steps = iter(first)
+    seen = [i for _ in range(3) for i in next(steps)["id"].tolist()]
+    again.load_state_dict(first.state_dict())
+    assert seen + epoch(again) == want[1]
+    assert [epoch(again), epoch(again)] == want[2:]
