@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from millpond.engine.pandas_later import with_pandas_if_loaded
+from millpond.engine.pandas_later import (
+    nanoseconds,
+    whole_nanoseconds,
+    with_pandas_for,
+    with_pandas_if_loaded,
+)
 from millpond.errors import MillpondError
 from millpond.plan.nodes import PythonCall
 
@@ -141,6 +146,7 @@ def as_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Rows as dicts, as Arrow's `to_pylist`, in half of its time."""
     if not batch.num_columns:
         return [{} for _ in range(batch.num_rows)]
+    with_pandas_for(batch.schema)
     make = _row_maker(tuple(batch.schema.names))
     return make([column.to_pylist() for column in batch.columns])
 
@@ -180,12 +186,22 @@ def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> 
                 "",
             )
     try:
-        columns = [pa.array([row.get(c) for row in rows], wanted.field(c).type) for c in names]
+        columns = [_column([row.get(c) for row in rows], wanted.field(c).type) for c in names]
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise _misfit(rows, wanted, name, first, error) from error
     if rows and not any(names[0] in row for row in rows) and not any(rows[0]):
         raise FunctionError(f"{name} gave rows without columns.", None, "")
     return pa.RecordBatch.from_arrays(columns, schema=wanted)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    if nanoseconds(kind):
+        return pa.array(whole_nanoseconds(values), kind)
+    if pa.types.is_timestamp(kind) and any(getattr(value, "nanosecond", 0) for value in values):
+        raise ValueError("its nanoseconds would be lost; TIMESTAMP_NS holds them")
+    return pa.array(values, kind)
 
 
 def _misfit(
@@ -196,7 +212,7 @@ def _misfit(
     for field in wanted:
         for i, row in enumerate(rows):
             try:
-                pa.array([row.get(field.name)], field.type)
+                _column([row.get(field.name)], field.type)
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as why:
                 return FunctionError(
                     f"{name} gave {row.get(field.name)!r} in the field {field.name!r} of row "

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 import millpond
+from millpond.errors import TaskError
 from millpond.options import options
 from millpond.session import Session
 
@@ -103,3 +104,14 @@ def test_workers_find_a_millpond_that_only_the_scripts_path_knows(tmp_path: Path
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout == "[{'n': 2}]\n", done.stderr
+
+
+def test_nanoseconds_go_through_row_functions(sp: Session) -> None:
+    query = "SELECT '2024-01-01 00:00:00.000000001'::TIMESTAMP_NS AS v UNION ALL SELECT NULL"
+    given = sp.sql(query)
+    there = given.map(lambda row: {"v": row["v"]}, schema={"v": "TIMESTAMP_NS"})
+    kept = there.filter(lambda row: row["v"] is not None).map("v::VARCHAR AS v")
+    assert kept.take_all() == [{"v": "2024-01-01 00:00:00.000000001"}]
+    assert there.count() == 2
+    with pytest.raises(TaskError, match="its nanoseconds would be lost; TIMESTAMP_NS"):
+        given.map(lambda row: {"v": row["v"]}, schema={"v": "TIMESTAMP"}).count()
