@@ -17,12 +17,12 @@ seconds, bytes and peak memory are those of it and all that it started (`apart.p
 10^6 bytes. `--floor` adds what the disk alone takes: the same bytes copied twice, past the
 page cache, by as many threads, without a look at them.
 
-Measured on 2 cores without other work, start of the library included, one run each: 2 GB in
-memory 3.4 to 4.3 s (295 to 231 MB per second and core, 3.8 to 4.0 CPU s, 2.4 GB); within 1 GB
-of memory 2 GB 4.4 s, 4 GB 9.5 s (210), 6 GB 17.0 s (176, 2.01 reads and 2.00 writes per byte,
-0.49 GB), 8 GB 26.6 s (150), 12 GB 51.5 s (116); 2 GB on Ray 12.2 s. Skewed against uniform, 2
-GB: heavy 0.95 and, within 1 GB, 1.21 of the CPU seconds; prefix, 1 GB of data: 0.87 and, within
-0.5 GB, 1.01.
+Measured on 2 cores without other work, from the interpreter's start to its end, one run each:
+2 GB in memory 4.2 s (239 MB per second and core, 4.8 CPU s, 2.4 GB; 3.4 s in an hour when this
+machine was faster); within 1 GB of memory 2 GB 6.9 s (145), 4 GB 10.7 s (187), 8 GB 23.0 s (174),
+12 GB 35.8 s (168): 2.7 to 3.0 s per GB where the disk's share alone, two copies of the bytes, is
+2.2 to 2.8; 2.01 reads and 2.00 writes per byte, 0.8 GB of memory. Skewed against uniform, 2 GB:
+heavy 1.05 of the time and 1.11 of the memory within 1 GB, prefix 1.00 and 1.11 without a limit.
 """
 
 import argparse

@@ -10,11 +10,11 @@ there are cores; the order changes each round. After each run the rows are count
 the first one the keys of two files are checked not to meet. Printed are medians, and the
 medians of the ratios of each round.
 
-Measured at SF 10 on 2 cores (2 rounds, no other work, input not cached): Millpond 48.6 CPU s
-and 1.2 GB, DuckDB 77.0 and 14.2 (0.65), Polars 48.7 and 3.1 (1.00); wall 41.6 s, 42.3 s (0.96)
-and 30.0 s (1.35). Of Millpond's CPU 22 s are encoding, 13 reading, 11 putting rows in order.
-With the input cached it takes 26.4 s of wall (one run, in one process). SF 2.5: 11.3 CPU s,
-Polars 11.2, DuckDB 17.0.
+Measured at SF 10 on 2 cores (1 round, no other work, input cached): Millpond 56.8 CPU s and
+1.1 GB, DuckDB 111.8 (0.51) and 14.1 GB, Polars 55.1 (1.03) and 3.1 GB; wall 32.3 s, 57.9 s (0.56)
+and 29.1 s (1.11). In an hour when this machine was faster, and with the input not cached, CPU was
+48.6, 77.0 and 48.7 s, wall 41.6, 42.3 and 30.0 s. Of Millpond's CPU almost half is encoding, a
+quarter reading, a quarter putting rows in order. A thread more than cores costs 3 CPU s.
 """
 
 import argparse

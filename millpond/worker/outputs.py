@@ -152,7 +152,7 @@ def write_partitions(
         return write_files(
             cursor.reader(sql), paths, schema, codec=codec_of(output),
             budget_bytes=held_bytes(held, options.memory_limit_bytes),
-            threads=options.threads + 1,  # Not all compute: some wait for the disk.
+            threads=options.threads,
             check=check,
         )  # fmt: skip
 
