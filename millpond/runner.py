@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from millpond.engine.stopwatch import timed
-from millpond.errors import OptionError, SchemaMismatch, TaskError
+from millpond.errors import GaveUp, OptionError, OutOfMemory, SchemaMismatch, TaskError
 from millpond.events import Published
 from millpond.expr import Dialect, parse
 from millpond.formats.iceberg import Catalog
@@ -106,10 +106,27 @@ class Runner:
 
     def batches(self, plan: n.Node) -> Iterator[pa.RecordBatch]:
         """Rows in partition order, in the types that users see."""
-        yield from self._rows_of(self._stages(plan), self.arrow_schema(plan.schema))
+        yield from self._rows_of(plan, self._stages(plan), self.arrow_schema(plan.schema))
 
-    def _rows_of(self, physical: Physical, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
-        result = self._work.run(physical).only
+    def _run(
+        self, plan: n.Node, physical: Physical, commit_id: str = ""
+    ) -> tuple[Physical, StageOutcome]:
+        """Run the stages of `plan`. One statement that needs too much memory runs again staged."""
+        try:
+            return physical, self._work.run(_named(physical, commit_id)).only
+        except GaveUp as error:
+            chosen = physical.shape == "fused" and self._work.options.shape == "auto"
+            if not (chosen and isinstance(error.__cause__, OutOfMemory)):
+                raise
+        self._work.forget(physical)
+        settings = replace(self._work.settings(), shape="staged")
+        staged = plan_stages(self._work.optimized(plan), settings)
+        return staged, self._work.run(_named(staged, commit_id)).only
+
+    def _rows_of(
+        self, plan: n.Node, physical: Physical, wanted: pa.Schema
+    ) -> Iterator[pa.RecordBatch]:
+        physical, result = self._run(plan, physical)
         try:
             for batch in self._result_batches(physical, result):
                 yield batch if batch.schema.types == wanted.types else batch.cast(wanted)
@@ -149,7 +166,7 @@ class Runner:
         if partitioning(plan).n not in (None, 1):  # Its partitions may be observed later.
             settings = replace(settings, shape="staged")
         physical = plan_stages(self._work.optimized(plan), settings)
-        result = self._work.run(physical).only
+        physical, result = self._run(plan, physical)
         kept = Keeper(self.arrow_schema(plan.schema), self._kept_folder(), KEPT_IN_MEMORY_BYTES)
         try:
             if result.parts and result.parts[0].path.startswith("memory:"):
@@ -211,7 +228,7 @@ class Runner:
                 watch = timed(at.call, self.arrow_schema(at.schema))
                 watched = n.PythonBatches(rows, watch, Schema.of([("ns", "DOUBLE")]))
                 physical = work.stages(watched)
-                found = self._rows_of(physical, self.arrow_schema(watched.schema))
+                found = self._rows_of(watched, physical, self.arrow_schema(watched.schema))
                 took = [ns for batch in found for ns in batch.column(0).to_pylist()]
                 others = work.options.threads - 1
                 light = bool(took) and None not in took and min(took) * others <= TRAVEL_NS
@@ -251,7 +268,7 @@ class Runner:
         if (folder := storage.local_path(plan.path)) is not None:
             self._work.place().check_shared(folder, f"the target {plan.path!r}")
         self._work.announce_target(plan.path)
-        result = self._work.run(_named(physical, target.commit_id)).only
+        physical, result = self._run(plan, physical, target.commit_id)
         made = target.commit(result.files)
         self._work.clear_after_the_dead(plan.path)
         self._work.emit(Published(len(result.files), result.rows, result.size_bytes))
