@@ -78,7 +78,8 @@ class Results:
 
     def iter_batches(self, batch_size: int = 1024, format: str = "arrow") -> Iterator[Any]:
         """Batches of exactly `batch_size` rows, the last one shorter, in the given format."""
-        from millpond.engine.python import as_format, sized
+        from millpond.engine.python import sized
+        from millpond.engine.values import as_format
 
         build.whole(batch_size, "iter_batches()", "batch_size", least=1)
         checked_format(format, "iter_batches()")

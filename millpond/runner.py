@@ -196,11 +196,12 @@ class Runner:
     def trial(self, plan: n.Node, call: n.PythonCall, where: str) -> Schema:
         """The columns that a Python function gives, from at most 100 rows of its input."""
         from millpond.engine import python
+        from millpond.engine.values import FunctionError
 
         rows = self.table(n.Limit(plan, 100))
         try:
             found = python.try_function(call, rows, where)
-        except python.FunctionError as error:
+        except FunctionError as error:
             raise TaskError(
                 f"{where}: {error}", stage=0, partition=0, inputs="the first rows of its input",
                 traceback=error.traceback,

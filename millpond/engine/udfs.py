@@ -7,7 +7,8 @@ import traceback as tb
 from collections.abc import Callable
 from typing import Any
 
-from millpond.engine.python import FunctionError, guarded, said_of
+from millpond.engine.python import guarded
+from millpond.engine.values import FunctionError, said_of
 from millpond.errors import MillpondError
 from millpond.plan.nodes import Udf
 

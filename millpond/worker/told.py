@@ -1,7 +1,7 @@
 """Errors of a task, in the words of whoever started the run: what was read, and where."""
 
 from millpond.engine.duckdb import Engine
-from millpond.engine.python import FunctionError
+from millpond.engine.values import FunctionError
 from millpond.errors import FileUnreadable, MillpondError, OutOfMemory, SqlError, TaskError
 from millpond.formats.scan import reader
 from millpond.physical.stages import PartRows, SplitRows, Task

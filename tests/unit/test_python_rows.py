@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 import millpond
-from millpond.engine.python import FunctionError, apply, as_rows, from_rows
+from millpond.engine.python import apply
+from millpond.engine.values import FunctionError, as_rows, from_rows
 from millpond.physical.planner import ROWS_EACH
 from millpond.plan.functions import python_call
 

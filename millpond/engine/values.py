@@ -1,0 +1,233 @@
+"""Rows as a user's function takes them, and what it gives as Arrow rows again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from millpond.engine.pandas_later import (
+    nanoseconds,
+    whole_nanoseconds,
+    with_pandas_for,
+    with_pandas_if_loaded,
+)
+from millpond.errors import MillpondError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+
+class FunctionError(MillpondError):
+    """A user's function raised, or gave something else than its schema says."""
+
+    def __init__(self, message: str, cause: BaseException | None, traceback: str) -> None:
+        super().__init__(message)
+        self.cause, self.traceback = cause, traceback
+
+
+def said_of(name: str, error: BaseException) -> str:
+    return f"{name} raised {type(error).__name__}: {error}"
+
+
+def as_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as dicts, as Arrow's `to_pylist`, in half of its time."""
+    if not batch.num_columns:
+        return [{} for _ in range(batch.num_rows)]
+    with_pandas_for(batch.schema)
+    make = _row_maker(tuple(batch.schema.names))
+    return make([column.to_pylist() for column in batch.columns])
+
+
+@functools.lru_cache(maxsize=64)
+def _row_maker(names: tuple[str, ...]) -> Callable[[list[list[Any]]], list[dict[str, Any]]]:
+    """`lambda columns: [{"a": v0, "b": v1} for (v0, v1,) in zip(*columns)]`, for these names.
+
+    Python makes a dict from a literal twice as fast as from pairs. A name is written by
+    `repr`, so that it stays a name whatever it contains.
+    """
+    items = ", ".join(f"{name!r}: v{i}" for i, name in enumerate(names))
+    each = "".join(f"v{i}, " for i in range(len(names)))
+    made: Callable[[list[list[Any]]], list[dict[str, Any]]] = eval(
+        f"lambda columns: [{{{items}}} for ({each}) in zip(*columns)]"
+    )
+    return made
+
+
+def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> pa.RecordBatch:
+    """Dicts as a batch; a missing key is NULL, a key without a column is an error."""
+    import pyarrow as pa
+
+    with_pandas_if_loaded()
+    names = wanted.names
+    known = set(names)
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            what = f"{name} gave {type(row).__name__} for row {first + i}, not a dict"
+            raise FunctionError(f"{what}.", None, "")
+        if not row.keys() <= known:
+            extra = sorted(map(str, set(row) - known))
+            raise FunctionError(
+                f"{name} gave the field {extra[0]!r} for row {first + i}, which its schema "
+                f"({', '.join(names)}) does not have. Pass schema= with all of its columns.",
+                None,
+                "",
+            )
+    try:
+        columns = [_column([row.get(c) for row in rows], wanted.field(c).type) for c in names]
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise _misfit(rows, wanted, name, first, error) from error
+    if rows and not any(names[0] in row for row in rows) and not any(rows[0]):
+        raise FunctionError(f"{name} gave rows without columns.", None, "")
+    return pa.RecordBatch.from_arrays(columns, schema=wanted)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    if nanoseconds(kind):
+        return pa.array(whole_nanoseconds(values), kind)
+    if pa.types.is_timestamp(kind) and any(getattr(value, "nanosecond", 0) for value in values):
+        raise ValueError("its nanoseconds would be lost; TIMESTAMP_NS holds them")
+    return pa.array(values, kind)
+
+
+def _misfit(
+    rows: list[Any], wanted: pa.Schema, name: str, first: int, error: BaseException
+) -> FunctionError:
+    import pyarrow as pa
+
+    for field in wanted:
+        for i, row in enumerate(rows):
+            try:
+                _column([row.get(field.name)], field.type)
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as why:
+                return FunctionError(
+                    f"{name} gave {row.get(field.name)!r} in the field {field.name!r} of row "
+                    f"{first + i}; its type is {field.type} ({why}). Pass schema= if another "
+                    "type is meant.",
+                    why,
+                    "",
+                )
+    return FunctionError(said_of(name, error), error, "")
+
+
+def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
+    match format:
+        case "pandas":
+            return _as_pandas(rows)
+        case "numpy":
+            return {name: _as_numpy(rows.column(name)) for name in rows.schema.names}
+        case _:
+            import pyarrow as pa
+
+            return pa.table(rows.columns, schema=rows.schema) if rows.num_columns else rows
+
+
+def _as_pandas(rows: pa.RecordBatch | pa.Table) -> Any:
+    odd = [name for name in rows.schema.names if _crashes(rows.schema.field(name).type)]
+    frame = rows.drop_columns(odd).to_pandas()
+    for name in odd:
+        frame.insert(rows.schema.get_field_index(name), name, _as_numpy(rows.column(name)))
+    return frame
+
+
+def _crashes(kind: pa.DataType) -> bool:
+    """Intervals: Arrow makes objects of pandas of them, and crashes where it knows of none."""
+    return "month_day_nano" in str(kind)
+
+
+def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+    import numpy as np
+
+    if _crashes(column.type):
+        items = np.empty(len(column), dtype=object)
+        items[:] = column.to_pylist()
+        return items
+    found: npt.NDArray[Any] = (
+        column.to_numpy()
+        if hasattr(column, "combine_chunks")
+        else column.to_numpy(zero_copy_only=False)
+    )
+    return found
+
+
+def to_table(result: Any, name: str, known: pa.Schema) -> pa.Table:
+    """What a function may give back, as an Arrow table.
+
+    Values that Arrow cannot guess a type for, such as maps, get that of `known`.
+    """
+    import pyarrow as pa
+
+    with_pandas_if_loaded()
+    if isinstance(result, pa.Table):
+        return result
+    if isinstance(result, pa.RecordBatch):
+        return pa.Table.from_batches([result])
+    if isinstance(result, dict) or type(result).__module__.startswith("pandas"):
+        try:
+            if isinstance(result, dict):
+                return pa.table(result)
+            return pa.Table.from_pandas(result, preserve_index=False)
+        except (pa.ArrowException, TypeError):
+            return pa.table({column: _guessed(result[column], column, known) for column in result})
+    if hasattr(result, "__arrow_c_stream__"):
+        return pa.table(result)
+    raise FunctionError(
+        f"{name} gave {type(result).__name__}; it must give an Arrow table or batch, a pandas "
+        "frame, or a dict of arrays.",
+        None,
+        "",
+    )
+
+
+def _guessed(values: Any, column: Any, known: pa.Schema) -> pa.Array | pa.ChunkedArray:
+    import pyarrow as pa
+
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError):
+        if column not in known.names:
+            raise
+        return pa.array(values, known.field(column).type)
+
+
+def as_arrow(result: Any, wanted: pa.Schema, name: str) -> pa.Table:
+    import pyarrow as pa
+
+    table = to_table(result, name, wanted)
+    if set(table.column_names) != set(wanted.names):
+        raise FunctionError(
+            f"{name} gave the columns {', '.join(table.column_names)}; its schema has "
+            f"{', '.join(wanted.names)}. Pass schema= with what it gives.",
+            None,
+            "",
+        )
+    table = table.select(wanted.names)
+    if table.schema.types == wanted.types:
+        return table.cast(wanted) if table.schema != wanted else table
+    for i, (have, want) in enumerate(zip(table.schema, wanted, strict=True)):
+        if pa.types.is_floating(have.type) and pa.types.is_integer(want.type):
+            # So numpy and pandas have a NULL among whole numbers; NaN itself is none of them.
+            table = table.set_column(i, have.name, _nan_as_null(table.column(i)))
+    for column in wanted.names:
+        try:
+            table.column(column).cast(wanted.field(column).type)
+        except (pa.ArrowException, NotImplementedError) as error:
+            raise FunctionError(
+                f"{name} gave {table.schema.field(column).type} in the column {column!r}, which "
+                f"does not fit {wanted.field(column).type} ({error}).",
+                error,
+                "",
+            ) from error
+    return table.cast(wanted)
+
+
+def _nan_as_null(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.if_else(pc.is_nan(numbers), pa.scalar(None, numbers.type), numbers)
