@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_cluster import add_node, cluster, connected
+from ray_cluster import add_node, cluster, connected, lose_node
 from small_pipelines import ALL, gather, one_task, python, rows_of, spread, spread_at_random
 
 from millpond.events import Event, PartsMissing, TaskFinished, TaskRetried
@@ -88,7 +88,7 @@ def run_and_lose(
                 home = watched.parts[TaskId(0, 0)].node
                 (node,) = (n for n in nodes.worker_nodes if n.node_id == home)
                 gone.append(node)
-                nodes.remove_node(node, allow_graceful=False)
+                lose_node(nodes, node)
 
         outcome = run(stages, watched, emit).only
         assert gone

@@ -1,10 +1,11 @@
 """Ray clusters on this machine whose nodes share no storage but the test's own folder."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from small_pipelines import options
 
 from millpond.runtime.ray import RayRuntime
@@ -44,6 +45,18 @@ def cluster(n_nodes: int = 2, gpus: int = 0) -> Iterator[Any]:
 def add_node(found: Any, **how: Any) -> Any:
     """One more node, of one CPU."""
     return found.add_node(**{"num_cpus": 1, "object_store_memory": STORE_BYTES} | how)
+
+
+def lose_node(found: Any, node: Any) -> None:
+    """The node goes, with all of its processes: its actors would serve reads for a while."""
+    (raylet,) = node.all_processes["raylet"]
+    below = psutil.Process(raylet.process.pid).children(recursive=True)
+    found.remove_node(node, allow_graceful=False)
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert not alive
 
 
 @contextmanager
