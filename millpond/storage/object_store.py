@@ -281,7 +281,7 @@ class ObjectStorage:
             found = {key: meta for key, meta in found.items() if meta["size"] or key in real}
         return [(key, _info(at._replace(key=key), found[key])) for key in sorted(found)]
 
-    def _fetch(self, path: str, offset: int, length: int, memory: memoryview | None) -> Fetched:
+    def _fetch(self, path: str, offset: int, length: int, memory: Sequence[memoryview]) -> Fetched:
         at = self._file(path, "read")
         span = (offset, offset + length)
 
@@ -294,12 +294,13 @@ class ObjectStorage:
                 meta = self._obstore.head(store, at.key) if status_of(error) == "416" else None
                 if meta is None or offset < meta["size"]:
                     raise
-                return Fetched(memoryview(b""), meta["size"], _version(meta))
-            if memory is None:
-                data = memoryview(got.bytes())
-            else:
-                data = gather(got.stream(min_chunk_size=CHUNK), memory)
-            return Fetched(data, got.meta["size"], _version(got.meta))
+                return Fetched(0, meta["size"], _version(meta))
+            size, version = got.meta["size"], _version(got.meta)
+            if memory:
+                n_bytes = gather(got.stream(min_chunk_size=CHUNK), memory)
+                return Fetched(n_bytes, size, version)
+            data = memoryview(got.bytes())
+            return Fetched(len(data), size, version, data)
 
         return self._ask(at, "read", get)
 

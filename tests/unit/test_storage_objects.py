@@ -153,6 +153,18 @@ def test_a_long_range_is_read_in_pieces_and_put_together(server: FaultyS3) -> No
     assert server.asked.count("GET /bucket/a.bin") == -(-len(data) // PIECE)
 
 
+@pytest.mark.slow
+def test_long_ranges_that_touch_are_asked_for_together(server: FaultyS3) -> None:
+    data = os.urandom(1 << 20) * 40
+    server.objects["a.bin"] = (data, {})
+    nine = 9 << 20
+    views = opened(server).read_many([Range(URI, 3 + nine * i, nine) for i in (3, 0, 4, 1, 2)])
+    assert [len(view) for view in views] == [nine, nine, (4 << 20) - 3, nine, nine]
+    for view, i in zip(views, (3, 0, 4, 1, 2), strict=True):
+        assert view == data[3 + nine * i : 3 + nine * (i + 1)]
+    assert server.asked == ["GET /bucket/a.bin"] * -(-45 // 16)
+
+
 def test_a_web_server_is_read_and_never_written(server: FaultyS3) -> None:
     uri = f"http://127.0.0.1:{server.server_port}/bucket/a.bin"
     storage = open_storage(uri, {"allow_http": True})
