@@ -37,7 +37,9 @@ def read_files(reads: Sequence[Read]) -> Buffers:
         for at, length in cut(read.length, PIECE):
             pieces.append(Piece(read.path, read.offset + at, buffers[i][at : at + length]))
             owners.append(i)
-    return assemble(buffers, pieces, owners, read_pieces(pieces))
+    counts = read_pieces(pieces)
+    lengths = [len(piece.memory) for piece in pieces]
+    return buffers if counts == lengths else shortened(buffers, owners, lengths, counts)
 
 
 def memory_of(size: int) -> memoryview:
@@ -45,18 +47,16 @@ def memory_of(size: int) -> memoryview:
     return np.empty(size, np.uint8).data
 
 
-def assemble(
-    buffers: Buffers, pieces: Sequence[Piece], owners: Sequence[int], counts: Sequence[int]
+def shortened(
+    buffers: Buffers, owners: Sequence[int], lengths: Sequence[int], counts: Sequence[int]
 ) -> Buffers:
     """The buffers, each ended at its first piece that the file did not fill."""
-    if all(map(int.__eq__, counts, [len(piece.memory) for piece in pieces])):
-        return buffers
     filled = [0] * len(buffers)
     ended = [False] * len(buffers)
-    for piece, owner, count in zip(pieces, owners, counts, strict=True):
+    for owner, length, count in zip(owners, lengths, counts, strict=True):
         if not ended[owner]:
             filled[owner] += count
-            ended[owner] = count < len(piece.memory)
+            ended[owner] = count < length
     return [buffer[:n] for buffer, n in zip(buffers, filled, strict=True)]
 
 

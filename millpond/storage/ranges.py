@@ -29,17 +29,23 @@ def merge(
 ) -> list[Read]:
     """The reads that give all `ranges`; `size` is asked where one is open or very long."""
     closed = [_close(r, size) if not 0 <= r.length <= MERGED else r for r in ranges]
-    order = sorted(range(len(closed)), key=closed.__getitem__)
+    paths, offsets = [r.path for r in closed], [r.offset for r in closed]
+    if min(offsets, default=0) < 0:
+        raise _no_range(closed[offsets.index(min(offsets))])
+    # By path and then by place: two sorts of plain values are a third of one by both.
+    order = sorted(range(len(closed)), key=offsets.__getitem__)
+    order.sort(key=paths.__getitem__)
     reads: list[Read] = []
     members: list[int] = []
     path, start, end = "", 0, 0
     for i in order:
         name, offset, length = closed[i]
-        if offset < 0:
-            raise _no_range(closed[i])
         # What overlaps is one read whatever its size: its bytes move once.
-        near = offset < end or (offset <= end + gap and end - start < limit)
-        if members and near and name == path:
+        if (
+            (offset < end or (offset <= end + gap and end - start < limit))
+            and name == path
+            and members
+        ):
             end = max(end, offset + length)
             members.append(i)
             continue

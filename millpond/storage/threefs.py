@@ -12,6 +12,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from millpond.errors import MillpondError, MissingExtra
@@ -20,7 +21,7 @@ from millpond.storage.local import LocalStorage, plain_ranges, size_of
 from millpond.storage.oserrors import explain, explained
 from millpond.storage.paths import check_scratch, plain
 from millpond.storage.pool import each
-from millpond.storage.preads import Piece, assemble, memory_of, read_files, read_in_turn
+from millpond.storage.preads import memory_of, read_files, read_in_turn, shortened
 from millpond.storage.ranges import Read, cut, merge, split
 from millpond.storage.usrbio import (
     AGAIN,
@@ -171,44 +172,41 @@ class ThreeFsStorage(LocalStorage):
         return self._mounts[folder]
 
     def _by_rings(self, mount: str, reads: Sequence[Read]) -> Buffers:
+        # In columns, and one block of memory for all: what is done for each read by itself
+        # costs more than the read, at millions of them a second.
+        columns: tuple[Sequence[Any], ...] = tuple(zip(*reads, strict=True)) or ((),) * 4
+        paths, offsets, lengths, _ = columns
         # One block for all: a batch fills a stretch of it, and is copied in one go.
-        memory = memory_of(sum(read.length for read in reads))
-        buffers: Buffers = []
-        pieces: list[Piece] = []
-        owners: list[int] = []
-        start = 0
-        for i, (path, offset, length, _) in enumerate(reads):
-            buffer = memory[start : start + length]
-            start += length
-            buffers.append(buffer)
-            if length <= PIECE:
-                pieces += [Piece(path, offset, buffer)] if length else []
-                owners += [i] if length else []
-                continue
-            for at, part in cut(length, PIECE):
-                pieces.append(Piece(path, offset + at, buffer[at : at + part]))
-                owners.append(i)
-        work = batches(pieces, memory, FILES)
-        counts = each(lambda batch: self._fill(mount, batch), work)
-        return assemble(buffers, pieces, owners, [n for batch in counts for n in batch])
+        places = [0, *accumulate(lengths)]
+        memory = memory_of(places[-1])
+        buffers = [memory[at:end] for at, end in pairwise(places)]
+        owners: Sequence[int] = range(len(reads))
+        if max(lengths, default=0) > PIECE or not all(lengths):
+            paths, offsets, lengths, owners = _cut_long(reads)
+        work = batches(Batch(paths, offsets, lengths, memory), FILES)
+        counts = [n for some in each(lambda one: self._fill(mount, one), work) for n in some]
+        if counts == list(lengths):
+            return buffers
+        return shortened(buffers, owners, lengths, counts)
 
-    def _fill(self, mount: str, batch: Batch) -> list[int]:
-        """Fill the memory of each piece; the number of bytes that each got."""
-        pieces = batch.pieces
-        files = self._acquire({piece.path for piece in pieces})
-        counts = [0] * len(pieces)
+    def _fill(self, mount: str, batch: Batch) -> Sequence[int]:
+        """Fill the memory of the batch; the number of bytes that each read got."""
+        files = self._acquire(set(batch.paths))
+        counts = [0] * len(batch.paths)
         try:
-            waiting = [i for i, piece in enumerate(pieces) if piece.path in files]
+            waiting = [i for i, path in enumerate(batch.paths) if path in files]
             for _ in range(2):  # What may pass is asked of a ring once more.
                 ring = self._ring(mount) if waiting else None
                 waiting = self._round(ring, batch, waiting, files, counts) if ring else []
         finally:
             for file in files.values():
                 self._files.release(file)
+        if counts == list(batch.lengths):
+            return counts
         # Ends of files, reads without luck, and files that the client did not take.
-        short = [i for i, piece in enumerate(pieces) if counts[i] < len(piece.memory)]
-        rest = [_rest(pieces[i], counts[i]) for i in short]
-        for i, more in zip(short, read_in_turn(rest), strict=True):
+        short = [i for i, length in enumerate(batch.lengths) if counts[i] < length]
+        rest = read_in_turn(batch.pieces(short, counts))
+        for i, more in zip(short, rest, strict=True):
             counts[i] += more
         return counts
 
@@ -220,21 +218,22 @@ class ThreeFsStorage(LocalStorage):
         files: dict[str, OpenFile],
         counts: list[int],
     ) -> list[int]:
-        """One round of the pieces numbered `waiting`; those that should be tried again."""
-        whole = len(waiting) == len(batch.pieces)
-        wanted = batch.pieces if whole else [batch.pieces[i] for i in waiting]
+        """One round of the reads numbered `waiting`; those that should be tried again."""
+        whole = len(waiting) == len(counts)
+        wanted = batch if whole else batch.only(waiting)
         fds = {path: file.fd for path, file in files.items()}
         try:
             results = ring.read(wanted, fds, self._wait_s)
         except RingBroken as error:
             log.info("a ring gave up (%s); preadv reads instead", error)
             return []
-        if whole and results == [len(piece.memory) for piece in wanted]:
+        if whole and results == list(wanted.lengths):
             ring.copy(0, batch.memory)
             counts[:] = results
             return []
         at, again = 0, []
-        for i, piece, result in zip(waiting, wanted, results, strict=True):
+        pieces = batch.pieces(waiting, counts)
+        for i, piece, result in zip(waiting, pieces, results, strict=True):
             if result < 0:
                 _check(result, piece.path)
                 again += [i] if -result in AGAIN else []
@@ -280,5 +279,17 @@ def _check(result: int, path: str) -> None:
         raise explain(OSError(-result, os.strerror(-result)), path, "read")
 
 
-def _rest(piece: Piece, done: int) -> Piece:
-    return Piece(piece.path, piece.offset + done, piece.memory[done:])
+def _cut_long(reads: Sequence[Read]) -> tuple[list[str], list[int], list[int], list[int]]:
+    """Columns of reads: no empty ones, long ones in pieces; the last says whose each is."""
+    found = [
+        (read.path, read.offset + at, length, i)
+        for i, read in enumerate(reads)
+        for at, length in cut(read.length, PIECE)
+        if length
+    ]
+    return (
+        [path for path, _, _, _ in found],
+        [offset for _, offset, _, _ in found],
+        [length for _, _, length, _ in found],
+        [owner for _, _, _, owner in found],
+    )

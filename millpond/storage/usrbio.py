@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,30 +62,33 @@ class Ring:
         self.pid, self.broken = os.getpid(), False
         weakref.finalize(self, _release, parts, self.pid)
 
-    def read(self, pieces: Sequence[Piece], fds: Mapping[str, int], wait_s: float) -> list[int]:
-        """Run one batch. For each piece the bytes that came, −errno, or `LATE`: not in time.
+    def read(self, batch: "Batch", fds: Mapping[str, int], wait_s: float) -> list[int]:
+        """Run one batch. For each read the bytes that came, −errno, or `LATE`: not in time.
 
-        The bytes lie in the buffer, one piece after the other; `copy` gets them.
+        The bytes lie in the buffer, one read after the other; `copy` gets them.
         """
+        n, at = len(batch.paths), 0
         # The client keeps a bare pointer to the user data, so the numbers are held here.
-        keys = list(range(len(pieces)))
+        keys = list(range(n))
+        opened = map(fds.__getitem__, batch.paths)
         _, iov, ring = self._parts
         prepare = ring.prepare
-        at = 0
         try:
-            for key, (path, offset, memory) in zip(keys, pieces, strict=True):
-                end = at + len(memory)
-                prepare(iov[at:end], True, fds[path], offset, key)
+            for key, fd, offset, length in zip(
+                keys, opened, batch.offsets, batch.lengths, strict=True
+            ):
+                end = at + length
+                prepare(iov[at:end], True, fd, offset, key)
                 at = end
             ring.submit()
-            done = ring.wait(min_results=len(pieces), timeout=wait_s)
+            done = ring.wait(min_results=n, timeout=wait_s)
         except OSError as error:
             self.broken = True  # Some may be on their way already.
             raise RingBroken(f"{errno.errorcode.get(error.errno or 0)}") from error
-        results = [LATE] * len(pieces)
+        results = [LATE] * n
         for one in done:
             results[one.userdata] = one.result
-        self.broken = len(done) < len(pieces)
+        self.broken = len(done) < n
         return results
 
     def copy(self, at: int, memory: memoryview) -> None:
@@ -207,29 +211,56 @@ class OpenFiles:
 
 
 class Batch(NamedTuple):
-    """Pieces for one round of a ring, and the stretch of memory that they fill in order."""
+    """Reads for one round of a ring, in columns, and the memory that they fill in turn."""
 
-    pieces: list[Piece]
+    paths: Sequence[str]
+    offsets: Sequence[int]
+    lengths: Sequence[int]
     memory: memoryview
 
+    def pieces(self, chosen: Sequence[int], done: Sequence[int]) -> list[Piece]:
+        """What is left of the chosen reads where so many bytes of each are there already."""
+        places = [0, *accumulate(self.lengths)]
+        return [
+            Piece(
+                self.paths[i],
+                self.offsets[i] + done[i],
+                self.memory[places[i] + done[i] : places[i + 1]],
+            )
+            for i in chosen
+        ]
 
-def batches(pieces: Sequence[Piece], memory: memoryview, files: int) -> list[Batch]:
-    """The pieces of `memory` in batches that fit a ring, each of at most `files` files."""
+    def only(self, chosen: Sequence[int]) -> "Batch":
+        """The chosen reads, and no memory: it is not one stretch for them."""
+        paths, offsets, lengths, _ = self
+        return Batch(
+            [paths[i] for i in chosen],
+            [offsets[i] for i in chosen],
+            [lengths[i] for i in chosen],
+            memoryview(b""),
+        )
+
+
+def batches(whole: Batch, files: int) -> list[Batch]:
+    """The reads of `whole` in batches that fit a ring, each of at most `files` files."""
+    paths, offsets, lengths, memory = whole
+    if len(paths) <= ENTRIES and len(memory) <= BUFFER and len(set(paths)) <= files:
+        return [whole] if paths else []
+
+    def batch(some: slice, filled: memoryview) -> Batch:
+        return Batch(paths[some], offsets[some], lengths[some], filled)
+
     made: list[Batch] = []
     first = start = end = 0
-    paths: set[str] = set()
-    last = ""
-    for i, piece in enumerate(pieces):
-        size = len(piece.memory)
-        new = piece.path != last and piece.path not in paths
-        full = i - first == ENTRIES or end + size - start > BUFFER
-        if i > first and (full or (new and len(paths) == files)):
-            made.append(Batch(list(pieces[first:i]), memory[start:end]))
-            first, start, paths = i, end, set()
-        if piece.path != last or not paths:
-            paths.add(piece.path)
-            last = piece.path
-        end += size
-    if pieces:
-        made.append(Batch(list(pieces[first:]), memory[start:end]))
+    used: set[str] = set()
+    for i, (path, length) in enumerate(zip(paths, lengths, strict=True)):
+        crowded = path not in used and len(used) == files
+        if i - first == ENTRIES or end + length - start > BUFFER or crowded:
+            made.append(
+                Batch(paths[first:i], offsets[first:i], lengths[first:i], memory[start:end])
+            )
+            first, start, used = i, end, set()
+        used.add(path)
+        end += length
+    made.append(batch(slice(first, None), memory[start:end]))
     return made

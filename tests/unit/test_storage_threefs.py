@@ -13,8 +13,9 @@ from hf3fs import Cluster
 
 from millpond.errors import StorageError
 from millpond.storage import LocalStorage, Range, ThreeFsStorage, open_storage
+from millpond.storage.preads import memory_of
 from millpond.storage.threefs import FILES, find_mount
-from millpond.storage.usrbio import BUFFER, ENTRIES, OPEN_FILES, OpenFiles, Ring, batches
+from millpond.storage.usrbio import BUFFER, ENTRIES, OPEN_FILES, Batch, OpenFiles, Ring, batches
 from tests.support.open_files import open_at
 
 BYTES = os.urandom(1 << 20)
@@ -224,18 +225,22 @@ def test_a_file_in_use_is_not_closed_for_room(cluster: Cluster, client: types.Mo
 
 
 def test_batches_fit_a_ring_and_its_buffer() -> None:
-    from millpond.storage.preads import Piece, memory_of
+    def made(*reads: tuple[str, int]) -> list[Batch]:
+        paths, lengths = zip(*reads, strict=True)
+        whole = Batch(paths, range(len(paths)), lengths, memory_of(sum(lengths)))
+        found = batches(whole, FILES)
+        assert [p for one in found for p in one.paths] == list(paths)
+        assert [at for one in found for at in one.offsets] == list(whole.offsets)
+        assert all(sum(one.lengths) == len(one.memory) for one in found)
+        return found
 
-    memory = memory_of(3 * ENTRIES + 40)
-    pieces = [Piece("f", i, memory[i : i + 1]) for i in range(3 * ENTRIES + 40)]
-    made = batches(pieces, memory, FILES)
-    assert [len(b.pieces) for b in made] == [ENTRIES] * 3 + [40]
-    assert sum(len(b.memory) for b in made) == len(memory)
-    many = [Piece(str(i), 0, memory[i : i + 1]) for i in range(FILES * 2)]
-    assert [len(b.pieces) for b in batches(many, memory[: FILES * 2], FILES)] == [FILES] * 2
-    large = memory_of(BUFFER + 10)
-    halves = [Piece("f", 0, large[: BUFFER // 2 + 5]), Piece("f", 0, large[BUFFER // 2 + 5 :])]
-    assert [len(b.pieces) for b in batches(halves, large, FILES)] == [1, 1]
+    assert [len(one.paths) for one in made(*[("f", 1)] * ENTRIES)] == [ENTRIES]
+    crowd = made(*[("f", 1)] * (3 * ENTRIES + 40))
+    assert [len(one.paths) for one in crowd] == [ENTRIES] * 3 + [40]
+    many = made(*[(str(i), 1) for i in range(FILES * 2)])
+    assert [len(one.paths) for one in many] == [FILES] * 2
+    large = made(("f", BUFFER // 2 + 5), ("f", BUFFER // 2 + 5))
+    assert [len(one.paths) for one in large] == [1, 1]
 
 
 @pytest.mark.slow
