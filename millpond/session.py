@@ -47,7 +47,11 @@ def init(
 
 
 class Session:
-    """Makes frames and runs them. Made by `init`."""
+    """Makes frames and runs them. Made by `init`.
+
+    Threads may share one; their runs take turns. Processes may not: a forked child opens
+    its own.
+    """
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -1,20 +1,24 @@
 """What a session holds open: scratch, worker, runtime, journal; and how plans run there.
 
-The only state of a process. `close` (also at exit) leaves nothing behind.
+The only state of a process. `close` (also at exit) leaves nothing behind. Several threads
+may use a session: each run has its memory and processors to itself, so runs take turns.
 """
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import secrets
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from millpond.engine.duckdb import CLOSED, FORKED
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError, warn
 from millpond.events import Event, RunFinished, RunStarted
@@ -51,7 +55,9 @@ class Workplace:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.id = secrets.token_hex(6)
-        self._runs = 0
+        self._pid = os.getpid()
+        self._numbers = itertools.count(1)
+        self._one_run = threading.RLock()
         # Private (0700), and swept by the next session on this machine if we are killed.
         root = options.data_root
         self._keeps = root is not None and "://" in root
@@ -102,8 +108,8 @@ class Workplace:
 
     def close(self, *, failed: bool = False) -> None:
         """Workers, engine and scratch are gone afterwards, but for parts if work is not done."""
-        if self._closed:
-            return
+        if self._closed or os.getpid() != self._pid:
+            return  # A forked child leaves all of it to its parent.
         self._closed = True
         self._failed = self._failed or failed
         atexit.unregister(self._at_exit)
@@ -115,9 +121,17 @@ class Workplace:
         if self._homes and self._leave_homes.detach():
             self._homes.close(keep=self._failed)
 
+    def __reduce__(self) -> NoReturn:
+        raise MillpondError(
+            "a session and its frames stay in the process that opened it. Hand over rows "
+            "(to_arrow()) or paths, and open a session there."
+        )
+
     def check_open(self) -> None:
+        if os.getpid() != self._pid:
+            raise MillpondError(FORKED)
         if self._closed:
-            raise MillpondError("this session is closed; open another with millpond.init().")
+            raise MillpondError(CLOSED)
 
     # ---- plans -----------------------------------------------------------------------
 
@@ -129,7 +143,6 @@ class Workplace:
 
     def settings(self) -> Settings:
         self.check_open()
-        self._runs += 1
         return Settings(
             split_bytes=self.options.split_bytes,
             footer=self.footer,
@@ -137,7 +150,7 @@ class Workplace:
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
             versions=f"millpond {VERSION}, duckdb {DUCKDB}",
-            run=f"{self.id}-{self._runs}",
+            run=f"{self.id}-{next(self._numbers)}",
             memory_bytes=self.options.memory_limit_bytes,
             durable=self.options.data_root is not None,
             is_light=lambda call: self.light.get(call, False),
@@ -152,6 +165,10 @@ class Workplace:
         return self._footers[key]
 
     def run(self, physical: Physical) -> Outcome:
+        with self._one_run:
+            return self._run(physical)
+
+    def _run(self, physical: Physical) -> Outcome:
         self.check_open()
         begin, error, kept = time.perf_counter(), "", set[str]()
         self.emit(RunStarted(physical.shape, len(physical.stages)))
@@ -207,9 +224,10 @@ class Workplace:
         return self.worker.storage(path)
 
     def place(self) -> Runtime:
-        if self._runtime is None:
-            self._runtime = self._open_runtime()
-        return self._runtime
+        with self._one_run:
+            if self._runtime is None:
+                self._runtime = self._open_runtime()
+            return self._runtime
 
     def _open_runtime(self) -> Runtime:
         mine, given = self.worker_options, self.options

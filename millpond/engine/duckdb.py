@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 VERSION: str = duckdb.__version__
 BATCH_ROWS = 122_880  # DuckDB's row group; see benchmarks/exchange.py.
 CLOSED = "this session is closed; open another with millpond.init()."
+FORKED = (
+    "this session belongs to the process that opened it, and DuckDB's threads do not outlive a "
+    "fork. Open another with millpond.init() in the child, or start it by spawn or forkserver."
+)
 _AHEAD_BYTES = 32 * 2**20  # A scan and a function run at once; see benchmarks/functions.py.
 _LOW_DISK_BYTES = 16 * 2**20
 _NO_SPACE = os.strerror(errno.ENOSPC)
@@ -47,6 +51,7 @@ class Engine:
 
     def __init__(self, *, threads: int, memory_limit_bytes: int, scratch: str) -> None:
         self.scratch = scratch
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._files: list[RemoteFiles] = []
         self._root = duckdb.connect(
@@ -82,6 +87,8 @@ class Engine:
     @contextmanager
     def cursor(self) -> Iterator[Cursor]:
         """A cursor of one's own; closed, and its tables forgotten, at the end."""
+        if os.getpid() != self._pid:
+            raise MillpondError(FORKED)
         with self._lock:
             try:
                 raw = self._root.cursor()
