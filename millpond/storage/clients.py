@@ -1,5 +1,6 @@
 """What `storage_options` says, sorted into what the client library wants to hear."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +25,8 @@ CONNECTION = {
     "timeout": "text",
     "user_agent": "text",
 }
+# Words whose values go into the header of every request, which takes printable ASCII only.
+_HEADER = re.compile(r"access_key_id$|token$")
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
 
@@ -57,6 +60,22 @@ def client_options(options: Mapping[str, object]) -> ClientOptions:
         else:
             store[word] = text
     return ClientOptions(store, connection, retry, profile)
+
+
+def check_headers(config: Mapping[str, str], environ: Mapping[str, str], prefix: str) -> None:
+    """Raise for a key or token that no request can carry; the client library would panic.
+
+    `config` is what was given, `environ` what the library finds by itself below `prefix`.
+    """
+    given = {word.removeprefix(prefix.lower()) for word in config}
+    found = {name: text for name, text in environ.items()
+             if name.startswith(prefix) and name[len(prefix):].lower() not in given}  # fmt: skip
+    for name, text in (*config.items(), *found.items()):
+        if _HEADER.search(name.lower()) and not (text.isascii() and text.isprintable()):
+            raise OptionError(
+                f"{name} holds a line end or another character that no key or token has (it is "
+                "not shown). Check how it was copied or read from a file."
+            )
 
 
 def _text(name: str, value: object) -> str:

@@ -7,13 +7,31 @@ from collections.abc import Mapping
 from millpond.errors import MillpondError, PathNotFound, StorageError
 
 _SECRET = re.compile(r"key|secret|token|password|credential|signature|authorization", re.IGNORECASE)
-_VENDORS = ("AWS_", "AZURE_", "GOOGLE_", "GCS_")
+# How the names of the variables begin that the client library reads, by kind of store.
+VENDORS = {"s3": "AWS_", "az": "AZURE_", "gs": "GOOGLE_"}
 _FILE_OR_FLAG = re.compile(r"_FILE$|_URI$|^skip_|_SKIP_|_ENABLED$", re.IGNORECASE)
 
+_EXPIRED = "The keys, or the token among them, have expired: get new ones, and check the clock"
+_REGION = "Check the region, and whether the endpoint is the one of this bucket"
+# By the code in the answer, which says more than the status does.
+_CODES = {
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "InvalidToken": _EXPIRED,
+    "RequestExpired": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "RequestTimeTooSkewed": "Set the clock of this machine",
+    "AuthorizationHeaderMalformed": _REGION,
+    "PermanentRedirect": _REGION,
+}
+_RIGHTS = (
+    "Check the keys, their rights on the bucket, whether a token has expired, the region and the "
+    "clock of this machine"
+)
+_KEYS = "Check the keys, and whether a token among them has expired"
 _CHECKS = {
-    "PermissionDeniedError": "Check the keys, their rights on the bucket, the region and the "
-    "clock of this machine",
-    "UnauthenticatedError": "Check the keys, and whether a token among them has expired",
+    "PermissionDeniedError": _RIGHTS,
+    "UnauthenticatedError": _KEYS,
     "NotSupportedError": "This store does not offer the operation",
     "InvalidPathError": "A key may not hold empty, '.' or '..' parts",
     "UnknownConfigurationKeyError": "Check the names in storage_options",
@@ -22,7 +40,22 @@ _NETWORK = (
     "Check the endpoint, the region, the network and the proxy (and pass allow_http='true' if "
     "the endpoint is plain http)"
 )
+# An answer to HEAD has no body, so nothing in it says which of these it is.
+_REFUSED = (
+    "The store refused the request as it is: check the region, whether a token among the keys has "
+    "expired, and the endpoint"
+)
 _BUSY = "The store is overloaded or failing: try again later, or raise max_retries"
+
+# Where the library gives no class of its own, as for listings.
+_BY_STATUS = {
+    "301": _REGION,
+    "400": _REFUSED,
+    "401": _KEYS,
+    "403": _RIGHTS,
+    "429": _BUSY,
+    "5": _BUSY,
+}
 
 
 class Secrets:
@@ -30,7 +63,9 @@ class Secrets:
 
     def __init__(self, options: Mapping[str, str], environ: Mapping[str, str]) -> None:
         named = dict(options)
-        named |= {name: v for name, v in environ.items() if name.startswith(_VENDORS)}
+        named |= {
+            name: v for name, v in environ.items() if name.startswith((*VENDORS.values(), "GCS_"))
+        }
         self._values = sorted(
             {
                 value
@@ -57,10 +92,10 @@ def explain_answer(error: Exception, path: str, where: str, secrets: Secrets) ->
     if isinstance(error, FileNotFoundError):
         return PathNotFound(path, where)
     status, said = _summary(str(error))
-    if kind in _CHECKS:
-        check = _CHECKS[kind]
-    else:
-        check = _BUSY if status.startswith(("5", "429")) else _NETWORK
+    check = _CODES.get(said.partition(",")[0]) or _CHECKS.get(kind)
+    if check is None:
+        starts = [found for start, found in _BY_STATUS.items() if status.startswith(start)]
+        check = starts[0] if starts else _NETWORK
     text = ": ".join(part for part in (status, said) if part)
     return StorageError(secrets.strike(f"{where} {path}: {text}. {check}."))
 
