@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -58,10 +59,11 @@ class Nothing:
     def capacity(self) -> Capacity:
         return Capacity(10_000, 200)
 
-    def submit(self, task: Task) -> "Future[Any]":
-        future: Future[Any] = Future()
-        future.set_result(self._result(task))
-        return future
+    def submit(self, tasks: Sequence[Task]) -> "list[Future[Any]]":
+        futures = [Future[Any]() for _ in tasks]
+        for task, future in zip(tasks, futures, strict=True):
+            future.set_result(self._result(task))
+        return futures
 
     def _result(self, task: Task) -> TaskResult:
         assert isinstance(task.output, ToPart)

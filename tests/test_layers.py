@@ -35,7 +35,7 @@ LEVELS = {
 }
 OWNERS = {
     "duckdb": {"engine/duckdb.py"},
-    "ray": {"runtime/ray.py"},
+    "ray": {"runtime/ray/cluster.py"},
     "torch": {"loader/torch.py"},
     "obstore": {"storage/object_store.py"},
     "deltalake": {"formats/delta.py"},
@@ -58,6 +58,9 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             inside = node.module == "millpond"
             found |= {f"millpond.{a.name}" for a in node.names} if inside else {node.module or ""}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy.extra":
+            assert isinstance(node.args[0], ast.Constant), f"{path}: a name that is computed"
+            found.add(str(node.args[0].value))
     return found
 
 
@@ -83,6 +86,13 @@ def test_a_library_has_one_owner(path: Path) -> None:
     for name in imports(path):
         owners = OWNERS.get(name.split(".")[0])
         assert owners is None or str(path.relative_to(ROOT)) in owners, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_ray_stays_in_its_package(path: Path) -> None:
+    """Its modules share the library; everyone else has the door, which gives a runtime."""
+    inside = path.parent == ROOT / "runtime" / "ray"
+    assert inside or not {n for n in imports(path) if n.startswith("millpond.runtime.ray.")}
 
 
 def test_only_options_reads_the_environment() -> None:

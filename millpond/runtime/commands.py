@@ -4,12 +4,16 @@ from dataclasses import dataclass
 
 from millpond.physical.stages import OutputFile, PartRef, Task, TaskId
 
+# A call of several tasks shall end within this; then what has not begun is given back. Ray
+# takes 1 to 2 ms for a call, see benchmarks/scale.py.
+CALL_S = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Hand this task to the runtime."""
+    """Hand these tasks of one stage to the runtime: one slot runs them one after another."""
 
-    task: Task
+    tasks: tuple[Task, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ are started when first needed and replaced when they die.
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
@@ -43,7 +44,10 @@ class LocalRuntime:
     def capacity(self) -> Capacity:
         return Capacity(self._slots, self._slots, self._gpus, self._gpus)
 
-    def submit(self, task: Task) -> Future[Ended]:
+    def submit(self, tasks: Sequence[Task]) -> Sequence[Future[Ended]]:
+        return [self._submit(task) for task in tasks]
+
+    def _submit(self, task: Task) -> Future[Ended]:
         future = self._pool.submit(self._work, task)
         with self._lock:
             self._futures[task.id] = future

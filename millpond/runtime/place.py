@@ -1,5 +1,6 @@
 """What a runtime is: a place where tasks run. It decides nothing and retries nothing."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,17 +8,29 @@ from typing import Protocol
 from millpond.errors import OptionError
 from millpond.physical.stages import PartsLost, Resources, Task, TaskId, TaskResult
 
-Ended = TaskResult | PartsLost  # What a task that did not raise gives.
+
+@dataclass(frozen=True, slots=True)
+class NotBegun:
+    """A task was given back, because those before it in its call took long."""
+
+    task: TaskId
+
+
+Ended = TaskResult | PartsLost | NotBegun  # What a task that did not raise gives.
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many tasks of one CPU run at once: in all, and on the largest node; GPUs alike."""
+    """How many tasks of one CPU run at once: in all, and on the largest node; GPUs alike.
+
+    Up to `together` short tasks are worth one call.
+    """
 
     slots: int
     node_slots: int
     gpus: float = 0.0
     node_gpus: float = 0.0
+    together: int = 1
 
 
 def check_fits(stage: int, wants: Resources, has: Capacity) -> None:
@@ -36,11 +49,17 @@ class Runtime(Protocol):
     def capacity(self) -> Capacity:
         """What there is now; nodes may come and go."""
 
-    def submit(self, task: Task) -> Future[Ended]:
-        """Start a task. The future ends with what `run_task` gave or raised, or `WorkerLost`."""
+    def submit(self, tasks: Sequence[Task]) -> Sequence[Future[Ended]]:
+        """Start tasks, which one place may run in turn; a future for each.
+
+        It ends with what `run_task` gave or raised, with `WorkerLost`, or `NotBegun`.
+        """
 
     def cancel(self, task: TaskId) -> None:
-        """End a task soon, if it runs. Its future ends, in whatever way, when it has ended."""
+        """End a task soon, if it runs. Its future ends, in whatever way, when it has ended.
+
+        Those that were submitted with it may end, too.
+        """
 
     def check_shared(self, folder: str, what: str) -> None:
         """Raise unless every place where tasks run has this `folder`, named `what` to the user."""

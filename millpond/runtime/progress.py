@@ -33,6 +33,7 @@ WAITING, RUNNING, DONE = 0, 1, 2
 
 # Enough finished tasks for a quantile, few enough to look at on every tick.
 _DURATIONS = 1_000
+_LAST = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Progress:
         # alone and in pieces, smaller and smaller.
         self.alone: dict[int, int] = {}
         self.durations_s: deque[float] = deque(maxlen=_DURATIONS)
+        self._work_s: deque[float] = deque(maxlen=_LAST)
         self.parts: list[PartRef | None] = [None] * n
         self.files: list[tuple[OutputFile, ...]] = [()] * n
         # -1: never finished. Kept when a part is lost, to tell whether the next
@@ -152,6 +154,16 @@ class Progress:
         return task if attempt == 0 else replace(task, id=task.id._replace(attempt=attempt))
 
     # ---- results ---------------------------------------------------------------------
+
+    def took(self, work_s: float, in_all_s: float) -> None:
+        """How long a task worked, and how long it took with the way there and back."""
+        self.durations_s.append(in_all_s)
+        self._work_s.append(work_s)
+
+    @property
+    def usual_s(self) -> float:
+        """What the work of a task takes: the middle of the last few, for one may be delayed."""
+        return sorted(self._work_s)[len(self._work_s) // 2] if self._work_s else float("inf")
 
     def accept(self, result: TaskResult) -> bool:
         """Keep a result. False if an earlier attempt gave another number of rows."""

@@ -19,7 +19,7 @@ from millpond.physical.stages import OutputFile, PartRef, PartsLost, Stage, Task
 from millpond.physical.tasks import reads
 from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
 from millpond.runtime.outcome import Outcome, stage_outcome
-from millpond.runtime.place import Capacity, Ended, Runtime, check_fits
+from millpond.runtime.place import Capacity, Ended, NotBegun, Runtime, check_fits
 from millpond.runtime.progress import Reused
 from millpond.runtime.schedule import Schedule
 
@@ -178,7 +178,9 @@ class _Run:
 
     def _fill(self) -> None:
         capacity = self._measure()
-        self._schedule.capacity(capacity.slots, capacity.node_slots, capacity.gpus)
+        self._schedule.capacity(
+            capacity.slots, capacity.node_slots, capacity.gpus, capacity.together
+        )
         self._do(self._schedule.free_slots(capacity.slots - self._busy))
 
     def _wait_for_events(self) -> None:
@@ -220,6 +222,8 @@ class _Run:
         else:
             if isinstance(ended, PartsLost):
                 self._do(self._schedule.parts_lost(ended))
+            elif isinstance(ended, NotBegun):
+                self._do(self._schedule.not_begun(ended.task))
             else:
                 self._do(self._schedule.succeeded(ended), ended)
 
@@ -227,8 +231,8 @@ class _Run:
         self._tell(result)
         for command in commands:
             match command:
-                case Submit(task):
-                    self._submit(task)
+                case Submit(tasks):
+                    self._submit(tasks)
                 case Cancel(task_id):
                     self._runtime.cancel(task_id)
                 case Discard(parts, files):
@@ -238,13 +242,18 @@ class _Run:
                 case GiveUp(error):
                     raise error
 
-    def _submit(self, task: Task) -> None:
-        self._emit(TaskStarted(*task.id))
-        future = self._runtime.submit(task)
-        slots = max(1, ceil(task.resources.cpus))
-        self._futures[task.id] = future, slots
-        self._busy += slots
-        future.add_done_callback(lambda ended: self._ended.put((task.id, ended)))
+    def _submit(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            self._emit(TaskStarted(*task.id))
+        slots = max(1, ceil(tasks[0].resources.cpus))
+        for task, future in zip(tasks, self._runtime.submit(tasks), strict=True):
+            self._futures[task.id] = future, slots
+            self._busy += slots
+            slots = 0  # They run one after another.
+            self._notice(task.id, future)
+
+    def _notice(self, task: TaskId, future: Future[Ended]) -> None:
+        future.add_done_callback(lambda ended: self._ended.put((task, ended)))
 
     def _tell(self, result: TaskResult | None) -> None:
         for event in self._schedule.take_events():

@@ -11,11 +11,7 @@ part undoes every task that has read any attempt of it (see ARCHITECTURE.md,
 "Recomputing must not mix attempts").
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from math import ceil
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from millpond.errors import MillpondError, OutOfMemory, TaskTimedOut, Transient
 from millpond.events import (
@@ -26,29 +22,15 @@ from millpond.events import (
     TaskFinished,
     TaskRetried,
 )
-from millpond.physical.stages import (
-    Determinism,
-    Edge,
-    PartRef,
-    PartRows,
-    PartsLost,
-    Stage,
-    StageInput,
-    Task,
-    TaskId,
-    TaskInput,
-    TaskResult,
-)
+from millpond.physical.stages import PartRef, PartsLost, Stage, Task, TaskId, TaskResult
 from millpond.physical.tasks import tasks
+from millpond.runtime.attempts import Attempts
 from millpond.runtime.commands import Cancel, Command, Finished, GiveUp, Policy, Submit, discards
 from millpond.runtime.conservation import RowsNotConserved, check, check_stage
-from millpond.runtime.giving_up import (
-    attempt_failed,
-    part_damaged,
-    part_lost_again,
-    task_failed,
-)
+from millpond.runtime.giving_up import attempt_failed, part_damaged, part_lost_again, task_failed
+from millpond.runtime.graph import Graph
 from millpond.runtime.progress import DONE, RUNNING, WAITING, Progress, Reused
+from millpond.runtime.sizing import Sizing
 
 
 class Schedule:
@@ -65,21 +47,16 @@ class Schedule:
         reused: Mapping[int, Reused] | None = None,
         policy: Policy = Policy(),  # noqa: B008  A frozen value.
     ) -> None:
-        self.progress = {stage.id: Progress(stage) for stage in stages}
-        self._readers: dict[int, list[int]] = {stage.id: [] for stage in stages}
-        for progress in self.progress.values():
-            for before in progress.reads:
-                self._readers[before].append(progress.stage.id)
-            progress.follows = self._follows(progress.stage)
+        self._graph = Graph(stages)
+        self.progress = self._graph.progress
         self._reused = dict(reused or {})
         self._policy = policy
+        self._sizing = Sizing(policy)
         self._open: list[int] = []  # Stages that may submit, in order.
-        self._running: dict[tuple[int, int], dict[int, float]] = {}  # Attempt: start in s.
-        self._stories: dict[tuple[int, int], list[str]] = {}  # Of tasks that have failed.
+        self._attempts = Attempts()
         self._events: list[Event] = []
         self._now_s = 0.0
-        self._free = self._slots = self._node_slots = 0
-        self._gpus = 0.0
+        self._free = 0
         self.closed = False
         for stage in [stage for stage, kept in self._reused.items() if kept.complete]:
             self.progress[stage].restore(self._reused.pop(stage))
@@ -88,18 +65,12 @@ class Schedule:
     @property
     def final(self) -> list[int]:
         """The stages that no other reads: the answer."""
-        return [stage for stage, readers in self._readers.items() if not readers]
+        return self._graph.final
 
     def take_events(self) -> list[Event]:
         """What happened since the last call, for reports."""
         events, self._events = self._events, []
         return events
-
-    def running(self) -> Iterator[TaskId]:
-        """The attempts that were submitted, and neither ended nor were cancelled."""
-        for (stage, partition), attempts in self._running.items():
-            for attempt in attempts:
-                yield TaskId(stage, partition, attempt)
 
     # ---- events in, commands out -----------------------------------------------------
 
@@ -107,9 +78,14 @@ class Schedule:
         """Begin. Finishes at once if everything is reused."""
         return self._advance()
 
-    def capacity(self, slots: int, node_slots: int, gpus: float = 0.0) -> None:
-        """How much runs at once, in all and on the largest node. May change at any time."""
-        self._slots, self._node_slots, self._gpus = max(1, slots), max(1, node_slots), gpus
+    def capacity(self, slots: int, node_slots: int, gpus: float = 0.0, together: int = 1) -> None:
+        """How much runs at once, in all and on the largest node. May change at any time.
+
+        Up to `together` short tasks are worth one call.
+        """
+        sizing = self._sizing
+        sizing.slots, sizing.node_slots = max(1, slots), max(1, node_slots)
+        sizing.gpus, sizing.together = gpus, together
 
     def free_slots(self, n: int) -> list[Command]:
         """`n` slots are free now: tasks to fill them, earliest stage first."""
@@ -117,18 +93,18 @@ class Schedule:
         self._free = n
         while self._free > 0 and not self.closed:
             waiting = (self.progress[s] for s in self._open if self.progress[s].waiting)
-            progress = next((p for p in waiting if self._has_gpus(p)), None)
+            progress = next((p for p in waiting if self._fits(p)), None)
             if progress is None:
                 break
-            partition = progress.waiting[0]
-            need = self._need(progress, partition)
+            need = self._sizing.slots_of(progress, progress.waiting[0])
             # A task that needs several slots waits for them, and others wait behind
             # it: filling the gaps with small tasks would starve it.
-            if need > self._free and self._running:
+            if need > self._free and self._attempts:
                 break
-            progress.waiting.popleft()
             self._free -= need
-            commands.append(Submit(self._begin(progress, partition)))
+            together = range(self._sizing.in_one_call(progress))
+            chosen = [progress.waiting.popleft() for _ in together]
+            commands.append(Submit(tuple(self._begin(progress, p) for p in chosen)))
         return commands
 
     def tick(self, now_s: float) -> list[Command]:
@@ -138,35 +114,35 @@ class Schedule:
         if self._free <= 0 or self.closed:
             return commands
         limits = dict[int, float | None]()
-        for (stage, partition), attempts in list(self._running.items()):
+        for stage, partition, since_s in self._attempts.single():
+            progress = self.progress[stage]
             if stage not in limits:
-                limits[stage] = self._slow_after_s(self.progress[stage])
-            limit_s, since_s = limits[stage], min(attempts.values())
-            if limit_s is None or len(attempts) > 1 or self._now_s - since_s < limit_s:
+                limits[stage] = self._sizing.slow_after_s(progress)
+            limit_s = limits[stage]
+            if limit_s is None or self._now_s - since_s < limit_s:
                 continue
-            need = self._need(self.progress[stage], partition)
-            if need > self._free or not self._has_gpus(self.progress[stage]):
+            need = self._sizing.slots_of(progress, partition)
+            if need > self._free or not self._fits(progress):
                 break
             self._free -= need
-            commands.append(Submit(self._begin(self.progress[stage], partition)))
+            commands.append(Submit((self._begin(progress, partition),)))
         return commands
 
     def succeeded(self, result: TaskResult) -> list[Command]:
         """A task is done. The first attempt wins; what another attempt gives is dropped."""
-        stage, partition, attempt = result.task
-        attempts = self._running.get((stage, partition), {})
-        if attempt not in attempts or self.closed:
+        stage, partition, _ = result.task
+        if self.closed or not self._attempts.runs(result.task):
             return discards(result.part, result.files)
         progress = self.progress[stage]
         try:
             check(result, progress.task(partition), self.progress)
         except RowsNotConserved as error:
             return [*discards(result.part, result.files), *self.failed(result.task, error)]
-        progress.durations_s.append(self._now_s - attempts.pop(attempt))
+        progress.took(result.wall_s, self._now_s - (self._attempts.end(result.task) or 0.0))
         commands = self._cancel(stage, partition)
-        self._stories.pop((stage, partition), None)
+        self._attempts.forget_story(stage, partition)
         if progress.accept(result):
-            for reader in self._readers[stage]:
+            for reader in self._graph.readers[stage]:
                 follower = self.progress[reader]
                 if follower.follows == stage and follower.waits(partition):
                     follower.waiting.append(partition)
@@ -179,25 +155,33 @@ class Schedule:
 
     def failed(self, task: TaskId, error: BaseException) -> list[Command]:
         """An attempt failed. What may pass is tried again; what will not ends the run."""
-        if not self._ended(task) or self.closed:
+        if self._attempts.end(task) is None or self.closed:
             return []
         if not isinstance(error, Transient):
             return self._give_up(error)
         progress, partition = self.progress[task.stage], task.partition
-        story = self._stories.setdefault((task.stage, partition), [])
-        story.append(attempt_failed(task.attempt, self._how(progress, partition), error))
+        how = self._sizing.in_words(progress, partition)
+        story = self._attempts.tell(task, attempt_failed(task.attempt, how, error))
         progress.failures[partition] += 1
-        may_pass = not isinstance(error, OutOfMemory) or self._take_less(progress, partition)
+        may_pass = not isinstance(error, OutOfMemory) or self._sizing.take_less(
+            progress, partition, was_alone=not self._attempts
+        )
         if not may_pass or progress.failures[partition] >= self._policy.max_attempts:
             return self._give_up(task_failed(progress.stage, partition, story, error))
         self._wait_again(progress, partition, str(error))
+        return []
+
+    def not_begun(self, task: TaskId) -> list[Command]:
+        """An attempt was given back as it was: it waits again, and has not failed."""
+        if self._attempts.end(task) is not None and not self.closed:
+            self._put_back(self.progress[task.stage], task.partition)
         return []
 
     def parts_lost(self, lost: PartsLost) -> list[Command]:
         """A task could not read these parts: their tasks run again, and then it does."""
         if not lost.refs:
             return self.failed(lost.task, Transient(lost.reason))
-        if not self._ended(lost.task) or self.closed:
+        if self._attempts.end(lost.task) is None or self.closed:
             return []
         self._wait_again(self.progress[lost.task.stage], lost.task.partition, lost.reason)
         commands: list[Command] = []
@@ -215,151 +199,66 @@ class Schedule:
             missing.setdefault(ref.stage, set()).add(ref.task)
         self._tell_missing(missing, lost.reason)
         for stage, parts in missing.items():
-            if self._may_vary(stage):
+            if self._graph.may_vary(stage):
                 commands += self._roll_back(stage, parts)
         return commands + self._advance()
 
     # ---- starting and ending attempts ------------------------------------------------
 
-    def _follows(self, stage: Stage) -> int | None:
-        """The stage that `stage` reads one to one, if it runs on something else than that does."""
-        match stage.inputs:
-            case (StageInput(before, Edge.FORWARD, None),):
-                other = self.progress[before].stage.resources != stage.resources
-                return before if other else None
-        return None
+    def _begin(self, progress: Progress, partition: int) -> Task:
+        task = self._sizing.sized(progress.start(partition), progress)
+        self._attempts.begin(task.id, self._now_s)
+        return self._graph.bound(task) if progress.reads else task
 
-    def _has_gpus(self, progress: Progress) -> bool:
+    def _fits(self, progress: Progress) -> bool:
         """Are there GPUs for one more task? Where they wait for each other, CPUs would, too."""
         wants = progress.stage.resources.gpus
         if not wants:
             return True
-        taken = sum(
-            self.progress[stage].stage.resources.gpus * len(attempts)
-            for (stage, _), attempts in self._running.items()
-        )
-        return taken + wants <= self._gpus
-
-    def _begin(self, progress: Progress, partition: int) -> Task:
-        task = progress.start(partition)
-        attempts = self._running.setdefault((task.id.stage, partition), {})
-        attempts[task.id.attempt] = self._now_s
-        if partition in progress.alone:
-            cpus = float(max(self._node_slots, ceil(task.resources.cpus)))
-            resources = replace(task.resources, cpus=cpus)
-            rows = self._rows_at_once(progress, partition)
-            task = replace(task, resources=resources, alone=True, rows_at_once=rows)
-        if not progress.reads:
-            return task
-        if progress.follows is not None:  # Where that part lies was not known before.
-            part = self.progress[progress.follows].parts[partition]
-            task = replace(task, prefer=(part.node,) if part and part.node else ())
-        return replace(task, inputs=tuple(self._bound(item) for item in task.inputs))
-
-    def _take_less(self, progress: Progress, partition: int) -> bool:
-        """After a task ran out of memory: how it runs from now on. False if there is no less."""
-        was_alone = partition in progress.alone or not self._running
-        progress.alone[partition] = progress.alone.get(partition, 0) + was_alone
-        # Work that is not row by row has one step down: one thread instead of several.
-        pieces = self._policy.rows_at_once[: None if progress.stage.fragment.row_wise else 1]
-        return progress.alone[partition] <= len(pieces)
-
-    def _rows_at_once(self, progress: Progress, partition: int) -> int | None:
-        step = progress.alone.get(partition, 0)
-        return self._policy.rows_at_once[step - 1] if step else None
-
-    def _how(self, progress: Progress, partition: int) -> str:
-        """How the last attempt of a task ran, in words."""
-        if partition not in progress.alone:
-            return ""
-        rows = self._rows_at_once(progress, partition)
-        if rows is None:
-            return "alone"
-        in_pieces = f", {rows:,} rows at a time" if progress.stage.fragment.row_wise else ""
-        return f"alone, on one thread{in_pieces}"
+        running = self._attempts.count().items()
+        taken = sum(self.progress[stage].stage.resources.gpus * n for stage, n in running)
+        return taken + wants <= self._sizing.gpus
 
     def _timed_out(self) -> list[Command]:
         limit_s, commands = self._policy.task_timeout_s, list[Command]()
         if limit_s is None or self.closed:
             return commands
-        late = [
-            TaskId(stage, partition, attempt)
-            for (stage, partition), attempts in self._running.items()
-            for attempt, since_s in attempts.items()
-            if self._now_s - since_s >= limit_s
-        ]
-        for task in late:
+        for task in self._attempts.late(self._now_s, limit_s):
             error = TaskTimedOut(f"it was ended after {limit_s:g} s (task_timeout)")
             commands += [Cancel(task), *self.failed(task, error)]
             if self.closed:
                 break
         return commands
 
-    def _bound(self, item: TaskInput) -> TaskInput:
-        """The input with the parts that exist: all, in one shared tuple, or the few it reads."""
-        if not isinstance(item, PartRows):
-            return item
-        before = self.progress[item.stage]
-        if item.n_parts is None:
-            return replace(item, parts=before.bound())
-        few = before.parts[item.first_part : item.first_part + item.n_parts]
-        return replace(item, parts=tuple(part for part in few if part), first_part=0)
-
-    def _need(self, progress: Progress, partition: int) -> int:
-        wants = ceil(progress.stage.resources.cpus)
-        if partition in progress.alone:
-            wants = max(wants, self._node_slots)
-        return max(1, min(wants, self._slots))
-
-    def _ended(self, task: TaskId) -> bool:
-        """Strike an attempt off. False if nobody waits for it any more."""
-        attempts = self._running.get((task.stage, task.partition), {})
-        if attempts.pop(task.attempt, None) is None:
-            return False
-        if not attempts:
-            del self._running[task.stage, task.partition]
-        return True
-
     def _cancel(self, stage: int, partition: int) -> list[Command]:
-        attempts = self._running.pop((stage, partition), {})
-        return [Cancel(TaskId(stage, partition, attempt)) for attempt in attempts]
+        return [Cancel(task) for task in self._attempts.end_all(stage, partition)]
 
     def _wait_again(self, progress: Progress, partition: int, reason: str) -> None:
-        stage = progress.stage.id
-        if (stage, partition) in self._running:
-            return  # Its twin still runs.
+        if self._put_back(progress, partition):
+            stage, attempt = progress.stage.id, progress.next_attempt[partition]
+            self._events.append(TaskRetried(stage, partition, attempt, reason))
+
+    def _put_back(self, progress: Progress, partition: int) -> bool:
+        """Let a task wait for its next attempt. False if another of its attempts still runs."""
+        if self._attempts.any_of(progress.stage.id, partition):
+            return False
         progress.state[partition] = WAITING
-        if self._has_its_part(progress, partition):
+        if self._graph.has_its_part(progress, partition):
             progress.waiting.appendleft(partition)
-        attempt = progress.next_attempt[partition]
-        self._events.append(TaskRetried(stage, partition, attempt, reason))
-
-    def _has_its_part(self, progress: Progress, partition: int) -> bool:
-        """False where only the part of one task is read, and that has to run again first."""
-        before = progress.follows
-        return before is None or self.progress[before].parts[partition] is not None
-
-    def _slow_after_s(self, progress: Progress) -> float | None:
-        durations, policy = progress.durations_s, self._policy
-        if len(durations) < policy.twin_after or 2 * progress.n_done < progress.n:
-            return None
-        usual_s = float(np.quantile(np.fromiter(durations, float), policy.twin_quantile))
-        limit_s = max(policy.twin_min_s, policy.twin_factor * usual_s)
-        return limit_s * (policy.one_node_factor if self._slots <= self._node_slots else 1.0)
+        return True
 
     # ---- stages ----------------------------------------------------------------------
 
     def _advance(self) -> list[Command]:
         """A stage is complete, or is so no longer: what may be planned and submitted now."""
         while True:
-            wanted = self._wanted()
-            if not wanted:
+            if self._graph.done:
                 return self._finish()
-            ready = [s for s in self.progress if s in wanted and self._can_start(s)]
+            ready = self._graph.ready()
             new = [s for s in ready if not self.progress[s].tasks]
             for stage in new:
                 self._plan(self.progress[stage])
-            if not any(self._opens_more(stage) for stage in new):
+            if not any(self._graph.opens_more(stage) for stage in new):
                 break
         followers = [s for s in ready if self.progress[s].follows is not None]
         for stage in followers:
@@ -370,11 +269,6 @@ class Schedule:
         self._open = followers + [stage for stage in ready if stage not in followers]
         return []
 
-    def _opens_more(self, stage: int) -> bool:
-        """Now that a stage is planned, may others be?"""
-        followed = any(self.progress[r].follows == stage for r in self._readers[stage])
-        return self.progress[stage].complete or followed
-
     def _completed(self, progress: Progress) -> list[Command]:
         self._tell_complete(progress)
         try:
@@ -382,23 +276,6 @@ class Schedule:
         except RowsNotConserved as error:
             return self._give_up(error)
         return self._advance()
-
-    def _wanted(self) -> set[int]:
-        """Stages that have to run: incomplete, and final or read by one that has to run."""
-        wanted: set[int] = set()
-        for stage in reversed(self.progress):
-            readers = self._readers[stage]
-            if not self.progress[stage].complete and (
-                not readers or any(reader in wanted for reader in readers)
-            ):
-                wanted.add(stage)
-        return wanted
-
-    def _can_start(self, stage: int) -> bool:
-        follows = self.progress[stage].follows
-        if follows is not None and self.progress[follows].tasks:
-            return True
-        return all(self.progress[before].complete for before in self.progress[stage].reads)
 
     def _plan(self, progress: Progress) -> None:
         done = {before: self.progress[before].done() for before in progress.reads}
@@ -418,7 +295,7 @@ class Schedule:
 
     def _finish(self) -> list[Command]:
         self.closed = True
-        return [*(Cancel(task) for task in self.running()), Finished()]
+        return [*(Cancel(task) for task in self._attempts), Finished()]
 
     # ---- losing and undoing ----------------------------------------------------------
 
@@ -430,22 +307,15 @@ class Schedule:
         progress.damages[ref.task] += lost.damaged
         if progress.damages[ref.task] > 1:
             return part_damaged(progress.stage.title, ref, lost.reason)
-        if progress.losses[ref.task] > self._policy.max_losses:
-            return part_lost_again(
-                progress.stage.title, ref, lost.reason, progress.losses[ref.task]
-            )
+        times = progress.losses[ref.task]
+        if times > self._policy.max_losses:
+            return part_lost_again(progress.stage.title, ref, lost.reason, times)
         return None
-
-    def _may_vary(self, stage: int) -> bool:
-        progress = self.progress[stage]
-        if progress.stage.determinism is Determinism.ANY_ORDER and not progress.varies:
-            return any(self.progress[r].cuts_rows(stage) for r in self._readers[stage])
-        return progress.varies
 
     def _roll_back(self, stage: int, parts: set[int] | None) -> list[Command]:
         """Undo every task that has read these parts (None: any part of a stage replanned)."""
         commands: list[Command] = []
-        for reader in self._readers[stage]:
+        for reader in self._graph.readers[stage]:
             progress = self.progress[reader]
             if not progress.planned:
                 continue

@@ -18,6 +18,7 @@ from small_pipelines import (
     X,
     forward,
     gather,
+    numbers,
     one_task,
     python,
     rows_of,
@@ -25,10 +26,12 @@ from small_pipelines import (
 )
 
 from millpond.errors import GaveUp, OptionError, TaskError
-from millpond.events import Event
-from millpond.physical.stages import Resources, TaskResult
+from millpond.events import Event, TaskRetried
+from millpond.physical.stages import Resources, Step, Task, TaskId, TaskResult
 from millpond.runtime import Runtime, run
+from millpond.runtime.commands import CALL_S
 from millpond.runtime.local import LocalRuntime
+from millpond.runtime.place import NotBegun
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +63,92 @@ def skip_in_this_thread(runtime: Runtime, why: str) -> None:
 
 def test_a_task_gives_its_result(runtime: Runtime) -> None:
     task = one_task()
-    result = runtime.submit(task).result(60)
+    result = runtime.submit([task])[0].result(60)
     assert isinstance(result, TaskResult)
     assert (result.task, result.rows) == (task.id, 50)
     assert result.part is not None
+
+
+def test_tasks_submitted_together_give_a_result_each(runtime: Runtime) -> None:
+    tasks = several(3)
+    tasks[1] = several(3, SqlStep("SELECT error('no such flight') AS x FROM __s0", X))[1]
+    given: dict[TaskId, Any] = {}
+    while waiting := [task for task in tasks if task.id not in given]:
+        for task, future in zip(waiting, runtime.submit(waiting), strict=True):
+            given[task.id] = future.exception(60) or future.result()
+            if isinstance(given[task.id], NotBegun):  # Others of its call took long.
+                del given[task.id]
+    first, second, third = given.values()
+    assert (first.task, third.task) == (tasks[0].id, tasks[2].id)
+    assert "no such flight" in str(second)
+
+
+@pytest.mark.slow
+def test_a_call_that_takes_long_gives_back_what_has_not_begun(runtime: Runtime) -> None:
+    def takes_long(rows: Any) -> Any:
+        import threading
+
+        threading.Event().wait(4 * CALL_S)
+        return rows
+
+    first, second = runtime.submit(several(2, python(takes_long, "batch")))
+    assert isinstance(first.result(60), TaskResult)
+    in_calls = runtime.capacity().together > 1
+    assert isinstance(second.result(60), NotBegun if in_calls else TaskResult)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_of_a_call_takes_no_rows_with_it(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_in_this_thread(runtime, "it would kill this process")
+    monkeypatch.setattr("millpond.runtime.sizing.CALL_S", 1e9)  # All tasks count as short.
+    flag = str(tmp_path / "killed")
+
+    def dies_once(row: dict[str, Any]) -> dict[str, Any]:
+        if row["x"] == 151 and not os.path.exists(flag):
+            os.close(os.open(flag, os.O_CREAT))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+    events: list[Event] = []
+    stage = replace(spread(2, python(dies_once)), inputs=(numbers(50),))
+    outcome = run([stage, gather(1, 0)], runtime, events.append).only
+    assert rows_of(outcome.parts, reading(runtime)) == [
+        [x for x in ALL if x % 2 == p] for p in range(2)
+    ]
+    lost = {event.partition for event in events if isinstance(event, TaskRetried)}
+    assert 37 in lost  # Row 151 is in the split 37 of 50.
+    assert runtime.capacity().together == 1 or len(lost) > 1
+
+
+@pytest.mark.slow
+def test_the_end_of_a_task_may_be_that_of_its_call_but_of_no_other(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    skip_in_this_thread(runtime, "nobody could cancel it")
+    started = str(tmp_path / "started")
+
+    def for_ever(row: dict[str, Any]) -> dict[str, Any]:
+        import threading
+
+        os.close(os.open(started, os.O_CREAT))
+        threading.Event().wait()
+        return row
+
+    tasks = several(2, python(for_ever))
+    futures = runtime.submit(tasks)
+    until(lambda: os.path.exists(started))
+    (other,) = runtime.submit([replace(one_task(), id=TaskId(9, 7))])
+    for task in tasks:
+        runtime.cancel(task.id)
+    assert not wait(futures, timeout=30).not_done
+    assert isinstance(other.result(60), TaskResult)
+
+
+def several(n: int, *steps: Step) -> list[Task]:
+    """`n` tasks of one stage."""
+    return [replace(one_task(*steps), id=TaskId(9, partition)) for partition in range(n)]
 
 
 def test_there_is_room_for_a_task(runtime: Runtime) -> None:
@@ -74,7 +159,7 @@ def test_there_is_room_for_a_task(runtime: Runtime) -> None:
 def test_sql_that_fails_raises_our_error(runtime: Runtime) -> None:
     task = one_task(SqlStep("SELECT error('no such flight') AS x FROM __s0", X))
     with pytest.raises(Exception, match="no such flight"):
-        runtime.submit(task).result(60)
+        runtime.submit([task])[0].result(60)
 
 
 @pytest.mark.slow
@@ -83,7 +168,7 @@ def test_a_users_exception_keeps_its_traceback(runtime: Runtime) -> None:
         raise KeyError("tail number")
 
     with pytest.raises(TaskError, match="tail number") as caught:
-        runtime.submit(one_task(python(fails))).result(60)
+        runtime.submit([one_task(python(fails))])[0].result(60)
     assert "in fails" in caught.value.traceback
     assert isinstance(caught.value.__cause__, KeyError)
 
@@ -165,7 +250,7 @@ def test_sys_exit_in_a_function_is_an_error_and_not_a_dead_worker(runtime: Runti
         raise SystemExit(3)
 
     with pytest.raises(TaskError, match="SystemExit: 3"):
-        runtime.submit(one_task(python(leaves))).result(60)
+        runtime.submit([one_task(python(leaves))])[0].result(60)
 
 
 @pytest.mark.slow
@@ -185,7 +270,7 @@ def test_a_cancelled_task_ends(runtime: Runtime, tmp_path: Path, kind: str) -> N
         "SELECT sum(a.range * b.range) % 7 AS x FROM range(9999999) a, range(9999999) b", X
     )
     task = one_task(python(for_ever) if kind == "python" else endless)
-    future = runtime.submit(task)
+    (future,) = runtime.submit([task])
     if kind == "python":
         until(lambda: os.path.exists(started))
     else:

@@ -1,7 +1,7 @@
 """A node goes, and its parts with it: the rows that come out are those of the oracle."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import chain
@@ -33,10 +33,11 @@ class Watched:
     def capacity(self) -> Capacity:
         return Capacity(2, 1)
 
-    def submit(self, task: Task) -> Future[Ended]:
-        future = self._runtime.submit(task)
-        future.add_done_callback(self._note)
-        return future
+    def submit(self, tasks: Sequence[Task]) -> Sequence[Future[Ended]]:
+        futures = self._runtime.submit(tasks)
+        for future in futures:
+            future.add_done_callback(self._note)
+        return futures
 
     def _note(self, future: Future[Ended]) -> None:
         if future.exception() is None and isinstance(future.result(), TaskResult):
@@ -177,16 +178,16 @@ def fill(folder: Path) -> None:
 
 def test_each_worker_has_its_share_of_its_own_nodes_memory(nodes: Any, tmp_path: Path) -> None:
     def limit(row: dict[str, Any]) -> dict[str, Any]:
-        from millpond.runtime import ray
+        from millpond.runtime.ray import workers
 
-        (mine,) = ray._workers.values()
+        (mine,) = workers._workers.values()
         return {"x": mine.options.memory_limit_bytes}
 
     with connected(nodes, tmp_path) as runtime:
         import ray
 
         has = {node["NodeID"]: int(node["Resources"].get("memory", 0)) for node in ray.nodes()}
-        result = runtime.submit(one_task(python(limit))).result(60)
+        result = runtime.submit([one_task(python(limit))])[0].result(60)
         assert isinstance(result, TaskResult)
         assert result.part is not None
         (told,) = rows_of([result.part], runtime.fetch)

@@ -30,7 +30,7 @@ def waits(row):
     return row
 
 with local(Path(flag).parent) as runtime:
-    runtime.submit(one_task(python(waits))).result()
+    runtime.submit([one_task(python(waits))])[0].result()
 """
 
 

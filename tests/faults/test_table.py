@@ -7,7 +7,7 @@ workers (a late success, a clock that jumps, giving up): `test_schedule.py`.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -176,10 +176,11 @@ class Through(Faulty):
     def capacity(self) -> Capacity:
         return Capacity(self._slots, 1) if self._slots else super().capacity()
 
-    def submit(self, task: Task) -> Any:
-        future = super().submit(task)
-        future.add_done_callback(self._note)
-        return future
+    def submit(self, tasks: Sequence[Task]) -> Any:
+        futures = super().submit(tasks)
+        for future in futures:
+            future.add_done_callback(self._note)
+        return futures
 
     def _note(self, future: Any) -> None:
         if future.cancelled() or future.exception() is not None:

@@ -1,6 +1,6 @@
 """A runtime without workers, and disasters that are named: for tests of what `run` does."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 from runtime_values import result
@@ -22,7 +22,10 @@ class FakeRuntime:
     def capacity(self) -> Capacity:
         return Capacity(self._slots, self._slots)
 
-    def submit(self, task: Task) -> Future[Ended]:
+    def submit(self, tasks: Sequence[Task]) -> Sequence[Future[Ended]]:
+        return [self._submit(task) for task in tasks]
+
+    def _submit(self, task: Task) -> Future[Ended]:
         self.submitted.append(task.id)
         future: Future[Ended] = Future()
         try:
@@ -72,7 +75,10 @@ class Faulty:
     def capacity(self) -> Capacity:
         return self._runtime.capacity()
 
-    def submit(self, task: Task) -> Future[Ended]:
+    def submit(self, tasks: Sequence[Task]) -> Sequence[Future[Ended]]:
+        return [self._submit(task) for task in tasks]
+
+    def _submit(self, task: Task) -> Future[Ended]:
         name = tuple(task.id)
         future: Future[Ended] = Future()
         if name in self._hang:
@@ -83,9 +89,10 @@ class Faulty:
             future.set_result(self._replace[name](task))  # type: ignore[index]
         elif name in self._fail_after:
             error = self._fail_after[name]  # type: ignore[index]
-            self._runtime.submit(task).add_done_callback(lambda _: future.set_exception(error))
+            (real,) = self._runtime.submit([task])
+            real.add_done_callback(lambda _: future.set_exception(error))
         else:
-            return self._runtime.submit(task)
+            return self._runtime.submit([task])[0]
         return future
 
     def cancel(self, task: TaskId) -> None:

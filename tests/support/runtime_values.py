@@ -113,7 +113,7 @@ def lost(task: Task, *refs: PartRef, damaged: bool = False) -> PartsLost:
 
 
 def submitted(commands: Sequence[Command]) -> list[Task]:
-    return [command.task for command in commands if isinstance(command, Submit)]
+    return [task for c in commands if isinstance(c, Submit) for task in c.tasks]
 
 
 def ids(tasks: Sequence[Task]) -> list[TaskId]:

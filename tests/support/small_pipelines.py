@@ -39,11 +39,12 @@ N_SPLITS, SPLIT_ROWS = 4, 50
 ALL = range(N_SPLITS * SPLIT_ROWS)
 
 
-def numbers() -> SourceInput:
-    """0 … 199 in four splits, which travel inside their tasks."""
+def numbers(n_splits: int = N_SPLITS) -> SourceInput:
+    """0 … 199 in as many splits, which travel inside their tasks."""
+    each = len(ALL) // n_splits
     splits = [
-        Split(rows=ArrowRows(pa.table({"x": range(i * SPLIT_ROWS, (i + 1) * SPLIT_ROWS)})))
-        for i in range(N_SPLITS)
+        Split(rows=ArrowRows(pa.table({"x": ALL[i * each : (i + 1) * each]})))
+        for i in range(n_splits)
     ]
     return SourceInput(Scan("memory", X), tuple(splits))
 

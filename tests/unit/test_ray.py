@@ -11,7 +11,9 @@ from millpond.errors import OptionError, OutOfMemory, StorageError, WorkerLost
 from millpond.runtime.node import Versions
 
 ray = pytest.importorskip("ray")
-place = pytest.importorskip("millpond.runtime.ray")
+place = pytest.importorskip("millpond.runtime.ray.cluster")
+nodes = pytest.importorskip("millpond.runtime.ray.nodes")
+workers = pytest.importorskip("millpond.runtime.ray.workers")
 
 pytestmark = pytest.mark.slow  # Importing ray takes a second.
 OURS = Versions("3.12", "1.0", "1.4.0", "20.0")
@@ -20,8 +22,8 @@ OURS = Versions("3.12", "1.0", "1.4.0", "20.0")
 def test_a_node_with_another_version_is_refused_by_name() -> None:
     theirs = Versions("3.11", "1.0", "1.4.0", "20.0")
     with pytest.raises(OptionError, match=r"node n7 has Python 3\.11.*has Python 3\.12"):
-        place._check_same(OURS, theirs, "n7")
-    place._check_same(OURS, OURS, "n7")
+        place.check_same(OURS, theirs, "n7")
+    place.check_same(OURS, OURS, "n7")
 
 
 @pytest.mark.parametrize(
@@ -38,23 +40,23 @@ def test_a_session_asks_all_nodes_for_their_versions_and_refuses_those_that_diff
     monkeypatch: pytest.MonkeyPatch, theirs: Versions
 ) -> None:
     monkeypatch.setattr(place.ray, "get", lambda reply, timeout: reply)
-    monkeypatch.setattr(place, "versions", lambda: OURS)
-    runtime = object.__new__(place.RayRuntime)
-    runtime._services = {"n1": Told(OURS), "n2": Told(OURS)}
-    runtime._check_versions()
-    runtime._services = {"n1": Told(OURS), "n2": Told(theirs)}
+    monkeypatch.setattr(nodes, "versions", lambda: OURS)
+    found = object.__new__(nodes.Nodes)
+    found.services = {"n1": Told(OURS), "n2": Told(OURS)}
+    found.check_versions()
+    found.services = {"n1": Told(OURS), "n2": Told(theirs)}
     with pytest.raises(OptionError, match=f"node n2 has {theirs}, but this session has {OURS}"):
-        runtime._check_versions()
+        found.check_versions()
 
 
 def test_a_worker_process_with_another_version_refuses_its_first_task(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A node that joins later is not asked: its processes ask, before they read anything."""
-    monkeypatch.setattr(place, "_setup", lambda session, node: (None, OURS))
+    monkeypatch.setattr(workers, "_setup", lambda session, node: (None, OURS))
     monkeypatch.setattr(place.ray, "get_runtime_context", lambda: Here())
     with pytest.raises(OptionError, match=r"node here has .* but this session has Python 3\.12"):
-        place._worker("a session", False)
+        workers._worker("a session", False)
 
 
 class Told:
@@ -74,7 +76,7 @@ class Here:
 
 def test_an_address_without_a_cluster_says_what_to_check() -> None:
     with pytest.raises(OptionError, match="ray status"):
-        place._connect("bogus://address", None)
+        place.connect("bogus://address", None)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_an_address_without_a_cluster_says_what_to_check() -> None:
     ],
 )
 def test_errors_of_ray_become_ours(error: BaseException, ours: type[BaseException]) -> None:
-    assert type(place._translated(error)) is ours
+    assert type(place.translated(error)) is ours
 
 
 class Node:
@@ -105,9 +107,9 @@ class Node:
 
 def cluster(monkeypatch: pytest.MonkeyPatch, **sees: bool) -> Any:
     monkeypatch.setattr(place.ray, "get", lambda reply: reply)
-    runtime = object.__new__(place.RayRuntime)
-    runtime._services = {name: Node(answer) for name, answer in sees.items()}
-    return runtime
+    found = object.__new__(nodes.Nodes)
+    found.services = {name: Node(answer) for name, answer in sees.items()}
+    return found
 
 
 def test_a_folder_that_one_node_does_not_see_is_refused(

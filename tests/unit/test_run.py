@@ -1,5 +1,6 @@
 """`run` carries out the schedule's commands, on a runtime without workers."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 import pytest
@@ -10,6 +11,7 @@ from millpond.errors import GaveUp, TaskError, WorkerLost
 from millpond.events import Event, StageFinished, StagePlanned, TaskFinished, TaskStarted
 from millpond.physical.stages import OutputFile, PartRef, Stage, Task, TaskId, TaskResult
 from millpond.runtime import Capacity, Ended, Policy, run
+from millpond.runtime.place import NotBegun
 from millpond.runtime.progress import Reused
 
 
@@ -83,6 +85,30 @@ def test_a_killed_worker_is_survived() -> None:
     )
     assert outcome.only.rows == 20
     assert TaskId(1, 0, 2) in runtime.submitted
+
+
+def test_a_call_takes_one_slot_and_what_has_not_begun_is_submitted_again() -> None:
+    class Calls(FakeRuntime):
+        """A call does half of its tasks, rounded up."""
+
+        calls: list[int] = []  # noqa: RUF012
+
+        def capacity(self) -> Capacity:
+            return Capacity(1, 1, together=8)
+
+        def submit(self, tasks: Sequence[Task]) -> list[Future]:  # type: ignore[type-arg]
+            self.calls.append(len(tasks))
+            futures = [self._submit(task) for task in tasks[: (len(tasks) + 1) // 2]]
+            for task in tasks[len(futures) :]:
+                futures.append(Future())
+                futures[-1].set_result(NotBegun(task.id))
+            return futures
+
+    runtime = Calls()
+    assert run([source(0, 20)], runtime, ignore).only.rows == 200
+    assert runtime.calls == [1, 8, 8, 8, 7, 3, 1]
+    done = [(task.stage, task.partition) for task in runtime.submitted]
+    assert sorted(done) == [(0, p) for p in range(20)]
 
 
 def test_a_node_lost_while_its_parts_are_read_is_survived() -> None:
@@ -209,9 +235,9 @@ def test_a_clock_that_jumps_forward_ends_no_task(monkeypatch: pytest.MonkeyPatch
                 late.set_result(result(self.held))
             return super().capacity()
 
-        def submit(self, task: Task) -> Future:  # type: ignore[type-arg]
+        def _submit(self, task: Task) -> Future:  # type: ignore[type-arg]
             if task.id != (0, 1, 0):
-                return super().submit(task)
+                return super()._submit(task)
             self.held = task
             return late
 

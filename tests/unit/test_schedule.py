@@ -19,7 +19,7 @@ from runtime_values import (
 from millpond.errors import GaveUp, OutOfMemory, PartDamaged, TaskError, WorkerLost
 from millpond.events import PartsMissing, StageFinished, StagePlanned, TaskRetried
 from millpond.physical.stages import Determinism, Edge, PartRows, Resources, TaskId, TaskResult
-from millpond.runtime.commands import Cancel, Discard, Finished, GiveUp, Policy, Submit
+from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
 from millpond.runtime.progress import Reused
 from millpond.runtime.schedule import Schedule
 
@@ -534,6 +534,79 @@ def test_a_lost_part_of_a_reused_stage_runs_what_it_needs() -> None:
     assert again.id == TaskId(1, 0, 1)
 
 
+# ---- several tasks in one call -------------------------------------------------------
+
+
+def sizes(commands: list[Command]) -> list[int]:
+    """How many tasks go together."""
+    return [len(command.tasks) for command in commands if isinstance(command, Submit)]
+
+
+def after_one(wall_s: float, n_tasks: int = 41, **fields: object) -> Schedule:
+    """Four slots, calls of up to eight tasks; one is done, and took `wall_s`."""
+    schedule = begun(source(0, n_tasks, **fields))
+    schedule.capacity(4, 4, gpus=9.0, together=8)
+    (task,) = submitted(schedule.free_slots(1))
+    schedule.succeeded(replace(result(task), wall_s=wall_s))
+    schedule.take_events()
+    return schedule
+
+
+def test_short_tasks_go_together_and_leave_some_for_the_other_slots() -> None:
+    schedule = after_one(0.001)
+    commands = schedule.free_slots(4)
+    assert sizes(commands) == [8, 8, 6, 5]
+    assert ids(submitted(commands)) == [TaskId(0, p) for p in range(1, 28)]
+    assert sizes(schedule.free_slots(4)) == [4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(("wall_s", "together"), [(0.009, 5), (0.02, 2), (0.03, 1), (60.0, 1)])
+def test_a_call_ends_soon(wall_s: float, together: int) -> None:
+    assert sizes(after_one(wall_s).free_slots(1)) == [together]
+
+
+def test_tasks_of_which_none_is_done_go_one_by_one() -> None:
+    schedule = begun(source(0, 40))
+    schedule.capacity(4, 4, together=8)
+    assert sizes(schedule.free_slots(4)) == [1, 1, 1, 1]
+
+
+def test_tasks_with_gpus_go_one_by_one() -> None:
+    assert sizes(after_one(0.001, resources=Resources(gpus=1)).free_slots(2)) == [1, 1]
+
+
+def test_a_task_that_has_failed_goes_by_itself() -> None:
+    """What it does to its process, it does to it alone."""
+    schedule = after_one(0.001)
+    first, second, *_ = submitted(schedule.free_slots(1))
+    schedule.failed(second.id, WorkerLost("killed"))
+    assert ids(submitted(schedule.free_slots(1))) == [second.id._replace(attempt=1)]
+    schedule.failed(first.id, WorkerLost("killed"))
+    again = schedule.free_slots(2)
+    assert sizes(again) == [1, 8]
+    assert submitted(again)[0].id == first.id._replace(attempt=1)
+
+
+def test_a_task_that_was_given_back_has_not_failed() -> None:
+    """However often: it waits again, first in line, and nobody is told of a retry."""
+    schedule = after_one(0.001, n_tasks=2)
+    for attempt in range(9):
+        (task,) = submitted(schedule.free_slots(1))
+        assert task.id == TaskId(0, 1, attempt)
+        assert schedule.not_begun(task.id) == []
+    assert schedule.take_events() == []
+    (task,) = submitted(schedule.free_slots(1))
+    assert schedule.succeeded(result(task)) == [Finished()]
+
+
+def test_what_is_given_back_late_changes_nothing() -> None:
+    schedule = after_one(0.001, n_tasks=2)
+    (task,) = submitted(schedule.free_slots(1))
+    schedule.succeeded(result(task))
+    assert schedule.not_begun(task.id) == []
+    assert schedule.free_slots(4) == []
+
+
 # ---- helpers -------------------------------------------------------------------------
 
 
@@ -547,4 +620,4 @@ def result_of(schedule: Schedule, stage: int, partition: int) -> TaskResult:
 
 def test_submit_of_a_stage_that_reads_nothing_is_the_task_itself() -> None:
     schedule = begun(source(0, 1))
-    assert schedule.free_slots(1) == [Submit(schedule.progress[0].tasks[0])]
+    assert schedule.free_slots(1) == [Submit((schedule.progress[0].tasks[0],))]

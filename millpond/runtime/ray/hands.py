@@ -1,0 +1,50 @@
+"""Processes that hold GPUs from task to task: what a class has loaded stays there.
+
+Tasks of Ray's own would not do: it ends their process after each, to free the GPU.
+"""
+
+import time
+
+from millpond.physical.stages import Resources
+from millpond.runtime.ray.cluster import Handle, ray
+from millpond.runtime.ray.workers import Hand
+
+_IDLE_S, _IDLE_WITH_CPUS_S = 60.0, 10.0  # After which a process gives its GPUs back.
+
+
+class Hands:
+    """Those that are idle; who takes one brings it back, or it has died."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Resources, list[tuple[float, Handle]]] = {}  # Since when.
+
+    def take(self, resources: Resources) -> Handle:
+        """An idle one, or a new one."""
+        idle = self._idle.get(resources)
+        if idle:
+            return idle.pop()[1]
+        # It waits beside its GPU: a whole CPU held meanwhile could be the one that the stage
+        # before it needs.
+        cpus = resources.cpus if resources.cpus > 1 else 0
+        made = ray.remote(Hand).options(
+            num_cpus=cpus, num_gpus=resources.gpus, memory=resources.memory_bytes, max_restarts=0
+        )
+        return made.remote()
+
+    def bring(self, resources: Resources, hand: Handle) -> None:
+        self._idle.setdefault(resources, []).append((time.monotonic(), hand))
+
+    def end_idle(self) -> None:
+        """Those that nobody has taken for long."""
+        now_s = time.monotonic()
+        for resources, idle in self._idle.items():
+            limit_s = _IDLE_S if resources.cpus <= 1 else _IDLE_WITH_CPUS_S
+            for since_s, hand in [one for one in idle if now_s - one[0] > limit_s]:
+                idle.remove((since_s, hand))
+                ray.kill(hand)
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            for _, hand in idle:
+                ray.kill(hand)
+        self._idle.clear()

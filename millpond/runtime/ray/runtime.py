@@ -1,0 +1,225 @@
+"""Tasks go to the cluster in calls: what runs there, and how it ends."""
+
+import pickle
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+
+from millpond.errors import DiskFull, OutOfMemory, Transient, WorkerLost
+from millpond.physical.stages import PartRef, Resources, Task, TaskId
+from millpond.runtime.answers import opened
+from millpond.runtime.binding import Parts, unbound
+from millpond.runtime.homes import name_in
+from millpond.runtime.node import parts_folder
+from millpond.runtime.place import Capacity, Ended, NotBegun
+from millpond.runtime.ray.cluster import Handle, check_security, connect, near, ray, translated
+from millpond.runtime.ray.hands import Hands
+from millpond.runtime.ray.nodes import Nodes, Serving
+from millpond.runtime.ray.workers import Wanted, fetch, packed, run_call, service_name
+from millpond.worker import WorkerOptions
+
+
+class NodeFull(Transient):
+    """The disk of one node is full; the task may run on another."""
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """Tasks that run one after another in one process, with a future for each."""
+
+    tasks: list[Task]
+    futures: list[Future[Ended]]
+    result: Handle = None
+    hand: Handle = None  # The process, if it stays.
+
+
+class RayRuntime:
+    """Runs tasks on the cluster at `address`, or on a new one on this machine (None).
+
+    `options` are for each worker process, but for their memory: all of a node take together
+    what Ray says that it has, and `node_bytes` at most. Parts stay on the node that wrote them,
+    unless `shared_parts` says that `options.parts` is one folder for all nodes. With
+    `keep_parts` they outlive a session that is killed, or closed with `keep`.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        *,
+        address: str | None = None,
+        cpus: int | None = None,
+        node_bytes: int | None = None,
+        shared_parts: bool = False,
+        keep_parts: bool = False,
+        allow_insecure: bool = False,
+    ) -> None:
+        self._shared, self._kept = shared_parts, keep_parts
+        self._session = secrets.token_hex(8)
+        self._owns_ray = connect(address, cpus)
+        self._nodes = Nodes(Serving(self._session, options, node_bytes, shared_parts, keep_parts))
+        self._hands = Hands()
+        self._remotes: dict[tuple[Resources, str], Handle] = {}
+        self._parts: dict[int, tuple[Parts, Handle]] = {}
+        self._running: dict[TaskId, Call] = {}
+        try:
+            check_security(allow_insecure)
+            self._nodes.refresh()
+            self._nodes.check_versions()
+            if shared_parts:
+                self.check_shared(options.parts, "data_root")
+        except BaseException:
+            self.close()
+            raise
+
+    def capacity(self) -> Capacity:
+        """The CPUs of the nodes that are alive; asked of Ray once a second."""
+        if self._nodes.refresh():
+            self._hands.end_idle()
+        return self._nodes.capacity
+
+    def submit(self, tasks: Sequence[Task]) -> Sequence[Future[Ended]]:
+        """By a call for each node that they are to run on."""
+        calls: dict[str, Call] = {}
+        futures: list[Future[Ended]] = []
+        for task in tasks:
+            future: Future[Ended] = Future()
+            future.set_running_or_notify_cancel()
+            futures.append(future)
+            call = calls.setdefault(self._nodes.near(task.prefer), Call([], []))
+            call.tasks.append(task)
+            call.futures.append(future)
+        for node, call in calls.items():
+            self._send(call, node)
+        return futures
+
+    def cancel(self, task: TaskId) -> None:
+        call = self._running.get(task)
+        if call is None:
+            return
+        with suppress(Exception):  # It has ended, or its node has: the future tells.
+            if call.hand is not None:
+                ray.kill(call.hand)
+            else:
+                # By force: nothing else ends a query or a function that does not return.
+                ray.cancel(call.result, force=True)
+
+    def close(self, *, keep: bool = False) -> None:
+        """End all tasks, remove the folders on the nodes, leave or end the cluster."""
+        for task in list(self._running):
+            self.cancel(task)
+        self._nodes.close(keep=keep and self._kept)
+        with suppress(ray.exceptions.RayError):
+            self._hands.close()
+        if self._owns_ray:
+            self._owns_ray = False
+            ray.shutdown()
+
+    # ---- for the session -------------------------------------------------------------
+
+    def fetch(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """Byte ranges of a part on whichever node; OSError if it cannot be read."""
+        (found,) = self.fetch_many(ref.node, [(ref, ranges)])
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def fetch_many(self, node: str, wanted: Wanted) -> Sequence[Sequence[bytes] | OSError]:
+        """Byte ranges of some parts of one node, or why there are none, by one call."""
+        return fetch(self._session, node, wanted)
+
+    def name_of(self, part: PartRef) -> tuple[str, str] | None:
+        """The folder of a part on its node, and its name there."""
+        return name_in(parts_folder(service_name(self._session, part.node)), part)
+
+    def take_up(self, folder: str) -> tuple[str, str] | None:
+        """On which node a dead session left parts in `folder`, and where there."""
+        return self._nodes.take_up(folder)
+
+    def forget(self, run: str) -> None:
+        self._nodes.forget(run)
+
+    def check_shared(self, folder: str, what: str) -> None:
+        self._nodes.check_shared(folder, what)
+
+    # ---- calls -----------------------------------------------------------------------
+
+    def _send(self, call: Call, node: str) -> None:
+        bare, parts = [], dict[int, Parts]()
+        for task in call.tasks:
+            without, theirs = unbound(task)
+            bare.append(without)
+            parts |= theirs  # Of one stage, so all have the same.
+        handles = [self._shipped(stage, refs) for stage, refs in parts.items()]
+        resources = call.tasks[0].resources
+        if resources.gpus:
+            call.hand = self._hands.take(resources)
+            remote = call.hand.run
+        else:
+            remote = self._remote(resources, node)
+        data = packed(self._session, self._shared, bare, tuple(parts))
+        call.result = remote.remote(data, *handles)
+        for task in call.tasks:
+            self._running[task.id] = call
+        call.result.future().add_done_callback(lambda ended: self._end(call, ended))
+
+    def _remote(self, resources: Resources, node: str) -> Handle:
+        # Without a node to prefer: over all of them. Where there is one only, asking for that
+        # would cost a millisecond and a half a call, see benchmarks/scale.py.
+        where = node or ("SPREAD" if len(self._nodes.working) > 1 else "DEFAULT")
+        if (resources, where) not in self._remotes:
+            self._remotes[resources, where] = ray.remote(run_call).options(
+                num_cpus=resources.cpus,
+                num_gpus=resources.gpus,
+                memory=resources.memory_bytes,
+                max_retries=0,
+                scheduling_strategy=near(node) if node else where,
+            )
+        return self._remotes[resources, where]
+
+    def _shipped(self, stage: int, parts: Parts) -> Handle:
+        """The parts of a stage as an object that each node fetches once."""
+        known, handle = self._parts.get(stage, (None, None))
+        if known is not parts:
+            handle = ray.put(parts)
+            self._parts[stage] = parts, handle
+        return handle
+
+    def _end(self, call: Call, ended: "Future[bytes]") -> None:
+        for task in call.tasks:
+            if self._running.get(task.id) is call:
+                del self._running[task.id]
+        try:
+            answers = pickle.loads(ended.result())
+        except BaseException as error:  # The call ends here, and all of its tasks.
+            told = _of_all(translated(error), len(call.tasks))
+            for future in call.futures:
+                future.set_exception(told)
+            return
+        if call.hand is not None:
+            self._hands.bring(call.tasks[0].resources, call.hand)
+        for future, answer in zip(call.futures, answers, strict=False):
+            try:
+                future.set_result(opened(answer))
+            except BaseException as error:  # The task ends here.
+                future.set_exception(self._elsewhere(error))
+        for i in range(len(answers), len(call.tasks)):
+            call.futures[i].set_result(NotBegun(call.tasks[i].id))
+
+    def _elsewhere(self, error: BaseException) -> BaseException:
+        """A full disk is one node's own, while there are others with room."""
+        if not isinstance(error, DiskFull) or not error.node or self._shared:
+            return error
+        if not self._nodes.is_full(error.node):
+            return error
+        told = NodeFull(str(error))
+        told.node = error.node
+        return told
+
+
+def _of_all(error: BaseException, n: int) -> BaseException:
+    """What befell a call of `n` tasks. Which of them took the memory, nobody knows."""
+    if n > 1 and isinstance(error, OutOfMemory):
+        return WorkerLost(f"one of {n} tasks that ran in turn took too much: {error}")
+    return error
