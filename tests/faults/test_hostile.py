@@ -130,7 +130,8 @@ def test_on_a_cluster(nodes: Any, events_path: str, tmp_path: Path, seed: int) -
             nodes.remove_node(victim, allow_graceful=False)
             add_node(nodes)
         else:
-            workers = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "ray::run_call"]
+            every = psutil.process_iter(["name"])
+            workers = [p for p in every if p.info["name"] == "ray::run_call"]
             if workers:
                 drawn.choice(workers).kill()
 
