@@ -1,8 +1,11 @@
 """What an object store answered, as an error without secrets that says what to check."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
+from html import escape
+from urllib.parse import parse_qsl, quote, quote_plus
 
 from millpond.errors import MillpondError, PathNotFound, StorageError
 
@@ -66,12 +69,15 @@ class Secrets:
         named |= {
             name: v for name, v in environ.items() if name.startswith((*VENDORS.values(), "GCS_"))
         }
+        values = {
+            value
+            for name, value in named.items()
+            if _SECRET.search(name) and not _FILE_OR_FLAG.search(name)
+        }
+        # Of a signed query (Azure's `sas_key`), each part stands in addresses by itself.
+        values |= {part for value in values for _, part in parse_qsl(value) if "sig=" in value}
         self._values = sorted(
-            {
-                value
-                for name, value in named.items()
-                if _SECRET.search(name) and not _FILE_OR_FLAG.search(name) and len(value) > 3
-            },
+            {form for value in values if len(value) > 3 for form in _forms(value)},
             key=len,
             reverse=True,
         )
@@ -84,6 +90,12 @@ class Secrets:
         for value in self._values:
             text = text.replace(value, "…")
         return text
+
+
+def _forms(value: str) -> set[str]:
+    """`value` as texts of others may show it: as it is, in an address, in JSON, in XML."""
+    quoted = {quote(value), quote(value, safe=""), quote_plus(value)}
+    return {value, *quoted, json.dumps(value)[1:-1], repr(value)[1:-1], escape(value)}
 
 
 def explain_answer(error: Exception, path: str, where: str, secrets: Secrets) -> MillpondError:
