@@ -40,19 +40,39 @@ SNIFFED_FILES = 10
 
 @dataclass(frozen=True, slots=True)
 class _Hive:
-    """Types of the `key=value` folders. Some folders of `null_keys` stand for NULL."""
+    """Types of the `key=value` folders. Some folders of `null_keys` stand for NULL.
+
+    DuckDB takes the names of keys as folders write them. Where that is in another way
+    (`plain_keys` is false), the values come with the files, as those of a table do.
+    """
 
     types: tuple[tuple[str, str], ...]
     null_keys: tuple[str, ...]
+    plain_keys: bool = True
 
     @property
     def options(self) -> Options:
-        if not self.types:
+        if not self.types or not self.plain_keys:
             return (("hive_partitioning", "false"),)
         items = ", ".join(f"{quote.name(key)}: {kind}" for key, kind in self.types)
         return (("hive_partitioning", "true"), ("hive_types", "{" + items + "}"))
 
+    def described(self, of_files: Schema) -> Schema:
+        """With the keys that DuckDB does not see: beside the columns, or instead of one."""
+        if self.plain_keys:
+            return of_files
+        given = {key.casefold(): Field(key, kind) for key, kind in self.types}
+        fields = [given.pop(f.name.casefold(), f) for f in of_files]
+        return Schema((*fields, *given.values()))
+
     def source(self, format: str, schema: Schema, options: Options, found: Found) -> DataSource:
+        if not self.plain_keys:
+            values = tuple(
+                tuple(None if v == NO_VALUE else v for _, v in pairs) for pairs in found.hive
+            )
+            keys = tuple(key for key, _ in self.types)
+            scan = Scan(format, schema, (*options, *self.options), keys=keys)
+            return DataSource(scan, found.files, values=values)
         # Where a folder is NULL, the scan converts: DuckDB 1.4 takes its name for a value.
         kinds = ((key, "VARCHAR" if key in self.null_keys else kind) for key, kind in self.types)
         told = (*options, *_Hive(tuple(kinds), ()).options)
@@ -99,6 +119,7 @@ class Sources:
             if 1 < len(files) <= CHECKED_FILES:
                 self._check_footers(files, where)
             schema = self._described("parquet", files[:1], hive.options, where)
+        schema = hive.described(schema)
         if columns is not None:
             schema = Schema(tuple(schema.field(name, where) for name in columns))
         return hive.source("parquet", schema, options, found)
@@ -128,7 +149,7 @@ class Sources:
             types.append((key, self._type_of(sorted(values - {NO_VALUE}))))
             if NO_VALUE in values:
                 null_keys.append(key)
-        return _Hive(tuple(types), tuple(null_keys))
+        return _Hive(tuple(types), tuple(null_keys), found.plain_keys)
 
     def _type_of(self, values: list[str]) -> str:
         # A number is one only if nothing is lost: '1.50' would become 2, and '007' 7.
@@ -247,7 +268,9 @@ class Sources:
         hive = self._hive(found)
         if hive.types:
             first = [found.files[0].path]
-            columns = self._described(format, first, (*options, *hive.options), where)
+            columns = hive.described(
+                self._described(format, first, (*options, *hive.options), where)
+            )
         return hive.source(format, columns, options, found)
 
     def _described(self, format: str, files: list[str], options: Options, where: str) -> Schema:

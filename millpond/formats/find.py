@@ -16,11 +16,13 @@ class Found:
     """Files, and for each the values of the `key=value` folders below the path given.
 
     `schema` is there instead of files for an output that was committed without any.
+    `plain_keys` says that no key is written otherwise in the names of folders: `a%20b=1`.
     """
 
     files: tuple[FileInfo, ...]
     hive: tuple[tuple[tuple[str, str], ...], ...]
     schema: Schema | None = None
+    plain_keys: bool = True
 
 
 def find_files(
@@ -34,6 +36,7 @@ def find_files(
     """
     files: list[FileInfo] = []
     hive: list[tuple[tuple[str, str], ...]] = []
+    plain_keys = True
     for path in paths:
         store = storage(path)
         before = len(files)
@@ -47,11 +50,14 @@ def find_files(
             entered = recursive or all("=" in folder for folder in folders)
             if named or (entered and not name.startswith("_")):
                 files.append(file)
-                hive.append(tuple(_pairs(folders)))
+                hive.append(
+                    tuple((unquote(name), unquote(value)) for name, value in _pairs(folders))
+                )
+                plain_keys = plain_keys and not any("%" in name for name, _ in _pairs(folders))
         if len(files) == before:
             raise PathNotFound(path, where)
     _check_keys(files, hive, where)
-    return Found(tuple(files), tuple(hive))
+    return Found(tuple(files), tuple(hive), plain_keys=plain_keys)
 
 
 def committed_files(
@@ -100,7 +106,7 @@ def _below(root: str, path: str) -> tuple[list[str], str]:
 
 def _pairs(folders: Sequence[str]) -> list[tuple[str, str]]:
     pairs = [folder.partition("=") for folder in folders if "=" in folder]
-    return [(unquote(name), unquote(value)) for name, _, value in pairs]
+    return [(name, value) for name, _, value in pairs]
 
 
 def _check_keys(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -29,7 +29,21 @@ def source_splits(source: DataSource, target_bytes: int, footer: Footer) -> tupl
         return with_values(source, splits(source.files, target_bytes, footer)) or (Split(),)
     if source.scan.format == "fixed":
         return fixed_splits(source, target_bytes) or (Split(),)
-    return tuple(Split((FileSlice(file.path),)) for file in source.files) or (Split(),)
+    return with_values(source, _file_splits(source.files, target_bytes)) or (Split(),)
+
+
+def _file_splits(files: Sequence[FileInfo], target_bytes: int) -> tuple[Split, ...]:
+    """Whole files, in order. Of very many small ones, neighbours share a task."""
+    most = min(target_bytes, sum(file.size_bytes for file in files) // FINER)
+    runs: list[list[FileSlice]] = []
+    room = 0
+    for file in files:
+        room -= file.size_bytes
+        if room < 0 or not runs:
+            runs.append([])
+            room = most - file.size_bytes
+        runs[-1].append(FileSlice(file.path))
+    return tuple(Split(tuple(run)) for run in runs)
 
 
 def even_splits(source: DataSource, count: int, footer: Footer) -> tuple[Split, ...]:

@@ -310,3 +310,15 @@ def test_anything_with_an_arrow_stream(sp: Session) -> None:
 def test_no_items_and_no_rows(sp: Session) -> None:
     assert sp.from_items([]).take_all() == []
     assert sp.from_arrow(pa.table({"a": pa.array([], pa.int8())})).count() == 0
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "text"])
+def test_neighbours_among_very_many_small_files_share_a_task(tmp_path: Path, format: str) -> None:
+    line = {"csv": "a\n{}\n", "json": '{{"a": {}}}\n', "text": "{}\n"}[format]
+    folder = write(tmp_path / "in", **{f"{i:04}__{format}": line.format(i) for i in range(300)})
+    (tmp_path / "in" / f"0150.{format}").write_text("")
+    with Session(options(shape="staged", threads=2)) as sp:
+        frame = getattr(sp, f"read_{format}")(folder)
+        assert 64 <= frame.num_partitions <= 80
+        rows = values(frame, "line" if format == "text" else "a")
+    assert [int(row) for row in rows] == [i for i in range(300) if i != 150]
