@@ -168,12 +168,14 @@ class Dataset:
 
     def _rows_of(self, asked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         n = len(self)
-        least, most = (int(asked.min()), int(asked.max())) if asked.size else (0, -1)
+        if not asked.size or asked.view(np.uint64).max() < n:  # A negative number is large here.
+            return asked
+        least, most = int(asked.min()), int(asked.max())
         if least < -n or most >= n:
             wrong = most if most >= n else least
             # IndexError is what Python's own loops over a sequence end with.
             raise IndexError(f"dataset {self.path!r}: no row {wrong}; it has {n} rows.")
-        return asked if least >= 0 else np.where(asked < 0, asked + n, asked)
+        return np.where(asked < 0, asked + n, asked)
 
     def _table(self, rows: npt.NDArray[np.int64]) -> pa.Table:
         names = self.schema.names

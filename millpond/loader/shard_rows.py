@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -150,7 +151,7 @@ class ShardRows:
         with self._turn():
             return gather.slices(self.layout.columns[column], start, size)
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         schema = self.index.schema
         return pa.schema([schema.field(name) for name in user_columns(schema)])
