@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from millpond.errors import MillpondError, OptionError
+from millpond.errors import MillpondError, OptionError, StateMismatch
 from millpond.loader.batches import Delivered, Dress, Format, Group, Maker, Share
 from millpond.loader.prefetch import Ahead, Forked
 from millpond.loader.schedule import whole_weights
@@ -212,12 +212,7 @@ class Loader:
         the receipts of all ranks still add up. Raises `StateMismatch`.
         """
         found = State.from_dict(state, self._identity)
-        if isinstance(self._sequence, Mixed):
-            schedule = replace(self._sequence.schedule, log=found.log or ((0, ()),))
-            if any(len(weights) != len(self._units) for _, weights in schedule.log):
-                raise OptionError("load_state_dict: the state mixes another number of sources.")
-            anchor = Place(found.cursor.epoch, found.begin)
-            self._sequence = replace(self._sequence, schedule=schedule, anchor=anchor)
+        self._sequence = self._mixed_as(found)
         same = found.rank == self.geometry.rank
         self._cursor = found.cursor
         self._receipt = found.receipt if same else Receipt()
@@ -226,13 +221,27 @@ class Loader:
         self._note_run()
         self._version += 1
 
+    def take_weights(self, state: Mapping[str, Any]) -> None:
+        """Mix as `state` does, from the very beginning on; stay where this loader stands."""
+        self._sequence = self._mixed_as(State.from_dict(state, self._identity))
+        self._version += 1
+
+    def _mixed_as(self, found: State) -> GlobalSequence:
+        if not isinstance(self._sequence, Mixed):
+            return self._sequence
+        schedule = replace(self._sequence.schedule, log=found.log or ((0, ()),))
+        if any(len(weights) != len(self._units) for _, weights in schedule.log):
+            raise StateMismatch("load_state_dict: the state mixes another number of sources.")
+        anchor = Place(found.cursor.epoch, found.begin)
+        return replace(self._sequence, schedule=schedule, anchor=anchor)
+
     def set_weights(self, weights: Mapping[str, float]) -> None:
         """Mix by other weights from the next step on. All ranks must do so at the same step."""
         if not isinstance(self._sequence, Mixed):
             raise OptionError("set_weights: this loader reads one dataset. Use millpond.mix.")
-        if set(weights) != set(self._sources):
+        if not isinstance(weights, Mapping) or set(weights) != set(self._sources):
             raise OptionError(
-                f"set_weights: the weights name {', '.join(weights)}; the sources are "
+                f"set_weights: the weights are {weights!r}; the sources are "
                 f"{', '.join(self._sources)}. Give one weight for each."
             )
         whole = whole_weights([weights[name] for name in self._sources], "set_weights")
@@ -380,7 +389,7 @@ class Loader:
             )
 
 
-def _remade(owner: Any, choice: Any, settings: Settings, state: dict[str, Any]) -> Loader:
-    loader: Loader = owner.open_loader(choice, settings)
+def _remade(feed: Any, choice: Any, settings: Settings, state: dict[str, Any]) -> Loader:
+    loader: Loader = feed._open(choice, settings)
     loader.load_state_dict(state)
     return loader

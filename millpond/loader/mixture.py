@@ -6,18 +6,18 @@ change at any step.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from xxhash import xxh3_128_hexdigest
 
 from millpond.errors import OptionError, SchemaMismatch
-from millpond.loader.batches import Format
-from millpond.loader.loader import Loader, OnError, Settings
-from millpond.loader.order import Order, Shuffle
+from millpond.loader.feed import Feed
+from millpond.loader.loader import Loader, Settings
+from millpond.loader.order import Order
 from millpond.loader.plan import Choice, identity_of, order_of, units_of
 from millpond.loader.reader import Dataset, dress_of
 from millpond.loader.schedule import Schedule, Weights, whole_weights
 from millpond.loader.sequence import Exhausted, Mixed, describe
-from millpond.loader.steps import Geometry
 from millpond.loader.units import Units
 
 
@@ -33,8 +33,19 @@ def mix(
     A source that runs out begins its next epoch. An epoch of the mixture ends when
     every source was read through (`exhausted="repeat"`), or the first (`"stop"`).
     """
+    for word, given in (("datasets", datasets), ("weights", weights)):
+        if not isinstance(given, Mapping):
+            raise OptionError(
+                f"mix({word}={given!r}): pass a dict with the name of each source, such as "
+                '{"web": …, "code": …}.'
+            )
     if not datasets:
         raise OptionError("mix({}): there is no dataset. Pass at least one by name.")
+    for name, dataset in datasets.items():
+        if not isinstance(dataset, Dataset):
+            raise OptionError(
+                f"mix: source {name!r} is {dataset!r}. Pass what millpond.open_dataset gives."
+            )
     if set(weights) != set(datasets):
         raise OptionError(
             f"mix: the weights name {', '.join(weights) or 'nothing'}; the datasets are "
@@ -46,14 +57,14 @@ def mix(
     return Mixture(dict(datasets), whole, seed, exhausted)
 
 
-class Mixture:
+class Mixture(Feed):
     """Datasets and their weights. Made by `mix`."""
 
     def __init__(
         self, datasets: dict[str, Dataset], weights: Weights, seed: int, exhausted: Exhausted
     ) -> None:
         self.datasets, self.weights = datasets, weights
-        self._seed, self._exhausted = seed, exhausted
+        self.seed, self._exhausted = seed, exhausted
 
     def __repr__(self) -> str:
         parts = ", ".join(
@@ -61,42 +72,12 @@ class Mixture:
         )
         return f"Mixture({parts})"
 
-    def loader(
-        self,
-        batch_size: int,
-        *,
-        shuffle: Shuffle = False,
-        seed: int | None = None,
-        rank: int = 0,
-        world: int = 1,
-        epochs: int | None = 1,
-        columns: Sequence[str] | None = None,
-        filter: str | None = None,
-        drop_last: bool = False,
-        pad: bool = False,
-        format: Format = "numpy",
-        prefetch: int = 2,
-        pack: int | None = None,
-        tokens: str | None = None,
-        on_error: OnError = "raise",
-        pin_memory: bool = False,
-        block_rows: int | None = None,
-        window_blocks: int | None = None,
-    ) -> Loader:
-        """Batches of the mixture, under the contract of `Dataset.loader`.
-
-        `columns` must be in all sources, with equal types; by default those that are.
-        """
-        seed = self._seed if seed is None else seed
-        shared = tuple(columns) if columns is not None else self._shared_columns(tokens)
+    def _open(self, choice: Choice, settings: Settings) -> Loader:
+        shared = (
+            choice.columns if choice.columns is not None else self._shared_columns(choice.tokens)
+        )
         self._check_columns(shared)
-        choice = Choice(shuffle, seed, shared, filter, pack, tokens, block_rows, window_blocks)
-        geometry = Geometry(batch_size, rank, world, drop_last, pad)
-        settings = Settings(geometry, epochs, format, prefetch, on_error, pin_memory)
-        return self.open_loader(choice, settings)
-
-    def open_loader(self, choice: Choice, settings: Settings) -> Loader:
-        """The loader that these values describe; what `loader` does with its arguments."""
+        choice = replace(choice, columns=tuple(shared))
         units = [units_of(ds.rows, ds.storage, ds.select, choice) for ds in self.datasets.values()]
         self._check_units(units)
         order = order_of(choice, units[0].n, max(unit.unit_bytes for unit in units))

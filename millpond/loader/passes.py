@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from multiprocessing.context import get_spawning_popen
 from typing import Any
 
+from millpond.errors import OptionError
+
 _WORKERS = 4096
+_KEPT_BYTES = 256 << 10
 # The latest pass, the cursor that copies came with, and for even and odd passes: the seed of its
 # workers, the epoch where it begins (-1: where the copies stand), that of the one after.
 _LATEST, _ORIGIN, _PASSES, _FIELDS = 0, 1, 4, 3
@@ -43,13 +46,29 @@ class Passes:
     def __init__(self) -> None:
         self._words: Any = mp.RawArray("q", _PASSES + 2 * _FIELDS)
         self._seen: Any = mp.RawArray("q", 2 * _WORKERS)
+        self._kept: Any = mp.RawArray("c", _KEPT_BYTES)
         self._words[_ORIGIN] = -1
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Shared with a process that is being started; elsewhere a copy begins anew."""
         if get_spawning_popen() is None:
             return Passes, ()
-        return _shared, (self._words, self._seen)
+        return _shared, (self._words, self._seen, self._kept)
+
+    def keep(self, text: str) -> None:
+        """Leave a text for the workers of later passes. One worker of a pass does so."""
+        data = text.encode()
+        if len(data) >= _KEPT_BYTES:
+            raise OptionError(
+                f"TorchDataset: the state has {len(data)} bytes of weights, and workers of later "
+                f"passes take {_KEPT_BYTES} at most. Use millpond.loader.torch.batches."
+            )
+        self._kept.value = data
+
+    def kept(self) -> str:
+        """The text that was left last; empty if there is none."""
+        found: bytes = self._kept.value
+        return found.decode()
 
     def begin(self, copy: Copy, run_end: Callable[[int], int | None]) -> int | None:
         """The epoch where this worker's pass begins; None for where it stands.
@@ -80,9 +99,9 @@ class Passes:
         return found >> 32 == latest and found != _mark(latest)
 
 
-def _shared(words: Any, seen: Any) -> Passes:
+def _shared(words: Any, seen: Any, kept: Any) -> Passes:
     passes = object.__new__(Passes)
-    passes._words, passes._seen = words, seen
+    passes._words, passes._seen, passes._kept = words, seen, kept
     return passes
 
 

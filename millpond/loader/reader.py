@@ -19,25 +19,24 @@ from millpond.formats.shard_index import INDEX_NAME, Index, read_index
 from millpond.loader.batches import Batch, Format, shown
 from millpond.loader.cache import CachedShards
 from millpond.loader.columns import to_arrow
+from millpond.loader.feed import Feed
 from millpond.loader.flat import LocalShards, Shards
-from millpond.loader.loader import Loader, OnError, Settings
+from millpond.loader.loader import Loader, Settings
 from millpond.loader.mds import INDEX as MDS_INDEX
 from millpond.loader.mds import MdsRows
-from millpond.loader.order import Shuffle
 from millpond.loader.parquet import ParquetRows
 from millpond.loader.plan import Choice, identity_of, order_of, sequence_about, units_of
 from millpond.loader.remote import RemoteShards
 from millpond.loader.selection import Predicate, Select
 from millpond.loader.sequence import Single
 from millpond.loader.shard_rows import ShardRows, Verify
-from millpond.loader.steps import Geometry
 from millpond.loader.units import RowSource
 from millpond.storage import Range, Storage, open_storage
 
 __all__ = ["Batch", "Dataset", "open_dataset"]
 
 
-class Dataset:
+class Dataset(Feed):
     """Rows of a training set by number. Made by `open_dataset`.
 
     `ds[17]` is a row as a dict; `ds[[3, 1, 2]]` and `ds[10:20]` are Arrow tables in the
@@ -111,48 +110,7 @@ class Dataset:
         for first in range(0, len(self), 1024):
             yield from self[first : first + 1024].to_pylist()
 
-    def loader(
-        self,
-        batch_size: int,
-        *,
-        shuffle: Shuffle = False,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        epochs: int | None = 1,
-        columns: Sequence[str] | None = None,
-        filter: str | None = None,
-        drop_last: bool = False,
-        pad: bool = False,
-        format: Format = "numpy",
-        prefetch: int = 2,
-        pack: int | None = None,
-        tokens: str | None = None,
-        on_error: OnError = "raise",
-        pin_memory: bool = False,
-        block_rows: int | None = None,
-        window_blocks: int | None = None,
-    ) -> Loader:
-        """Batches in an exact global order, for one of `world` ranks.
-
-        Step s takes the next `world * batch_size` rows of the order, this rank the
-        `rank`-th slice. `filter` is SQL, evaluated once and kept beside the data.
-        `pack` and `tokens` (a list column) give packed sequences instead of rows.
-        `pin_memory` puts tensors (`format="torch"`) into page-locked memory.
-        """
-        choice = Choice(shuffle, seed, columns, filter, pack, tokens, block_rows, window_blocks)
-        settings = Settings(
-            Geometry(batch_size, rank, world, drop_last, pad),
-            epochs,
-            format,
-            prefetch,
-            on_error,
-            pin_memory,
-        )
-        return self.open_loader(choice, settings)
-
-    def open_loader(self, choice: Choice, settings: Settings) -> Loader:
-        """The loader that these values describe; what `loader` does with its arguments."""
+    def _open(self, choice: Choice, settings: Settings) -> Loader:
         units = units_of(self.rows, self.storage, self.select, choice)
         order = order_of(choice, units.n, units.unit_bytes)
         return Loader(

@@ -8,10 +8,12 @@ changes says from where each set counts. Integers only, so it is the same everyw
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from math import gcd
+from numbers import Rational, Real
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +35,15 @@ def whole_weights(weights: Sequence[float], where: str) -> Weights:
 
     A positive weight never becomes zero. Raises `OptionError` for what is no weight.
     """
-    exact = []
+    exact: list[Fraction] = []
     for weight in weights:
+        if not isinstance(weight, Real | Decimal):
+            raise OptionError(
+                f"{where}: the weight {weight!r} is no number. Pass one of 0 or more."
+            )
         if not weight >= 0 or weight == float("inf"):
             raise OptionError(f"{where}: the weight {weight} is not 0 or more. Pass such weights.")
-        exact.append(Fraction(weight))
+        exact.append(Fraction(weight if isinstance(weight, Rational | Decimal) else float(weight)))
     total = sum(exact)
     if not total:
         raise OptionError(f"{where}: all weights are zero, so no source is ever read. Raise one.")

@@ -5,13 +5,15 @@ so the order is that of one process. `batches` keeps the loader's own state exac
 meanwhile; `StatefulDataLoader` keeps each worker's state by itself.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from millpond.errors import MissingExtra, OptionError
-from millpond.loader.batches import Delivered
+from millpond.loader.batches import Batch, Delivered
 from millpond.loader.columns import Ragged
 from millpond.loader.loader import Loader, Start
 from millpond.loader.passes import Copy, Passes
@@ -19,6 +21,7 @@ from millpond.loader.passes import Copy, Passes
 try:
     import torch
     from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+    from torch.utils.data._utils.collate import default_collate_fn_map
 except ImportError as error:
     raise MissingExtra("torch", "millpond.loader.torch") from error
 
@@ -84,6 +87,7 @@ class TorchDataset(IterableDataset[Any]):  # type: ignore[misc]
         self._began: Start | None = None  # Of this process's latest pass, if it is a worker.
         self._passes = Passes()
         self._restored = False  # In this worker.
+        self._mix_before: Any = None  # The weights that it came with.
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -112,7 +116,13 @@ class TorchDataset(IterableDataset[Any]):  # type: ignore[misc]
         seed, at = worker.seed - worker.id, self.loader.start().cursor
         copy = Copy(worker.id, seed, (at.epoch, at.position, at.step), self._restored)
         epoch = self._passes.begin(copy, self.loader.run_end)
+        if self._restored and worker.id == 0:
+            self._passes.keep(json.dumps([self._mix_before, _weights(self.loader)]))
         if epoch is not None:
+            before, state = json.loads(self._passes.kept() or "[null, null]")
+            # Weights that were set in the consumer's process since then count for more.
+            if state is not None and before == self.loader.state_dict().get("mix"):
+                self.loader.take_weights(state)
             self.loader.enter(epoch)
 
     def _steps(self, number: int, of: int) -> Iterator[tuple[Any, Delivered]]:
@@ -131,12 +141,31 @@ class TorchDataset(IterableDataset[Any]):  # type: ignore[misc]
         return state if self._turn is None else {**state, "turn": [self._turn, self._of]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._mix_before = self.loader.state_dict().get("mix")
         self.loader.load_state_dict({k: v for k, v in state.items() if k != "turn"})
         self._turn, self._of = state.get("turn", (None, 1))
         if get_worker_info() is None:
             self._passes = Passes()
         else:
             self._restored = True
+
+
+def _weights(loader: Loader) -> dict[str, Any] | None:
+    """The state of a mixture, which holds its changes of weights; None for one dataset."""
+    state = loader.state_dict()
+    return state if "mix" in state else None
+
+
+def _one_batch_only(rows: Any, *, collate_fn_map: Any = None) -> Any:
+    raise OptionError(
+        "DataLoader(TorchDataset(…), batch_size=…): what comes here are whole batches, of the "
+        "loader's own batch_size. Pass batch_size=None to DataLoader."
+    )
+
+
+# The default collation would wrap a batch in a batch, or fail at the first column of lists.
+for _kind in (Batch, pa.RecordBatch):
+    default_collate_fn_map[_kind] = _one_batch_only
 
 
 def batches(loader: Loader, num_workers: int = 0, **options: Any) -> Iterator[Any]:

@@ -289,6 +289,28 @@ def test_a_dataset_replaced_under_its_reader_gives_no_row_of_the_other(make: Mak
     assert open_dataset(ds.path)[[115]]["id"].to_pylist() == [2115]
 
 
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("same_size", [False, True])
+def test_a_shard_of_another_schema_is_named(make: Make, same_size: bool, far: bool) -> None:
+    """A whole Arrow file in the place of a shard, by its size or by its checksums."""
+    ds = make(120, rows_per_shard=40)
+    path = Path(ds.path, "000001.arrow")
+    size = path.stat().st_size
+    other = pa.table({"id": [str(i) for i in range(40)], "else": [float(i) for i in range(40)]})
+    with pa.ipc.new_file(str(path), other.schema) as file:
+        file.write_table(other)
+    if same_size:
+        assert path.stat().st_size < size
+        with path.open("r+b") as opened:
+            opened.truncate(size)
+    again = faraway(ds) if far else open_dataset(ds.path)
+    assert again[:40]["id"].to_pylist() == list(range(40))
+    for column in ds.schema.names:
+        with pytest.raises(RowsUnreadable, match=r"000001\.arrow") as caught:
+            again.take([3, 50, 90], [column])
+        assert caught.value.rows == (50,)
+
+
 def test_a_truncated_index_is_refused(make: Make) -> None:
     path = Path(make(20).path, "dataset.json")
     path.write_bytes(path.read_bytes()[:-200])

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader  # noqa: E402
 
 from millpond.errors import OptionError  # noqa: E402
+from millpond.loader.mixture import mix  # noqa: E402
 from millpond.loader.passes import Copy, Passes  # noqa: E402
 from millpond.loader.reader import Dataset, open_dataset  # noqa: E402
 from millpond.loader.torch import TorchDataset, batches  # noqa: E402
@@ -193,3 +194,49 @@ def test_a_stateful_data_loader_goes_on_with_the_next_epoch_after_a_restore(make
     again.load_state_dict(first.state_dict())
     assert seen + epoch(again) == want[1]
     assert [epoch(again), epoch(again)] == want[2:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("format", ["numpy", "torch", "arrow"])
+def test_a_batch_of_batches_is_refused_with_what_to_do(
+    make: Make, workers: int, format: Any
+) -> None:
+    data = DataLoader(TorchDataset(opened(make).loader(7, format=format)), num_workers=workers)
+    with pytest.raises(OptionError, match="Pass batch_size=None to DataLoader"):
+        next(iter(data))
+
+
+@pytest.mark.parametrize("changed_since", [False, True])
+def test_passes_after_a_restored_one_keep_the_weights_that_it_brought(
+    make: Make, changed_since: bool
+) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    sources = {"a": opened(make, 40), "b": opened(make, 60)}
+
+    def loader() -> Any:
+        return mix(sources, {"a": 1, "b": 1}, seed=3).loader(5, shuffle="global")
+
+    def loaded(own: Any) -> Any:
+        return stateful(TorchDataset(own), batch_size=None, num_workers=2)
+
+    def passed(data: Any) -> list[tuple[int, int]]:
+        return [pair for batch in data for pair in zip(batch.source, batch.units, strict=True)]
+
+    alone, changing = loader(), loader()
+    for one in (alone, changing):
+        one.set_weights({"a": 5, "b": 1})
+    want = [passed(alone) for _ in range(3)]
+    first = loaded(changing)
+    steps = iter(first)
+    seen = passed([next(steps) for _ in range(4)])
+    state = first.state_dict()
+
+    parent = loader()
+    again = loaded(parent)
+    again.load_state_dict(state)
+    assert seen + passed(again) == want[0]
+    if changed_since:
+        parent.set_weights({"a": 1, "b": 7})
+        assert passed(again) != want[1]
+    else:
+        assert [passed(again), passed(again)] == want[1:]
