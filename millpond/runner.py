@@ -19,7 +19,6 @@ from millpond.formats.scan import Scan
 from millpond.keep import Keeper
 from millpond.options import gpu_count
 from millpond.physical.explain import Measured, explain_stages
-from millpond.physical.fragment import plain
 from millpond.physical.measured import first_rows, to_measure
 from millpond.physical.planner import plan_stages
 from millpond.physical.shape import Physical, why_staged
@@ -30,6 +29,7 @@ from millpond.plan import nodes as n
 from millpond.plan.explain import explain
 from millpond.plan.fingerprint import digest
 from millpond.plan.partitioning import partitioning
+from millpond.plan.wire import plain
 from millpond.runtime import StageOutcome
 from millpond.schema import Schema
 from millpond.shuffle.read import read_part_rows

@@ -9,31 +9,19 @@ from __future__ import annotations
 
 import functools
 import sys
-import traceback as tb
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from millpond.engine.values import (
-    FunctionError,
-    as_arrow,
-    as_format,
-    as_rows,
-    from_rows,
-    said_of,
-    to_table,
-)
+from millpond.engine.rows import RowFunction, through
+from millpond.engine.values import FunctionError, as_arrow, as_format, raised, to_table
 from millpond.errors import MillpondError
 from millpond.plan.nodes import PythonCall
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-# A few thousand rows stay in the processor's cache: a quarter faster than 100,000 at once.
-_ROWS_AT_ONCE = 2048
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,15 +42,19 @@ def apply(
     given: pa.Schema,
     wanted: pa.Schema,
     most_bytes: int = sys.maxsize,
+    earlier: Sequence[tuple[PythonCall, pa.Schema]] = (),
 ) -> Iterator[pa.RecordBatch]:
     """The rows that the function gives for `batches` (of schema `given`), as `wanted`.
 
-    A function of a whole partition or group gets at most `most_bytes` at once.
+    A function of a whole partition or group gets at most `most_bytes` at once. One of rows
+    may have others that run `earlier`, each with what it gives.
     """
     function = guarded(call)
     match call.kind:
         case "row" | "flat" | "filter":
-            yield from _rows(call.kind, function, call.name, batches, wanted)
+            line = [RowFunction(each.kind, each.name, guarded(each), gives)
+                    for each, gives in (*earlier, (call, wanted))]  # fmt: skip
+            yield from through(line, batches)
         case "batch":
             for batch in sized(batches, given, call.batch_size):
                 yield from call_on(function, batch, call, wanted)
@@ -80,60 +72,7 @@ def guarded(call: PythonCall) -> Callable[..., Any]:
     try:
         return loaded(call.function)
     except Exception as error:  # The user's own constructor or imports.
-        raise FunctionError(said_of(call.name, error), error, tb.format_exc()) from error
-
-
-def _rows(
-    kind: str,
-    function: Callable[..., Any],
-    name: str,
-    batches: Iterable[pa.RecordBatch],
-    wanted: pa.Schema,
-) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    first = 0
-    for batch in batches:
-        kept: list[bool] = []
-        made: list[pa.RecordBatch] = []
-        for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-            rows = as_rows(batch.slice(start, _ROWS_AT_ONCE))
-            out = _called(kind, function, name, rows, first + start)
-            if kind == "filter":
-                kept += out
-            else:
-                made.append(from_rows(out, wanted, name, first + start))
-        first += batch.num_rows
-        if kind == "filter":
-            yield batch.filter(pa.array(kept, pa.bool_()))
-        else:
-            yield from pa.Table.from_batches(made, wanted).combine_chunks().to_batches()
-
-
-def _called(
-    kind: str, function: Callable[..., Any], name: str, rows: list[dict[str, Any]], first: int
-) -> list[Any]:
-    """What the function gives for each row; `first` is the place of the first, for an error."""
-    out: list[Any] = []
-    place = 0
-    try:
-        match kind:
-            case "row":
-                for row in rows:
-                    out.append(function(row))
-                    place += 1
-            case "flat":
-                for row in rows:
-                    out.extend(function(row))
-                    place += 1
-            case _:
-                for row in rows:
-                    out.append(bool(function(row)))
-                    place += 1
-    except (Exception, SystemExit) as error:  # A user's function may raise anything.
-        said = f"{said_of(name, error)} on row {first + place} of the partition"
-        raise FunctionError(said, error, tb.format_exc()) from error
-    return out
+        raise raised(call.name, error) from error
 
 
 def call_on(
@@ -148,7 +87,7 @@ def call_on(
     except FunctionError:
         raise
     except (Exception, SystemExit) as error:  # A user's function may raise anything.
-        raise FunctionError(said_of(call.name, error), error, tb.format_exc()) from error
+        raise raised(call.name, error) from error
 
 
 def sized(
@@ -303,7 +242,7 @@ def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
     except FunctionError:
         raise
     except Exception as error:  # A user's function may raise anything.
-        raise FunctionError(said_of(call.name, error), error, tb.format_exc()) from error
+        raise raised(call.name, error) from error
     for i, row in enumerate(given):
         if not isinstance(row, dict):
             what = f"{call.name} gave {type(row).__name__} for row {i}, not a dict"

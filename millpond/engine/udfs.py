@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import traceback as tb
 from collections.abc import Callable
 from typing import Any
 
 from millpond.engine.python import guarded
-from millpond.engine.values import FunctionError, said_of
+from millpond.engine.values import raised
 from millpond.errors import MillpondError
 from millpond.plan.nodes import Udf
 
@@ -34,7 +33,7 @@ def vectorised(udf: Udf, failed: Callable[[MillpondError], None]) -> Callable[..
             rows = zip(*(array.to_pylist() for array in arrays), strict=True)
             return pa.array([function(*row) for row in rows])
         except Exception as error:  # A user's function may raise anything.
-            said = FunctionError(said_of(udf.name, error), error, tb.format_exc())
+            said = raised(udf.name, error)
             failed(said)
             raise
 

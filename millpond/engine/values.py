@@ -1,17 +1,11 @@
-"""Rows as a user's function takes them, and what it gives as Arrow rows again."""
+"""Batches as a user's function takes them, and what it gives as Arrow rows again."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import traceback as tb
 from typing import TYPE_CHECKING, Any
 
-from millpond.engine.pandas_later import (
-    nanoseconds,
-    whole_nanoseconds,
-    with_pandas_for,
-    with_pandas_if_loaded,
-)
+from millpond.engine.pandas_later import with_pandas_if_loaded
 from millpond.errors import MillpondError
 
 if TYPE_CHECKING:
@@ -31,86 +25,13 @@ def said_of(name: str, error: BaseException) -> str:
     return f"{name} raised {type(error).__name__}: {error}"
 
 
-def as_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Rows as dicts, as Arrow's `to_pylist`, in half of its time."""
-    if not batch.num_columns:
-        return [{} for _ in range(batch.num_rows)]
-    with_pandas_for(batch.schema)
-    make = _row_maker(tuple(batch.schema.names))
-    return make([column.to_pylist() for column in batch.columns])
-
-
-@functools.lru_cache(maxsize=64)
-def _row_maker(names: tuple[str, ...]) -> Callable[[list[list[Any]]], list[dict[str, Any]]]:
-    """`lambda columns: [{"a": v0, "b": v1} for (v0, v1,) in zip(*columns)]`, for these names.
-
-    Python makes a dict from a literal twice as fast as from pairs. A name is written by
-    `repr`, so that it stays a name whatever it contains.
-    """
-    items = ", ".join(f"{name!r}: v{i}" for i, name in enumerate(names))
-    each = "".join(f"v{i}, " for i in range(len(names)))
-    made: Callable[[list[list[Any]]], list[dict[str, Any]]] = eval(
-        f"lambda columns: [{{{items}}} for ({each}) in zip(*columns)]"
-    )
-    return made
-
-
-def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> pa.RecordBatch:
-    """Dicts as a batch; a missing key is NULL, a key without a column is an error."""
-    import pyarrow as pa
-
-    with_pandas_if_loaded()
-    names = wanted.names
-    known = set(names)
-    for i, row in enumerate(rows):
-        if not isinstance(row, dict):
-            what = f"{name} gave {type(row).__name__} for row {first + i}, not a dict"
-            raise FunctionError(f"{what}.", None, "")
-        if not row.keys() <= known:
-            extra = sorted(map(str, set(row) - known))
-            raise FunctionError(
-                f"{name} gave the field {extra[0]!r} for row {first + i}, which its schema "
-                f"({', '.join(names)}) does not have. Pass schema= with all of its columns.",
-                None,
-                "",
-            )
-    try:
-        columns = [_column([row.get(c) for row in rows], wanted.field(c).type) for c in names]
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise _misfit(rows, wanted, name, first, error) from error
-    if rows and not any(names[0] in row for row in rows) and not any(rows[0]):
-        raise FunctionError(f"{name} gave rows without columns.", None, "")
-    return pa.RecordBatch.from_arrays(columns, schema=wanted)
-
-
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    import pyarrow as pa
-
-    if nanoseconds(kind):
-        return pa.array(whole_nanoseconds(values), kind)
-    if pa.types.is_timestamp(kind) and any(getattr(value, "nanosecond", 0) for value in values):
-        raise ValueError("its nanoseconds would be lost; TIMESTAMP_NS holds them")
-    return pa.array(values, kind)
-
-
-def _misfit(
-    rows: list[Any], wanted: pa.Schema, name: str, first: int, error: BaseException
-) -> FunctionError:
-    import pyarrow as pa
-
-    for field in wanted:
-        for i, row in enumerate(rows):
-            try:
-                _column([row.get(field.name)], field.type)
-            except (pa.ArrowException, TypeError, ValueError, OverflowError) as why:
-                return FunctionError(
-                    f"{name} gave {row.get(field.name)!r} in the field {field.name!r} of row "
-                    f"{first + i}; its type is {field.type} ({why}). Pass schema= if another "
-                    "type is meant.",
-                    why,
-                    "",
-                )
-    return FunctionError(said_of(name, error), error, "")
+def raised(name: str, error: BaseException, place: str = "") -> FunctionError:
+    """What a user's function raised, with a traceback that begins in the user's code."""
+    at = error.__traceback__
+    while at is not None and at.tb_frame.f_globals.get("__name__", "").startswith("millpond."):
+        at = at.tb_next
+    text = "".join(tb.format_exception(error.with_traceback(at)))
+    return FunctionError(said_of(name, error) + place, error, text)
 
 
 def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:

@@ -7,8 +7,8 @@ import json
 from millpond.engine.duckdb import Cursor, Engine
 from millpond.errors import OptionError
 from millpond.expr import quote
-from millpond.physical.fragment import huge_as_decimal, plain
 from millpond.physical.stages import ToFile
+from millpond.plan.wire import huge_as_decimal, plain
 from millpond.schema import Schema
 
 

@@ -17,6 +17,7 @@ from millpond.optimize.filters import (
     filter_below_sort,
     filter_below_union,
 )
+from millpond.optimize.functions import row_functions_together
 from millpond.optimize.limits import limit_below_project, limit_into_scan, limit_of_limit
 from millpond.optimize.partitions import (
     partition_as_it_is,
@@ -47,6 +48,7 @@ RULES: tuple[Rule, ...] = (
     limit_into_scan,
     narrow_inputs,
     narrow_inputs_of_sql,
+    row_functions_together,
 )
 
 _MOST_REWRITES = 100_000  # A rule that undoes another would never end; no plan comes near.

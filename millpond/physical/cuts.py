@@ -30,6 +30,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.plan import nodes as n
+from millpond.plan.wire import wire
 
 PID = "__millpond_pid"
 
@@ -45,7 +46,7 @@ class Cuts:
         number = len(self.stages)
         schema = pipe.schema
         if isinstance(output, ToPart):
-            schema = f.wire(schema)
+            schema = wire(schema)
             pipe = replace(pipe, sql=f.cast(pipe.sql, pipe.schema, schema, output.how != "single"))
         stage = Stage(
             number,

@@ -66,9 +66,11 @@ def _stage(stage: Stage) -> list[str]:
         match step:
             case SqlStep(sql):
                 lines.append(f"  sql {' '.join(sql.split())}")
-            case PythonStep(call, light=light):
+            case PythonStep(call, light=light, earlier=earlier):
                 here = ", in this process" if light else ""
-                lines.append(f"  python {call.name} per {call.kind}{here}")
+                calls = (*(each.call for each in earlier), call)
+                said = ", ".join(f"{each.name} per {each.kind}" for each in calls)
+                lines.append(f"  python {said}{here}")
             case ShuffleStep(key):
                 lines.append(f"  rows in memory, gathered by {key}")
             case RecordSortStep(fields, key):

@@ -26,6 +26,7 @@ from millpond.physical.stages import (
     ToMemory,
 )
 from millpond.plan import nodes as n
+from millpond.plan.wire import plain
 from millpond.schema import Schema
 
 
@@ -67,7 +68,7 @@ def fused(node: n.Node, run: str) -> Stage:
         output, schema, top = to_file(node), node.schema, node.input
         steps, inputs = _steps(top, top.schema)
     else:
-        output, schema = ToMemory(), f.plain(node.schema)
+        output, schema = ToMemory(), plain(node.schema)
         steps, inputs = _steps(node, schema)
     return Stage(0, "fused", Fragment(steps), inputs, output, schema, run=run)
 
@@ -80,9 +81,9 @@ def _steps(node: n.Node, schema: Schema) -> tuple[tuple[Step, ...], tuple[Input,
     last = SqlStep(f.text(statement.whole(sql)), schema)
     if function is None:
         return (last,), tuple(statement.inputs)
-    given = f.plain(function.input.schema)
+    given = plain(function.input.schema)
     before, inputs = _steps(function.input, given)
-    call = PythonStep(function.call, given, f.plain(function.schema), light=True)
+    call = PythonStep(function.call, given, plain(function.schema), light=True)
     return (*before, call, *(() if f.is_plain(sql) else (last,))), inputs
 
 
@@ -98,7 +99,7 @@ class Statement:
 
     def query(self, at: n.Node) -> Pieces:
         if at is self._function:
-            return f.cast(f.slot(0), f.plain(at.schema), at.schema, False)
+            return f.cast(f.slot(0), plain(at.schema), at.schema, False)
         if isinstance(at, n.DataSource):
             split = Split(tuple(FileSlice(file.path) for file in at.files), at.rows)
             return self._source(at, with_values(at, (split,)))

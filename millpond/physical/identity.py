@@ -70,7 +70,7 @@ def _varies(node: n.Node) -> bool:
     if any(getattr(getattr(node, word, None), "varies", False) for word in words):
         return True
     calls = [udf.call for udf in getattr(node, "udfs", ())]
-    calls += [node.call] if isinstance(node, n.PythonBatches) else []
+    calls += node.calls if isinstance(node, n.PythonBatches) else ()
     return not all(call.deterministic for call in calls)
 
 
@@ -79,7 +79,8 @@ def _step(step: Step) -> object:
         case SqlStep(sql, schema, udfs):
             called = [(udf.name, udf.call.identity, udf.parameters, udf.returns) for udf in udfs]
             return (sql, schema, called) if called else (sql, schema)
-        case PythonStep(call, input, schema):
-            return call.identity, call.kind, call.batch_size, call.format, input, schema
+        case PythonStep(call, input, schema, earlier):
+            before = [(each.call.identity, each.call.kind, each.schema) for each in earlier]
+            return call.identity, call.kind, call.batch_size, call.format, input, schema, *before
         case ShuffleStep() | RecordSortStep() | RecordBoundsStep() | RecordRangesStep():
             return step

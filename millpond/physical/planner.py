@@ -48,6 +48,7 @@ from millpond.plan.depth import room_for
 from millpond.plan.fingerprint import source_identity
 from millpond.plan.partitioning import partitioning
 from millpond.plan.sinks import shard_size
+from millpond.plan.wire import plain
 
 ROWS_EACH = 50_000  # For a function of one row: about 50 ms of work, for 2 ms of overhead.
 
@@ -94,7 +95,7 @@ class _Planner:
             self.cuts.close(self._lower(node.input), to_file(node), "write")
         else:
             pipe = self._lower(node)
-            schema = f.plain(node.schema)
+            schema = plain(node.schema)
             sql = f.cast(pipe.sql, node.schema, schema, False)
             self.cuts.close(replace(pipe, sql=sql, schema=schema), ToPart(), "collect")
 
@@ -102,7 +103,7 @@ class _Planner:
         """Rows in their order, and no partitions: parts first, to know how many there are."""
         pipe = ordered(self._lower(node.input))
         stage = self.cuts.close(pipe, ToPart(sized=True), "hand over")
-        schema = f.plain(node.schema)
+        schema = plain(node.schema)
         read = self.cuts.read(stage, Edge.FORWARD, pipe, pipe.n)
         return replace(read, inputs=(ShardsInput(stage, shard_size(node)),), schema=schema,
                        sql=f.cast(read.sql, read.schema, schema, False))  # fmt: skip
@@ -207,21 +208,22 @@ class _Planner:
             pipe = pipe.then(f.render(before, (pipe.sql,)), pipe.schema, "sort groups")
         else:
             pipe = self._cut_finer(call, before) or self._lower(before)
+        repeatable = all(each.deterministic for each in node.calls)
         wanted = Resources(call.cpus, call.gpus)
         if wanted != pipe.resources:
             if pipe.resources != ONE_CPU or wanted.gpus:
                 pipe = self.cuts.handed_over(pipe)
             pipe = replace(pipe, resources=wanted)
-        given, gives = f.plain(pipe.schema), f.plain(node.schema)
+        given, gives = plain(pipe.schema), plain(node.schema)
         pipe = replace(pipe, sql=f.cast(pipe.sql, pipe.schema, given, False), schema=given)
         return replace(
             pipe,
-            steps=(*steps_of(pipe), PythonStep(call, given, gives)),
+            steps=(*steps_of(pipe), PythonStep(call, given, gives, node.earlier)),
             sql=f.cast(f.slot(0), gives, node.schema, False),
             schema=node.schema,
             udfs=(),
-            title=titled(pipe.title, call.name),
-            determinism=pipe.determinism if call.deterministic else VARIES,
+            title=titled(pipe.title, ", ".join(each.name for each in node.calls)),
+            determinism=pipe.determinism if repeatable else VARIES,
             row_wise=pipe.row_wise and call.kind not in ("partition", "group"),
         )
 

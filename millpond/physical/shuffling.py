@@ -13,6 +13,7 @@ from millpond.physical.splits import first_rows
 from millpond.physical.stages import Edge, ShuffleStep, SourceInput, StageInput, ToPart
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import keeps_order, partitioning
+from millpond.plan.wire import wire
 from millpond.schema import Field, Schema
 
 _PARTITIONS_IN_MEMORY = 32  # Of bytes as they lie in files.
@@ -28,7 +29,7 @@ def random_order(cuts: Cuts, node: n.RandomPartition, pipe: Pipe) -> Pipe:
     count = given or many(pipe.n, cuts.settings)
     number = f"((({f.random_key(node.seed)} >> 32) * {count}) >> 32)::UINTEGER"
     pipe = cuts.exchange(pipe, number, count, "range of random order", (), auto=given is None)
-    travelled = f.wire(node.schema)
+    travelled = wire(node.schema)
     key, sql = f.random_key(node.seed), f.text(f.shuffled(f.slot(0), node))
     return replace(
         pipe.then(f.cast(f.slot(0), travelled, node.schema, False), node.schema, "random shuffle"),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from millpond.formats.scan import Scan, Split
 from millpond.formats.shard_size import ShardSize
-from millpond.plan.nodes import PythonCall, Udf
+from millpond.plan.nodes import PythonCall, RowCall, Udf
 from millpond.schema import Schema
 from millpond.storage import OutputFile as OutputFile
 
@@ -52,13 +52,14 @@ class SqlStep:
 class PythonStep:
     """One Python call over the batches of the step before; gives rows of `schema`.
 
-    `input` is what the function is called with, in DuckDB's types. A `light` one need not be
-    called in a process of its own.
+    `input` is what the function, or the first of those that run `earlier`, is called with, in
+    DuckDB's types. A `light` one need not be called in a process of its own.
     """
 
     call: PythonCall
     input: Schema
     schema: Schema
+    earlier: tuple[RowCall, ...] = ()
     light: bool = False
 
 

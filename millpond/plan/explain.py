@@ -38,8 +38,9 @@ def line(node: n.Node) -> str:
             return f"Project{' flat' if flat else ''} {_short(e.sql)}"
         case n.Filter(predicate=e):
             return f"Filter {_short(e.sql)}"
-        case n.PythonBatches(call=call):
-            return f"PythonBatches {call.name} per {call.kind} [{', '.join(node.schema.names)}]"
+        case n.PythonBatches():
+            calls = ", ".join(f"{call.name} per {call.kind}" for call in node.calls)
+            return f"PythonBatches {calls} [{', '.join(node.schema.names)}]"
         case n.Sort(keys=keys, partial=partial, n=count):
             many = f", {count} partitions" if count else ""
             return f"Sort{' partial' if partial else ''} {', '.join(map(str, keys))}{many}"

@@ -110,13 +110,29 @@ class Udf:
     returns: str
 
 
+class RowCall(NamedTuple):
+    """A function of rows that runs before another, and the columns that it gives."""
+
+    call: PythonCall
+    schema: Schema
+
+
 @dataclass(frozen=True, slots=True)
 class PythonBatches:
-    """A Python function over rows, batches, whole partitions or groups. Keeps order."""
+    """A Python function over rows, batches, whole partitions or groups. Keeps order.
+
+    A function of rows may have others that run `earlier`, the first of them on the input.
+    """
 
     input: "Node"
     call: PythonCall
     schema: Schema
+    earlier: tuple[RowCall, ...] = ()
+
+    @property
+    def calls(self) -> tuple[PythonCall, ...]:
+        """All of its functions, the first to run first."""
+        return (*(each.call for each in self.earlier), self.call)
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,8 +231,9 @@ class _Run:
                     keep_freed_memory()
                 arrow = self.worker.engine.arrow_schema
                 most_bytes = self.worker.options.memory_limit_bytes
+                earlier = [(each.call, arrow(each.schema)) for each in step.earlier]
                 found = functions.apply(
-                    step.call, rows, arrow(step.input), arrow(step.schema), most_bytes
+                    step.call, rows, arrow(step.input), arrow(step.schema), most_bytes, earlier
                 )
             case ShuffleStep():
                 if not fits(self.task, self.worker):

@@ -86,7 +86,33 @@ PAIRS: dict[Rule, tuple[Build, Build]] = {
         lambda sp, t, u: sp.partial_sql(
             "SELECT a FROM (SELECT * EXCLUDE (c) FROM {0})", t.repartition(7, hash_by="k")),
     ),
+    o.row_functions_together: (
+        lambda sp, t, u: t.map(raised, schema={"k": "BIGINT", "a": "DOUBLE"}).filter(is_odd)
+        .flat_map(twice, schema={"k": "BIGINT", "a": "DOUBLE"}),
+        lambda sp, t, u: t.map(named, schema={"k": "BIGINT", "id": "UUID"}).filter(is_odd)
+        .map_batches(same).filter("k > 0").filter(is_odd),
+    ),
 }  # fmt: skip
+
+
+def raised(row: dict[str, Any]) -> dict[str, Any]:
+    return {"k": row["k"], "a": row["a"] + 1}
+
+
+def is_odd(row: dict[str, Any]) -> bool:
+    return bool(row["k"] % 2)
+
+
+def twice(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row, {"k": -row["k"]}]
+
+
+def named(row: dict[str, Any]) -> dict[str, Any]:
+    return {"k": row["k"], "id": "6CCD780C-BABA-1026-9564-5B8C656024DB"}
+
+
+def same(rows: pa.Table) -> pa.Table:
+    return rows
 
 
 @pytest.fixture(scope="module")

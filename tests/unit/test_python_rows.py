@@ -7,7 +7,8 @@ import pytest
 
 import millpond
 from millpond.engine.python import apply
-from millpond.engine.values import FunctionError, as_rows, from_rows
+from millpond.engine.rows import as_rows, from_rows
+from millpond.engine.values import FunctionError
 from millpond.physical.planner import ROWS_EACH
 from millpond.plan.functions import python_call
 
