@@ -1,7 +1,7 @@
 """Rows to a Parquet file by Arrow's encoder: half the CPU of DuckDB's, past the page cache.
 
-For rows in no order that tells of their values (hash partitions, a random order): text has
-no smallest and largest value in the statistics. See benchmarks/partition.py.
+Text has no smallest and largest value in the statistics, but where rows are sorted by it: in
+hash partitions and random orders they tell nothing. See benchmarks/partition.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,9 +32,9 @@ class ParquetFile:
 
     def __init__(
         self, path: str, schema: pa.Schema, codec: str, *, block_bytes: int = BLOCK_BYTES,
-        apart: bool = True,
+        apart: bool = True, keys: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self._schema, self._codec = schema, codec
+        self._schema, self._codec, self._keys = schema, codec, keys
         self._block = BlockFile(path, block_bytes=block_bytes, apart=apart)
         self._sink = _Sink(self._block)
         self._writer: pq.ParquetWriter | None = None
@@ -62,7 +62,10 @@ class ParquetFile:
 
     def _opened(self, coded: Sequence[str]) -> pq.ParquetWriter:
         if self._writer is None:
-            ranged = [field.name for field in self._schema if not _is_long(field.type)]
+            ranged = [
+                field.name for field in self._schema
+                if field.name in self._keys or not _is_long(field.type)
+            ]  # fmt: skip
             self._writer = pq.ParquetWriter(
                 self._sink, self._schema, compression=self._codec,
                 use_dictionary=list(coded) or False, write_statistics=ranged or False,
@@ -71,9 +74,12 @@ class ParquetFile:
         return self._writer
 
 
-def write_file(batches: Iterator[pa.RecordBatch], path: str, schema: pa.Schema, codec: str) -> Made:
-    """One file of all `batches`, in order."""
-    file, held, size = ParquetFile(path, schema, codec), list[pa.RecordBatch](), 0
+def write_file(
+    batches: Iterator[pa.RecordBatch], path: str, schema: pa.Schema, codec: str,
+    keys: Sequence[str] = (),
+) -> Made:  # fmt: skip
+    """One file of all `batches`, in order: that of `keys`, if any."""
+    file, held, size = ParquetFile(path, schema, codec, keys=keys), list[pa.RecordBatch](), 0
     coded: list[str] | None = None
     try:
         for batch in batches:

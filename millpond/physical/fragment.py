@@ -131,6 +131,12 @@ def sorted_(
     return over(f"SELECT {quote.names(names)}", numbered(sql), f"\nORDER BY {order}, {ORDINAL}")
 
 
+def sorted_places(sql: Pieces, keys: tuple[SortKey, ...]) -> Pieces:
+    """The places of rows in the order of the keys; a row's place is its last column."""
+    order = ", ".join(map(str, keys))
+    return over(f"SELECT {ORDINAL}", sql, f"\nORDER BY {order}, {ORDINAL}")
+
+
 def hash_partition(keys: tuple[str, ...], types: tuple[str, ...], count: int) -> str:
     """The partition of a row, from bits that DuckDB's own hash tables do not use."""
     items = ", ".join(

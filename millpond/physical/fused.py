@@ -143,7 +143,16 @@ class Statement:
 def to_file(node: n.DataSink, count: int | None = None) -> ToFile:
     if node.name:
         return ToFile(
-            node.format, node.path, node.name, node.options, count, node.keys, node.keeps_keys
-        )
+            node.format, node.path, node.name, node.options, count, node.keys, node.keeps_keys,
+            sorted_by=_sorted_by(node.input),
+        )  # fmt: skip
     folder, _, name = node.path.rpartition("/")
     return ToFile(node.format, folder or ".", name, node.options)
+
+
+def _sorted_by(node: n.Node) -> tuple[str, ...]:
+    """The columns among the keys of a sort."""
+    if not isinstance(node, n.Sort):
+        return ()
+    named = {quote.name(name): name for name in node.schema.names}
+    return tuple(named[key.sql] for key in node.keys if key.sql in named)

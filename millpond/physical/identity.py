@@ -16,6 +16,7 @@ from millpond.physical.stages import (
     RecordRangesStep,
     RecordSortStep,
     ShuffleStep,
+    SortStep,
     SourceInput,
     SqlStep,
     Stage,
@@ -45,7 +46,16 @@ def stage_fingerprint(stage: Stage, earlier: Sequence[Stage], versions: str) -> 
             inputs.append(repr((type(item).__name__, [places[i] for i in numbers], rest)))
     output = stage.output
     target = (
-        (output.format, output.name, output.options, output.n, output.keys, output.keeps_keys)
+        (
+            output.format,
+            output.name,
+            output.options,
+            output.n,
+            output.keys,
+            output.keeps_keys,
+            output.each_bytes,
+            output.sorted_by,
+        )
         if isinstance(output, ToFile)
         else output
     )
@@ -82,5 +92,7 @@ def _step(step: Step) -> object:
         case PythonStep(call, input, schema, earlier):
             before = [(each.call.identity, each.call.kind, each.schema) for each in earlier]
             return call.identity, call.kind, call.batch_size, call.format, input, schema, *before
-        case ShuffleStep() | RecordSortStep() | RecordBoundsStep() | RecordRangesStep():
+        case (
+            ShuffleStep() | SortStep() | RecordSortStep() | RecordBoundsStep() | RecordRangesStep()
+        ):
             return step

@@ -31,7 +31,7 @@ from millpond.physical.pipe import (
 from millpond.physical.records import record_sort, record_stages
 from millpond.physical.shape import Physical, Settings, why_staged
 from millpond.physical.shuffling import random_order, sample
-from millpond.physical.sorting import FEW_ROWS, first_rows, sort
+from millpond.physical.sorting import FEW_ROWS, files_in_order, first_rows, sort
 from millpond.physical.splits import can_cut, even_splits, finer_splits, source_splits
 from millpond.physical.stages import (
     ConcatInput,
@@ -69,6 +69,7 @@ def _planned(node: n.Node, settings: Settings) -> Physical:
         return Physical(stages, "staged", f"{why}; records of fixed width, sorted without SQL")
     if reason is None:
         why, only = "one machine, and nothing observes partitions", fused(node, settings.run)
+        only = files_in_order(only, node, settings)
         return Physical((identified(only, node, settings.versions),), "fused", why)
     stage, why = one_pass(node, settings)
     if stage is not None:

@@ -77,6 +77,19 @@ class ShuffleStep:
 
 
 @dataclass(frozen=True, slots=True)
+class SortStep:
+    """The rows of the task's first input in order, ties in that in which they come.
+
+    `places` is SQL for the order of their places, over rows with their place as a last column;
+    `sql` gives the rows themselves in order, where they are more than memory holds.
+    """
+
+    places: str
+    sql: str
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
 class RecordSortStep:
     """Fixed-width records sorted by one field, without SQL: files to files, or a range of parts."""
 
@@ -105,7 +118,7 @@ class RecordRangesStep:
 
 
 RecordStep = RecordSortStep | RecordBoundsStep | RecordRangesStep
-Step = SqlStep | PythonStep | ShuffleStep | RecordStep
+Step = SqlStep | PythonStep | ShuffleStep | SortStep | RecordStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +273,9 @@ class ToFile:
 
     With `n`, a task writes `n` files: the last column of the fragment is the number of a
     row's file, and is dropped.
+    With `each_bytes`, one file after the other, each of rows that take so many bytes in memory.
     With `keys`, one per value of these columns and task, in folders named `key=value`.
+    `sorted_by` are columns that the rows are in the order of.
     """
 
     format: str
@@ -270,6 +285,8 @@ class ToFile:
     n: int | None = None
     keys: tuple[str, ...] = ()
     keeps_keys: bool = False
+    each_bytes: int = 0
+    sorted_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

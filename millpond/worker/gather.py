@@ -1,4 +1,4 @@
-"""Rows of parts in a random order: sorted by one number each, and gathered as Arrow rows.
+"""Rows of parts in a random or a sorted order: their places are sorted, and rows gathered.
 
 DuckDB sorts whole rows, which for wide ones costs several copies into fresh memory.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from millpond.engine.kernels import random_places, row_numbers
+from millpond.engine.kernels import Ints, integers, random_places, row_numbers
 from millpond.physical.fragment import ORDINAL_NAME
-from millpond.physical.stages import PartRows, ShuffleStep, Task
+from millpond.physical.stages import PartRows, ShuffleStep, SortStep, Task
 from millpond.storage.direct import reused_memory
 from millpond.worker.worker import Worker
 
@@ -36,13 +36,11 @@ def gathered(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of all batches in the order of `step.key`."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    memory = reused_memory()
     held = list(batches)
     if not held:
         return
-    one = held[0] if len(held) == 1 else pa.concat_batches(held, memory_pool=memory)
+    one = held[0] if len(held) == 1 else pa.concat_batches(held, memory_pool=reused_memory())
     del held
     rows = one.select(range(one.num_columns - 1))
     identities = one.column(one.num_columns - 1)
@@ -50,8 +48,34 @@ def gathered(
         cursor.register("identities", pa.table({ORDINAL_NAME: identities}))
         keys = cursor.table(f"SELECT {step.key} AS key FROM identities").column(0)
     del one
-    order = random_places(keys.combine_chunks(), identities)
+    yield from _in_order(rows, random_places(keys.combine_chunks(), identities))
+
+
+def in_sorted_order(
+    step: SortStep, batches: Iterator[pa.RecordBatch], worker: Worker
+) -> Iterator[pa.RecordBatch]:
+    """The rows of all batches in the order of `step.places`."""
+    import numpy as np
+    import pyarrow as pa
+
+    held = list(batches)
+    if not held:
+        return
+    rows = held[0] if len(held) == 1 else pa.concat_batches(held, memory_pool=reused_memory())
+    del held
+    numbers = row_numbers(np.arange(rows.num_rows))
+    names = [*rows.schema.names, ORDINAL_NAME]
+    with worker.engine.cursor() as cursor:
+        # DuckDB reads the keys of it, and no other column.
+        cursor.register("__s0", pa.table([*rows.columns, numbers], names))
+        order = integers(cursor.table(step.places).column(0).combine_chunks())
+    yield from _in_order(rows, order)
+
+
+def _in_order(rows: pa.RecordBatch, order: Ints) -> Iterator[pa.RecordBatch]:
+    import pyarrow.compute as pc
+
     each = max(1, PIECE_BYTES * rows.num_rows // max(rows.nbytes, 1))
     for first in range(0, len(order), each):
         places = row_numbers(order[first : first + each])
-        yield pc.take(rows, places, boundscheck=False, memory_pool=memory)
+        yield pc.take(rows, places, boundscheck=False, memory_pool=reused_memory())

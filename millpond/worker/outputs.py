@@ -13,7 +13,7 @@ from millpond.engine.duckdb import Cursor
 from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import as_written, codec_of, write_rows
 from millpond.physical.one_pass import FILES_IN_MEMORY, held_bytes, shuffled_bytes, why_not_arrow
-from millpond.physical.stages import PartRef, ShuffleStep, Task, ToFile, ToPart
+from millpond.physical.stages import OutputFile, PartRef, ShuffleStep, Task, ToFile, ToPart
 from millpond.schema import Schema
 from millpond.storage import Staged
 from millpond.worker.folders import sealed, write_folders
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from millpond.engine.parquet import Made
+
+_FILES_AT_ONCE = 8  # Of rows in order: each is in memory; see `physical/sorting.py`.
 
 
 def write_part(
@@ -129,12 +131,45 @@ def write_gathered(rows: Iterator[pa.RecordBatch], task: Task, worker: Worker) -
     staged = staged_file(task, output, task.id.partition, worker)
     try:
         schema = worker.engine.arrow_schema(task.schema)
-        n_rows, checksum = parquet.write_file(rows, staged.local, schema, codec_of(output))
+        n_rows, checksum = parquet.write_file(
+            rows, staged.local, schema, codec_of(output), output.sorted_by
+        )
         made = sealed(storage, staged, n_rows, checksum=checksum)
     except BaseException:
         storage.discard([staged])
         raise
     return {"files": (made,), "rows": made.rows, "size_bytes": made.staged.size_bytes}
+
+
+def write_in_order(
+    rows: Iterator[pa.RecordBatch], task: Task, worker: Worker, check: Callable[[], None]
+) -> dict[str, Any]:
+    """Parquet files of rows as they come, the last of them smaller, without DuckDB."""
+    from millpond.shuffle.ordered_files import write_ordered
+
+    output, staged = task.output, list[Staged]()
+    assert isinstance(output, ToFile)
+    storage, schema = worker.storage(output.directory), worker.engine.arrow_schema(task.schema)
+
+    def begun() -> str:
+        staged.append(staged_file(task, output, len(staged), worker))
+        return staged[-1].local
+
+    try:
+        made = []
+        for i, (count, checksum) in enumerate(
+            write_ordered(
+                rows, begun, schema, codec=codec_of(output), keys=output.sorted_by,
+                each_bytes=output.each_bytes, threads=min(worker.options.threads, _FILES_AT_ONCE),
+                check=check,
+            )
+        ):  # fmt: skip
+            made.append(sealed(storage, staged[i], count, checksum=checksum))
+            staged[i] = made[i].staged
+    except BaseException:
+        storage.discard(staged)
+        raise
+    return _told(made)
 
 
 def write_partitions(
@@ -177,10 +212,14 @@ def _files(
     except BaseException:
         storage.discard(staged)
         raise
+    return _told(made)
+
+
+def _told(made: Sequence[OutputFile]) -> dict[str, Any]:
     return {
         "files": tuple(made),
         "rows": sum(file.rows for file in made),
-        "size_bytes": sum(each.size_bytes for each in staged),
+        "size_bytes": sum(file.staged.size_bytes for file in made),
     }
 
 

@@ -23,6 +23,7 @@ from millpond.physical.stages import (
     RecordRangesStep,
     RecordSortStep,
     ShuffleStep,
+    SortStep,
     SqlStep,
     Step,
     Task,
@@ -32,7 +33,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.shuffle.read import PartsUnreadable
-from millpond.worker.gather import fits, gathered
+from millpond.worker.gather import fits, gathered, in_sorted_order
 from millpond.worker.inputs import Inputs
 from millpond.worker.outputs import (
     can_gather,
@@ -40,6 +41,7 @@ from millpond.worker.outputs import (
     keep_in_memory,
     write_file,
     write_gathered,
+    write_in_order,
     write_part,
     write_partitions,
     write_random,
@@ -148,6 +150,9 @@ class _Run:
             case ToFile(n=int()), SqlStep():
                 sql = self._bound(last, rows, cursor)
                 return write_partitions(cursor, sql, task, worker, self._check)
+            case ToFile(each_bytes=each), SqlStep() if each:
+                rows = cursor.reader(self._bound(last, rows, cursor))
+                return write_in_order(rows, task, worker, self._check)
             case ToFile(n=int()), ShuffleStep():
                 assert rows is not None
                 return write_random(rows, last, task, worker, self._check)
@@ -158,7 +163,8 @@ class _Run:
                 return write_file(cursor, sql, task, worker, self.inputs.batch_rows(last.schema))
             case ToFile(), _:
                 rows, cursor = self._step(last, rows, cursor), self._cursor()
-                if isinstance(last, ShuffleStep) and can_gather(task.output, last.schema):
+                moved = isinstance(last, ShuffleStep | SortStep)
+                if moved and can_gather(task.output, last.schema):
                     return write_gathered(rows, task, worker)
                 self.inputs.bind_rows("FROM __s0", rows, last.schema, cursor)
                 return write_file(
@@ -239,6 +245,10 @@ class _Run:
                 if not fits(self.task, self.worker):
                     return self._step(SqlStep(step.sql, step.schema), rows, cursor)
                 found = gathered(step, self.inputs.part_batches(0), self.worker)
+            case SortStep():
+                if not fits(self.task, self.worker):
+                    return self._step(SqlStep(step.sql, step.schema), rows, cursor)
+                found = in_sorted_order(step, self.inputs.part_batches(0), self.worker)
             case RecordBoundsStep() | RecordRangesStep():
                 from millpond.worker.records import record_rows
 
