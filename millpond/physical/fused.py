@@ -154,5 +154,8 @@ def _sorted_by(node: n.Node) -> tuple[str, ...]:
     """The columns among the keys of a sort."""
     if not isinstance(node, n.Sort):
         return ()
-    named = {quote.name(name): name for name in node.schema.names}
-    return tuple(named[key.sql] for key in node.keys if key.sql in named)
+    named = {
+        text.casefold(): name for name in node.schema.names for text in (name, quote.name(name))
+    }
+    keys = (key.sql.strip().casefold() for key in node.keys)
+    return tuple(named[key] for key in keys if key in named)
