@@ -24,6 +24,7 @@ from millpond.physical.stages import (
 )
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
+from millpond.plan.wire import wire
 from millpond.schema import Field, Schema
 
 KEY = "__millpond_key"
@@ -61,7 +62,7 @@ def sort(cuts: Cuts, node: n.Sort, pipe: Pipe) -> Pipe:
     stage = cuts.close(before, ToPart(count, "range"), f"range by {keys_of(node)}")
     after = cuts.by_partition(stage, before, count, auto=given is None)
     sql, schema = f.render(node, (after.sql,)), node.schema
-    if f.wire(schema) != schema:  # Keys of an ENUM are not in the order of its texts.
+    if wire(schema) != schema:  # Keys of an ENUM are not in the order of its texts.
         return after.then(sql, schema, "sort")
     places = f.text(f.sorted_places(f.slot(0), node.keys))
     step = SortStep(places, f.text(sql), schema)
