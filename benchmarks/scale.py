@@ -139,7 +139,8 @@ def overhead(place: str, n_tasks: int) -> dict[str, float]:
             told = {"ms_per_task": each_ms, **bare}
             if isinstance(runtime, LocalRuntime):
                 return told
-            return told | {f"fetch_{n}_parts_ms": fetch_ms(runtime, n) for n in (1, 32)}
+            told |= {f"fetch_{n}_parts_ms": fetch_ms(runtime, n) for n in (1, 32)}
+            return told | {"fetch_mb_per_s": fetch_mb_per_s(runtime)}
         finally:
             runtime.close()
             worker.close()
@@ -164,6 +165,20 @@ def fetch_ms(runtime: Any, n_parts: int) -> float:
     for _ in range(100):
         runtime.fetch_many(wanted[0][0].node, wanted)
     return (time.perf_counter() - start) * 10
+
+
+def fetch_mb_per_s(runtime: Any, size_bytes: int = 8 << 20) -> float:
+    """MB a second that one reader gets from another node, by calls for 8 MiB of a large part."""
+    rows = SqlStep("SELECT (hash(range) >> 1)::BIGINT AS x FROM range(8 << 20)", SCHEMA)
+    splits = SourceInput(Scan("memory", SCHEMA), (Split(),))
+    stage = Stage(0, "part", Fragment((rows,)), (splits,), ToPart(), SCHEMA)
+    (part,) = run([stage], runtime, lambda e: None).only.parts
+    runtime.fetch_many(part.node, [(part, [(0, size_bytes)])])
+    start, n = time.perf_counter(), 0
+    for at in range(0, 8 * size_bytes, size_bytes):
+        ((data,),) = runtime.fetch_many(part.node, [(part, [(at, size_bytes)])])
+        n += len(data)
+    return n / (time.perf_counter() - start) / 1e6
 
 
 def query(options: Any) -> bytes:

@@ -57,7 +57,11 @@ class Session:
         self.options = options
         self._work = Workplace(options)
         self._runner = Runner(self._work)
-        self._sources = Sources(self._work.worker.engine, self._work.worker.storage)
+        self._sources = Sources(
+            self._work.worker.engine,
+            self._work.worker.storage,
+            durable=self._work.options.data_root is not None,
+        )
 
     def __enter__(self) -> Session:
         return self

@@ -25,7 +25,7 @@ from millpond.errors import (
 )
 from millpond.expr import quote
 from millpond.formats import rows
-from millpond.formats.find import Found, find_files
+from millpond.formats.find import Found, find_files, with_ends
 from millpond.formats.scan import NO_VALUE, Scan, reader
 from millpond.plan.nodes import DataSource
 from millpond.schema import Field, Schema
@@ -81,10 +81,14 @@ class _Hive:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Makes data sources, with the engine and the storages of a session."""
+    """Makes data sources, with the engine and the storages of a session.
+
+    `durable`: work on them may be found again by another session, if they are the same.
+    """
 
     engine: Engine
     storage: Callable[[str], Storage]
+    durable: bool = False
 
     def find(self, paths: Paths, where: str, *, recursive: bool = True) -> Found:
         found = self._find(paths, where, recursive=recursive)
@@ -96,7 +100,9 @@ class Sources:
         given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         if not given:
             raise OptionError(f"{where}: needs at least one path.")
-        return find_files([os.fspath(p) for p in given], self.storage, where, recursive=recursive)
+        named = [os.fspath(p) for p in given]
+        found = find_files(named, self.storage, where, recursive=recursive)
+        return with_ends(found, self.storage) if self.durable else found
 
     # ---- Parquet ---------------------------------------------------------------------
 

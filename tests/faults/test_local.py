@@ -144,6 +144,23 @@ def test_a_changed_input_is_computed_anew(events_path: str, data_root: str, tmp_
 
 
 @pytest.mark.slow
+def test_an_input_changed_in_place_is_noticed_though_its_time_was_set_back(
+    data_root: str, tmp_path: Path
+) -> None:
+    """As `rsync --inplace --times` does: size, time and inode are what they were."""
+    path, found = tmp_path / "numbers.csv", []
+    for last in ("7", "8"):
+        with path.open("r+" if found else "w") as file:
+            file.write("".join(f"{i}\n" for i in range(100_000)) + last + "\n")
+        os.utime(path, ns=(10**18, 10**18))
+        with Counted(shape="staged", data_root=data_root) as run:
+            frame = run.session.read_csv(str(path), {"x": "BIGINT"}, header=False)
+            found += run.session.sql("SELECT sum(x) AS s FROM t", t=frame).take_all()
+            assert run.reused == 0
+    assert found[1]["s"] == found[0]["s"] + 1
+
+
+@pytest.mark.slow
 def test_an_edited_step_is_computed_anew_and_what_is_before_it_is_not(
     events_path: str, data_root: str
 ) -> None:
