@@ -206,6 +206,10 @@ class Runner:
                 f"{where}: {error}", stage=0, partition=0, inputs="the first rows of its input",
                 traceback=error.traceback,
             ) from error.cause  # fmt: skip
+        if not found.schema.names:
+            raise SchemaMismatch(
+                f"{where}: it gives tables without columns. Give at least one; filter() drops rows."
+            )
         given = self._work.worker.engine.arrow_schema(plain(plan.schema))
         exact = call.kind not in ("row", "flat") and call.format == "arrow"
         schema = found.schema if exact else python.widened(found.schema, given)

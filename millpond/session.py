@@ -22,6 +22,10 @@ from millpond.workplace import Workplace
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+
+
+_DEEPEST = 63  # Arrow's own bound for messages.
 
 
 def init(
@@ -195,6 +199,12 @@ class Session:
         table = rows if isinstance(rows, pa.Table) else pa.table(rows)
         if not table.num_columns:
             raise SchemaMismatch("from_arrow(): the rows have no columns.")
+        for field in table.schema:
+            if (deep := _depth(field.type)) > _DEEPEST:
+                raise SchemaMismatch(
+                    f"from_arrow(): {field.name!r} is nested {deep} levels deep; {_DEEPEST} can be "
+                    "moved between processes. Keep it as JSON text."
+                )
         schema = self._work.worker.engine.schema_of(table)
         return self._frame(n.DataSource(Scan("memory", schema), rows=ArrowRows(table)))
 
@@ -240,3 +250,7 @@ class Session:
                 self._runner.write(plan)
             else:
                 frame.compute()
+
+
+def _depth(kind: pa.DataType) -> int:
+    return 1 + max((_depth(kind.field(i).type) for i in range(kind.num_fields)), default=0)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from millpond.errors import TargetNotEmpty
+from millpond.errors import OptionError, TargetNotEmpty
 from millpond.plan import nodes as n
+from millpond.plan.sinks import ENDINGS
 from millpond.runtime.publish import Receipts, publish, rolled_forward
 from millpond.storage import OutputFile, Storage
 from millpond.storage.commit import Mode, check_target, commit, files_of, find_commit
-from millpond.storage.manifest import Manifest, file_paths
+from millpond.storage.manifest import Manifest, file_paths, newest_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,20 @@ class FolderTarget:
 
     def check(self) -> None:
         check_target(self.storage, self.sink.path, self.mode, _where(self.sink))
+        if self.mode == "append":
+            self._check_format()
+
+    def _check_format(self) -> None:
+        """A folder of two formats could be read by nobody."""
+        present = newest_manifest(self.storage, self.sink.path)
+        for file in present.files if present else ():
+            for format, endings in ENDINGS.items():
+                if format != self.sink.format and file.path.lower().endswith(endings):
+                    raise OptionError(
+                        f"{_where(self.sink)}: {self.sink.path!r} holds {format} files, such as "
+                        f"{file.path!r}. Append with write_{format}(), write to another folder, "
+                        "or pass mode='overwrite'."
+                    )
 
     def commit(self, files: Sequence[OutputFile]) -> WriteResult:
         made = commit(

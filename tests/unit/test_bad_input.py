@@ -37,10 +37,20 @@ def frame(sp: Session) -> Any:
     return sp.from_arrow(pa.table({"a": list(range(300)), "price": [1.5] * 300, "s": ["x"] * 300}))
 
 
+def nested(levels: int) -> Any:
+    return [nested(levels - 1)] if levels else 1
+
+
 Wrong = Callable[[Session, Any], Any]
 AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "unknown column": (lambda sp, f: f.filter("prise > 3"), ColumnNotFound, "Did you mean 'price'"),
     "not a pandas frame": (lambda sp, f: sp.from_pandas([1]), OptionError, "frame, not list"),
+    "nested too deep": (
+        lambda sp, f: sp.from_items([{"a": nested(70)}]), SchemaMismatch, "'a' is nested 71 levels",
+    ),
+    "no columns": (
+        lambda sp, f: f.map_batches(lambda b: b.select([])).schema, SchemaMismatch, "without",
+    ),
     "unknown in select": (lambda sp, f: f.select("b"), ColumnNotFound, "The input has: a, price"),
     "unknown key": (lambda sp, f: f.repartition(2, hash_by="k"), ColumnNotFound, "'k'"),
     "unknown sort key": (lambda sp, f: f.sort("nope desc"), ColumnNotFound, "'nope'"),

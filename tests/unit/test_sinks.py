@@ -207,3 +207,13 @@ def test_a_target_below_a_file_is_one_clear_error(sp: Session, tmp_path: Path) -
         numbers(sp).write_parquet(tmp_path / "file" / "a.parquet")
     with pytest.raises(MillpondError, match="file"):
         numbers(sp).write_parquet(tmp_path / "file", mode="append")
+
+
+def test_a_folder_keeps_one_format(sp: Session, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    numbers(sp).write_parquet(target)
+    with pytest.raises(OptionError, match=r"holds parquet files, such as 'part-00000.*parquet'"):
+        numbers(sp).write_csv(target, mode="append")
+    numbers(sp).write_csv(target, mode="overwrite")
+    numbers(sp).write_csv(target, mode="append")
+    assert sp.read_csv(target).count() == 2 * numbers(sp).count()
