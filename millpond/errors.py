@@ -86,6 +86,10 @@ class SchemaMismatch(MillpondError):
     """Names or types differ where they must agree."""
 
 
+class NotInPython(MillpondError):
+    """A value that Python's own types do not have, such as an infinite date."""
+
+
 class PathNotFound(MillpondError):
     """A path, or a glob, names no file."""
 

@@ -56,7 +56,9 @@ class Results:
         return self._rows(self.plan)
 
     def _rows(self, plan: n.Node) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self._runner.table(plan).to_pylist()
+        from millpond.engine.rows import table_rows
+
+        rows = table_rows(self._runner.table(plan))
         # Sums of whole numbers are HUGEINT, which Arrow only has as a decimal.
         whole = [f.name for f in plan.schema if f.type in ("HUGEINT", "UHUGEINT")]
         for row in rows if whole else ():
@@ -70,7 +72,9 @@ class Results:
     def to_pandas(self) -> pd.DataFrame:
         """All rows as a pandas frame. Needs the extra `pandas`."""
         extra("pandas", extra="pandas", what="to_pandas()")
-        return self.to_arrow().to_pandas()
+        from millpond.engine.values import as_format
+
+        return as_format(self.to_arrow(), "pandas")
 
     def to_polars(self) -> pl.DataFrame:
         """All rows as a Polars frame. Needs the extra `polars`."""

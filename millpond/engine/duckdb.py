@@ -26,6 +26,7 @@ from millpond.errors import (
     MillpondError,
     OutOfMemory,
     SqlError,
+    WorkerLost,
 )
 from millpond.expr import Dialect, SortKey, quote
 from millpond.schema import Schema
@@ -54,22 +55,26 @@ class Engine:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._files: list[RemoteFiles] = []
-        self._root = duckdb.connect(
-            ":memory:",
-            config={
-                "threads": threads,
-                "memory_limit": f"{memory_limit_bytes}B",
-                "temp_directory": os.path.join(scratch, "spill"),
-                "preserve_insertion_order": True,
-                "python_enable_replacements": False,
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-                "allow_community_extensions": False,
-                "allow_persistent_secrets": False,
-                # It would give old rows of a remote file that was replaced within a second.
-                "enable_external_file_cache": False,
-            },
-        )
+        self._config: dict[str, Any] = {
+            "threads": threads,
+            "memory_limit": f"{memory_limit_bytes}B",
+            "preserve_insertion_order": True,
+            "python_enable_replacements": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "allow_persistent_secrets": False,
+            # It would give old rows of a remote file that was replaced within a second.
+            "enable_external_file_cache": False,
+        }
+        self._opened = 0
+        self._open()
+
+    def _open(self) -> None:
+        # A folder of its own: an instance that is left removes what it spilled when it likes.
+        spill = os.path.join(self.scratch, f"spill{self._opened or ''}")
+        self._opened += 1
+        self._root = duckdb.connect(":memory:", config={**self._config, "temp_directory": spill})
         self._root.execute("SET TimeZone = 'UTC'")
         # One cursor tells how far its statement is, and lets a stream run ahead of its reader:
         # the settings are a connection's own, and have to be made before the lock.
@@ -79,6 +84,18 @@ class Engine:
         self._watched.execute("SET enable_progress_bar_print = false")
         self._watched_is_free = True
         self._root.execute("SET lock_configuration = true")
+        for files in self._files:
+            self._root.register_filesystem(files.filesystem())
+
+    def drop(self, instance: object) -> None:
+        """Leave an instance of DuckDB that failed inside, and so refuses all that comes after.
+
+        `instance` is that of the cursor which met it. Others that are at work there fail, too:
+        their tasks are tried again.
+        """
+        with self._lock:
+            if instance is self._root:
+                self._open()
 
     @property
     def dialect(self) -> Dialect:
@@ -90,11 +107,12 @@ class Engine:
         if os.getpid() != self._pid:
             raise MillpondError(FORKED)
         with self._lock:
+            root = self._root
             try:
-                raw = self._root.cursor()
+                raw = root.cursor()
             except duckdb.ConnectionException:
                 raise MillpondError(CLOSED) from None
-        cursor = Cursor(raw, self)
+        cursor = Cursor(raw, self, root)
         try:
             yield cursor
         finally:
@@ -105,17 +123,19 @@ class Engine:
         """As `cursor`, for the one large statement of a plan: `fraction` tells how far it is."""
         with self._lock:
             mine, self._watched_is_free = self._watched_is_free, False
+            root = self._root
         if not mine:
             with self.cursor() as plain:
                 yield plain
             return
-        cursor = Cursor(self._watched, self)
+        cursor = Cursor(self._watched, self, root)
         try:
             yield cursor
         finally:
-            cursor.forget()
-            with self._lock:
-                self._watched_is_free = True
+            if root is self._root:  # Else it is gone, and a new one is free.
+                cursor.forget()
+                with self._lock:
+                    self._watched_is_free = True
 
     def fraction(self) -> float | None:
         """How much of the watched statement is done, as DuckDB guesses; None if unknown."""
@@ -218,8 +238,9 @@ class Engine:
 class Cursor:
     """One DuckDB connection and the tables registered with it."""
 
-    def __init__(self, raw: Any, engine: Engine) -> None:
+    def __init__(self, raw: Any, engine: Engine, root: object) -> None:
         self._raw = raw
+        self._root = root
         self._functions: list[str] = []
         self._engine = engine
         self._registered: list[str] = []
@@ -360,6 +381,8 @@ class Cursor:
                 raise failure from None
             # pyarrow wraps what a DuckDB stream raises while it is read: only its text is left.
             own = error if isinstance(error, duckdb.Error) else _named(str(error))
+            if isinstance(own, duckdb.FatalException | duckdb.InternalException):
+                self._engine.drop(self._root)
             raise translated(own, self._engine.scratch) from error
 
 
@@ -378,6 +401,8 @@ def _named(text: str) -> duckdb.Error:
 _KINDS: Mapping[str, type[duckdb.Error]] = {
     "Out of Memory Error": duckdb.OutOfMemoryException,
     "IO Error": duckdb.IOException,
+    "FATAL Error": duckdb.FatalException,
+    "INTERNAL Error": duckdb.InternalException,
 }
 
 
@@ -385,6 +410,8 @@ def translated(error: duckdb.Error, scratch: str) -> MillpondError:
     """Our error for DuckDB's, by its class."""
     text = _first_paragraph(str(error))
     match error:
+        case duckdb.FatalException() | duckdb.InternalException():
+            return WorkerLost(f"DuckDB failed inside, and was opened anew: {text}")
         case duckdb.OutOfMemoryException():
             if _is_full(scratch):
                 return DiskFull(f"no space left in {scratch}: {text}")

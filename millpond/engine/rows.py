@@ -23,7 +23,7 @@ from millpond.engine.pandas_later import (
     with_pandas_for,
     with_pandas_if_loaded,
 )
-from millpond.engine.values import FunctionError, raised, said_of
+from millpond.engine.values import FunctionError, as_values, raised, said_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,7 +83,7 @@ class _Rows:
         if self.dicts is None:
             for i, made in enumerate(self.arrays):
                 if made is not None and self.values[i] is None:
-                    self.values[i] = made.to_pylist()
+                    self.values[i] = as_values(made, self.schema.names[i])
             self.dicts = _dicts(self.schema.names, self.values, self.n)
         return self.dicts
 
@@ -122,6 +122,13 @@ def _of_batch(batch: pa.RecordBatch) -> _Rows:
 def as_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Rows as dicts, as Arrow's `to_pylist`, in half of its time."""
     return _of_batch(batch).as_dicts()
+
+
+def table_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a whole result as dicts."""
+    names = table.column_names
+    columns = [as_values(table.column(i), name) for i, name in enumerate(names)]
+    return _dicts(names, columns, table.num_rows)
 
 
 def from_rows(rows: list[Any], wanted: pa.Schema, name: str, first: int = 0) -> pa.RecordBatch:

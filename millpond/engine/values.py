@@ -6,7 +6,7 @@ import traceback as tb
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine.pandas_later import with_pandas_if_loaded
-from millpond.errors import MillpondError
+from millpond.errors import MillpondError, NotInPython
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -34,6 +34,43 @@ def raised(name: str, error: BaseException, place: str = "") -> FunctionError:
     return FunctionError(said_of(name, error) + place, error, text)
 
 
+def as_values(column: pa.Array | pa.ChunkedArray, name: str) -> list[Any]:
+    """A column as Python's own values; `NotInPython` names the first that is none."""
+    import pyarrow as pa
+
+    if pa.types.is_time(column.type):
+        _check_times(column, name)
+    try:
+        found: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):
+        for i in range(len(column)):
+            try:
+                column[i].as_py()
+            except (OverflowError, ValueError) as error:
+                raise _not_in_python(name, i, column.type, error) from None
+        raise
+    return found
+
+
+def _check_times(column: pa.Array | pa.ChunkedArray, name: str) -> None:
+    """24:00:00 would come out as 00:00:00."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ticks = column.cast(pa.int64() if column.type.bit_width == 64 else pa.int32())
+    second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
+    at = pc.index(pc.greater_equal(ticks, 86_400 * second), True).as_py()
+    if at >= 0:
+        raise _not_in_python(name, at, column.type, "24:00:00 is no time of a day")
+
+
+def _not_in_python(name: str, row: int, kind: Any, why: object) -> NotInPython:
+    return NotInPython(
+        f"column {name!r} holds a value of type {kind} in row {row} that Python has not ({why}). "
+        "Cast it to VARCHAR in SQL, or take the rows as Arrow."
+    )
+
+
 def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
     match format:
         case "pandas":
@@ -47,24 +84,30 @@ def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
 
 
 def _as_pandas(rows: pa.RecordBatch | pa.Table) -> Any:
-    odd = [name for name in rows.schema.names if _crashes(rows.schema.field(name).type)]
-    frame = rows.drop_columns(odd).to_pandas()
+    odd = [name for name in rows.schema.names if _only_objects(rows.schema.field(name).type)]
+    try:
+        frame = rows.drop_columns(odd).to_pandas()
+    except (OverflowError, ValueError):
+        for name in rows.schema.names:
+            as_values(rows.column(name), name)
+        raise
     for name in odd:
         frame.insert(rows.schema.get_field_index(name), name, _as_numpy(rows.column(name)))
     return frame
 
 
-def _crashes(kind: pa.DataType) -> bool:
-    """Intervals: Arrow makes objects of pandas of them, and crashes where it knows of none."""
-    return "month_day_nano" in str(kind)
+def _only_objects(kind: pa.DataType) -> bool:
+    """Intervals: Arrow makes objects of pandas of them, and crashes where it knows of none.
+    Unions: it makes nothing of them."""
+    return any(word in str(kind) for word in ("month_day_nano", "_union<"))
 
 
 def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     import numpy as np
 
-    if _crashes(column.type):
+    if _only_objects(column.type):
         items = np.empty(len(column), dtype=object)
-        items[:] = column.to_pylist()
+        items[:] = as_values(column, "")
         return items
     found: npt.NDArray[Any] = (
         column.to_numpy()

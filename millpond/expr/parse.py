@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from millpond.errors import ColumnNotFound, SchemaMismatch, SqlError
+from millpond.expr.ends import ended
 from millpond.schema import Schema
 
 Tree = dict[str, Any]
@@ -262,31 +263,18 @@ def _statement(text: str, head: str, where: str, dialect: Dialect) -> tuple[Tree
     """Parse `head + text` and prove that it is one statement, also when text is wrapped."""
     if not isinstance(text, str):
         raise SqlError(f"{where}: needs SQL text, not {type(text).__name__}.")
-    sql = text.strip()
-    while sql.endswith(";"):
-        sql = sql[:-1].rstrip()
+    sql = ended(text)
     if not sql:
         raise SqlError(f"{where}: the SQL text is empty.")
     try:
         tree = dialect.parse(head + sql)
         if len(tree["statements"]) != 1:
             raise SqlError(f"{where}: needs one piece of SQL, not several divided by ';'.")
-        if ";" in sql and not _wraps(head + sql, dialect):
-            raise SqlError(f"{where}: remove the ';' that stands before the end of the SQL.")
     except SqlError as error:
         if str(error).startswith(where):
             raise
         raise SqlError(f"{where}: {_pointed(str(error), len(head))}") from None
     return tree["statements"][0]["node"], sql
-
-
-def _wraps(sql: str, dialect: Dialect) -> bool:
-    """A ';' inside a string may be wrapped; one before a trailing comment may not."""
-    try:
-        dialect.parse(f"SELECT * FROM (\n{sql}\n)")
-    except SqlError:
-        return False
-    return True
 
 
 def _pointed(message: str, shift: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from millpond.errors import OptionError, SchemaMismatch, SqlError, warn
 from millpond.expr import Dialect, Expression, quote
 from millpond.expr import parse as p
+from millpond.expr.ends import ended, listed
 from millpond.expr.reads import with_names
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
@@ -53,7 +54,7 @@ def select(node: n.Node, items: Sequence[str], where: str, dialect: Dialect) -> 
     if len(fields) == len(items):
         return _picked(node, fields, where)
     parts = [quote.name(f.name) if f else item for f, item in zip(found, items, strict=True)]
-    return project(node, ",\n".join(parts), where, dialect)  # SQL may end in a comment.
+    return project(node, listed(parts), where, dialect)
 
 
 def _picked(node: n.Node, fields: Sequence[Field], where: str) -> n.Project:
@@ -75,14 +76,10 @@ def with_columns(
         parts.append(
             quote.name(field.name)
             if replaced is None
-            else f"(\n{_tail(columns[replaced])}\n) AS {quote.name(field.name)}"
+            else f"(\n{ended(columns[replaced])}\n) AS {quote.name(field.name)}"
         )
-    parts += [f"(\n{_tail(columns[name])}\n) AS {quote.name(name)}" for name in new.values()]
+    parts += [f"(\n{ended(columns[name])}\n) AS {quote.name(name)}" for name in new.values()]
     return project(node, ",\n".join(parts), where, dialect)
-
-
-def _tail(sql: str) -> str:
-    return sql.strip().rstrip(";").rstrip()
 
 
 def rename(node: n.Node, names: Mapping[str, str], where: str, dialect: Dialect) -> n.Project:
@@ -160,7 +157,7 @@ def aggregate(
     names = tuple(node.schema.field(key, where).name for key in keys)
     if not items:
         raise SqlError(f'{where}: needs at least one aggregate, such as "sum(x) AS s".')
-    expression = p.select_list(", ".join(items), node.schema, where, dialect, flat=True)
+    expression = p.select_list(listed(items), node.schema, where, dialect, flat=True)
     head = f"{quote.names(names)}, " if names else ""
     group = f"\nGROUP BY {quote.names(names)}" if names else ""
     sql = f"SELECT {head}{expression.sql}\nFROM {IN}{group}"
@@ -174,15 +171,26 @@ def distinct(node: n.Node, columns: Sequence[str], where: str) -> n.Distinct:
 
 def union(inputs: Sequence[n.Node], where: str, dialect: Dialect) -> n.Union:
     """Rows of all inputs, by name; every input has the same names."""
-    first = inputs[0].schema
-    for other in inputs[1:]:
-        for field in other.schema:
-            first.field(field.name, f"{where}, an input that has {field.name!r}")
-        for field in first:
-            other.schema.field(field.name, where)
+    for i, other in enumerate(inputs[1:], 2):
+        _check_same_names(inputs[0].schema, other.schema, f"frame {i}", where)
     tables = {f"__in{i}": node.schema for i, node in enumerate(inputs)}
     sql = " UNION ALL BY NAME ".join(f"SELECT * FROM {name}" for name in tables)
     return n.Union(tuple(inputs), p.check(lambda: dialect.describe(sql, tables), where))
+
+
+def _check_same_names(first: Schema, other: Schema, which: str, where: str) -> None:
+    ours, theirs = (
+        [field.name for field in one if field.name not in another]
+        for one, another in ((first, other), (other, first))
+    )
+    if ours or theirs:
+        lacks = [f"{which} lacks {', '.join(map(repr, ours))}"] if ours else []
+        lacks += [f"the first frame lacks {', '.join(map(repr, theirs))}"] if theirs else []
+        raise SchemaMismatch(
+            f"{where}: the frames have other columns: {' and '.join(lacks)}. Columns are matched "
+            f'by name; add what is missing, with_columns({(ours or theirs)[0]}="NULL"), or drop '
+            "what only one has."
+        )
 
 
 def repartition(

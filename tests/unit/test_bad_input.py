@@ -1,6 +1,7 @@
 """Bad input: one clear MillpondError each, at the call that is wrong where that can be known."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,7 +91,9 @@ AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "how": (lambda sp, f: f.join(f, "a", "sideways"), OptionError, "'sideways'"),
     "cross with on": (lambda sp, f: f.join(f, "a", "cross"), OptionError, "cross"),
     "join without on": (lambda sp, f: f.join(f), OptionError, "needs one"),
-    "union of others": (lambda sp, f: f.union(f.drop("s")), MillpondError, "'s'"),
+    "union of others": (
+        lambda sp, f: f.union(f, f.select("a", "price", "s AS t")), SchemaMismatch,
+        "frame 3 lacks 's' and the first frame lacks 't'"),
     "counts": (
         lambda sp, f: sp.partial_sql("FROM {0} UNION FROM {1}", f.repartition(2), f.repartition(3)),
         OptionError, "2, 3"),
@@ -124,6 +127,42 @@ def test_a_trailing_comment_or_semicolon_is_fine(sp: Session) -> None:
     assert given.with_columns(b="a + 1 -- more").count() == 7
 
 
+ENDS = ["", " -- c", " -- c;", ";", "; -- c", " ; /* a; /* b */ ; */ -- c", " -- c\n;\n-- d"]
+TAKES_SQL: dict[str, Callable[[Session, Any, str], Any]] = {
+    "filter": lambda sp, f, end: f.filter("s <> '; --' AND a < 3" + end),
+    "map": lambda sp, f, end: f.map("a, 'x;' AS t" + end),
+    "flat_map": lambda sp, f, end: f.flat_map("unnest([s, $$;$$]) AS u" + end),
+    "select": lambda sp, f, end: f.select("a" + end, "a + 1 AS b" + end, "s"),
+    "with_columns": lambda sp, f, end: f.with_columns(a="a + 1" + end, b="a" + end),
+    "agg": lambda sp, f, end: f.group_by("s").agg("sum(a) AS x" + end, "max(a) AS m" + end),
+    "sort": lambda sp, f, end: f.sort(["s desc" + end, "a desc" + end]),
+    "partial_sort": lambda sp, f, end: f.repartition(1).partial_sort("a desc" + end),
+    "repartition": lambda sp, f, end: f.repartition(3, by="a % 3" + end).sort("a"),
+    "join": lambda sp, f, end: f.join(f, "l.a = r.a AND l.a < 4" + end).sort("a"),
+    "sql": lambda sp, f, end: sp.sql("SELECT a, ';' AS t FROM t WHERE a < 3" + end, t=f),
+    "partial_sql": lambda sp, f, end: sp.partial_sql("SELECT a FROM {0} WHERE a < 3" + end, f),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_SQL)
+def test_sql_may_end_in_comments_and_semicolons_wherever_it_is_taken(
+    sp: Session, name: str
+) -> None:
+    given = frame(sp).limit(9)
+    wanted = TAKES_SQL[name](sp, given, "").to_arrow()
+
+    for end in ENDS:
+        assert TAKES_SQL[name](sp, given, end).to_arrow() == wanted, end
+
+
+@pytest.mark.parametrize(
+    "text", ["a = 1; a = 2", "a = 1; -- c\n DROP TABLE t", "a = 1 /* ; */ ; 1"]
+)
+def test_what_follows_a_semicolon_is_refused(sp: Session, text: str) -> None:
+    with pytest.raises(SqlError):
+        frame(sp).filter(text)
+
+
 def test_braces_in_sql_are_left_alone(sp: Session) -> None:
     out = sp.partial_sql("SELECT {'a': a}.a AS a, '{0}{1}' AS t, '{}' AS e FROM {0}", frame(sp))
 
@@ -150,6 +189,81 @@ def test_a_function_that_raises(sp: Session) -> None:
     assert isinstance(error.value.__cause__, KeyError)
     assert "broken" in error.value.traceback
     assert error.value.inputs == "rows from Python"
+
+
+def test_a_traceback_begins_where_the_user_wrote(sp: Session) -> None:
+    def broken(given: Any) -> Any:
+        raise ValueError("mine")
+
+    def marked(a: int) -> bool:
+        raise ValueError("mine")
+
+    f = frame(sp)
+    for wrong in (
+        f.map(broken, schema={"b": "INTEGER"}),
+        f.filter(lambda row: True).filter(broken),
+        f.map_batches(broken, schema={"b": "INTEGER"}),
+        f.filter("marked(a)", udfs=[marked]),
+    ):
+        with pytest.raises(TaskError, match="mine") as error:
+            wrong.take_all()
+        _, first, *_ = error.value.traceback.splitlines()
+        assert first.startswith(f'  File "{__file__}"'), error.value.traceback
+        assert "millpond/engine" not in error.value.traceback
+
+
+def test_zero_rows_pass_through_everything(sp: Session, tmp_path: Path) -> None:
+    none = frame(sp).filter("a < 0")
+
+    assert none.map(lambda row: {"b": row["a"]}, schema={"b": "BIGINT"}).take_all() == []
+    assert none.filter(lambda row: True).flat_map("unnest([a, 1]) AS x").count() == 0
+    assert none.map_batches(lambda batch: batch).to_arrow().num_rows == 0
+    assert none.map_partitions(lambda rows: rows).count() == 0
+    assert none.map_groups("s", lambda rows: rows).count() == 0
+    assert none.repartition(3, hash_by="a").sort("a").limit(2).distinct("s").count() == 0
+    assert none.repartition(2, by_rows=True).random_shuffle(1).count() == 0
+    assert none.join(frame(sp), "a", "right").count() == 300
+    assert none.group_by("s").agg("sum(a) AS x").take_all() == []
+    assert none.group_by().agg("count(*) AS n").take_all() == [{"n": 0}]
+    assert sp.sql("SELECT max(a) AS m FROM t", t=none).take_all() == [{"m": None}]
+    assert none.union(none).to_pandas().shape == (0, 3)
+    none.write_parquet(str(tmp_path / "out"))
+    assert sp.read_parquet(str(tmp_path / "out")).columns == ["a", "price", "s"]
+
+
+def test_nested_types_pass_through_everything(sp: Session, tmp_path: Path) -> None:
+    items = [
+        {"k": i % 3, "v": {"l": [i, None], "m": {"t": f"é{i}"}}, "e": []} for i in range(50)
+    ] + [{"k": None, "v": None, "e": None}]
+    nested = sp.from_items(items).map("*, map([1], [k]) AS p, [1, 2]::INTEGER[2] AS a")
+
+    rows = nested.take_all()
+    assert [row["v"] for row in rows] == [item["v"] for item in items]
+    assert nested.map(lambda row: row, schema=nested.schema).take_all() == rows
+    assert nested.filter(lambda row: row["k"] != 1).filter(lambda row: True).count() == 34
+    assert nested.repartition(3, hash_by="v").sort("v.m.t desc").count() == 51
+    assert nested.distinct("v").count() == 51
+    assert nested.join(nested.select("v"), "v").count() == 50
+    nested.write_parquet(str(tmp_path / "out"))
+    assert sp.read_parquet(str(tmp_path / "out")).sort("v").take_all() == (
+        nested.sort("v").take_all()
+    )
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b" 漢', "a b;--", "{0}", "%20#?", "back\\slash"])
+def test_odd_paths_are_written_and_read(sp: Session, tmp_path: Path, name: str) -> None:
+    for write in ("write_parquet", "write_csv", "write_json", "write_arrow"):
+        target = str(tmp_path / write / name)
+        getattr(frame(sp).select("a"), write)(target)
+        again = getattr(sp, write.replace("write", "read"))(target)
+        assert again.group_by().agg("sum(a)::BIGINT AS s").take_all() == [{"s": 44850}]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/sys"), reason="a file system that nobody may write to")
+def test_a_target_that_nobody_may_write_to_is_one_clear_error(sp: Session) -> None:
+    for target in ("/proc/sys/out", "/proc/sys/out.parquet"):
+        with pytest.raises(MillpondError, match="/proc/sys/out"):
+            frame(sp).write_parquet(target)
 
 
 def test_a_file_cut_short_after_the_call_is_named(sp: Session, tmp_path: Path) -> None:

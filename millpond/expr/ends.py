@@ -1,0 +1,46 @@
+"""Where SQL text ends: before the `;` that only comments, and more of them, follow."""
+
+import re
+from collections.abc import Sequence
+
+# What a ';' may stand in, and be none. What is not closed here does not parse either.
+_TOKENS = re.compile(
+    r"""(?P<comment>--[^\n\r]*|/\*)|(?P<end>;)
+    |[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
+    |\$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | \w+ | \s+ | .""",
+    re.VERBOSE | re.DOTALL,
+)
+_NESTED = re.compile(r"/\*|\*/")
+
+
+def ended(text: str) -> str:
+    """SQL without the semicolons, and what comments follow them, at its end."""
+    if ";" not in text:
+        return text.strip()
+    end, place = len(text), 0
+    while place < len(text):
+        found = _TOKENS.match(text, place)
+        assert found is not None  # Its last choice is any character.
+        place = found.end()
+        if found["end"]:
+            end = min(end, found.start())
+        elif found["comment"] == "/*":
+            place = _comment_end(text, place)
+        elif not found["comment"] and not found[0].isspace():
+            end = len(text)
+    return text[:end].strip()
+
+
+def _comment_end(text: str, place: int) -> int:
+    """After a comment that began before `place`: DuckDB's may hold others."""
+    depth = 1
+    for found in _NESTED.finditer(text, place):
+        depth += 1 if found[0] == "/*" else -1
+        if depth == 0:
+            return found.end()
+    return len(text)
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items of a select list as one text. Each may end in a comment or a semicolon."""
+    return "\n, ".join(map(ended, items))
