@@ -11,7 +11,7 @@ from millpond.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from millpond.dataframe import DataFrame
-    from millpond.errors import MillpondError
+    from millpond.errors import MillpondError, TaskError
     from millpond.loader import mix, open_dataset
     from millpond.runtime.gc import gc
     from millpond.session import Session, init
@@ -21,6 +21,7 @@ __all__ = [
     "DataFrame",
     "MillpondError",
     "Session",
+    "TaskError",
     "WriteResult",
     "__version__",
     "gc",
@@ -33,6 +34,7 @@ _ROOMS = {
     "DataFrame": "millpond.dataframe",
     "MillpondError": "millpond.errors",
     "Session": "millpond.session",
+    "TaskError": "millpond.errors",
     "WriteResult": "millpond.targets",
     "gc": "millpond.runtime.gc",
     "init": "millpond.session",

@@ -67,6 +67,7 @@ class Engine:
             # It would give old rows of a remote file that was replaced within a second.
             "enable_external_file_cache": False,
         }
+        self._arrow_schema = functools.lru_cache(maxsize=512)(self._find_arrow_schema)
         self._opened = 0
         self._open()
 
@@ -221,9 +222,11 @@ class Engine:
         null = "\\x01" if key.nulls_first else "\\x02"  # As DuckDB has it.
         return f"CASE WHEN ({key.sql}) IS NULL THEN '{null}'::BLOB ELSE {blob} END"
 
-    @functools.lru_cache(maxsize=512)  # noqa: B019 (one engine per process)
     def arrow_schema(self, schema: Schema) -> pa.Schema:
         """How the engine gives rows of `schema` in Arrow."""
+        return self._arrow_schema(schema)
+
+    def _find_arrow_schema(self, schema: Schema) -> pa.Schema:
         items = ", ".join(f"NULL::{f.type} AS {quote.name(f.name)}" for f in schema)
         with self.cursor() as cursor:
             return cursor.table(f"SELECT {items} WHERE false").schema

@@ -6,6 +6,7 @@ between two processes of ours only; what the user's code prints goes to stderr. 
 process dies with its parent, and so does what the user's code started in it.
 """
 
+import atexit
 import os
 import pickle
 import queue
@@ -154,6 +155,11 @@ def main() -> None:
         with suppress(BrokenPipeError):  # The parent is gone: the next request is the end.
             _write(replies, reply)
     worker.close()
+    # As multiprocessing ends its children: the interpreter's own end does no good here, and
+    # after an exception within a stream nanobind would list all of DuckDB's types on stderr.
+    atexit._run_exitfuncs()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:

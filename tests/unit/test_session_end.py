@@ -1,11 +1,15 @@
 """What a session leaves when it ends, however it ends."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+import millpond
+from millpond.engine.duckdb import Engine
 
 HOLD = """
 import os, signal, millpond
@@ -44,3 +48,32 @@ def test_closing_one_session_leaves_another_to_be_closed_at_exit() -> None:
     assert ended.returncode == 0, ended.stderr
     assert not os.path.exists(ended.stdout.strip())
     assert ended.stderr == ""
+
+
+FAILS = """
+import millpond
+with millpond.init(progress=False, shape="staged", threads=1) as sp:
+    try:
+        sp.from_items([1, 2]).map(lambda row: {"a": 1 / 0}, schema={"a": "BIGINT"}).count()
+    except millpond.TaskError:
+        print("failed")
+"""
+
+
+@pytest.mark.slow
+def test_a_function_that_failed_leaves_no_noise_at_the_end() -> None:
+    ended = run(FAILS)
+    assert ended.stdout == "failed\n"
+    assert ended.stderr == ""
+
+
+def test_a_closed_session_lets_go_of_its_engine() -> None:
+    gc.collect()
+    before = sum(isinstance(thing, Engine) for thing in gc.get_objects())
+    for _ in range(3):
+        with millpond.init(progress=False) as sp:
+            assert sp.from_items([1, 2]).sort("item").count() == 2
+            assert len(sp.from_items([1, 2]).sort("item").to_arrow()) == 2
+    del sp
+    gc.collect()
+    assert sum(isinstance(thing, Engine) for thing in gc.get_objects()) <= before
