@@ -110,5 +110,10 @@ def _valid(array: pa.Array) -> pa.Buffer | None:
 
 
 def _bits(flags: pa.Array) -> pa.Buffer:
-    """The bits of fresh flags, which begin at bit 0; not the room behind them."""
-    return flags.buffers()[1].slice(0, (len(flags) + 7) // 8)
+    """The bits of fresh flags, which begin at bit 0; behind the last one, zeros."""
+    n = len(flags)
+    data = np.frombuffer(flags.buffers()[1], np.uint8)[: (n + 7) // 8]
+    if n % 8:
+        data = data.copy()
+        data[-1] &= (1 << n % 8) - 1
+    return pa.py_buffer(data)

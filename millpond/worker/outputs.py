@@ -99,15 +99,15 @@ def write_file(
     output = task.output
     assert isinstance(output, ToFile)
     sql = as_written(sql, task.schema, output.format)
+    if output.format == "dataset":
+        from millpond.worker.shards import write_shard
+
+        return write_shard(cursor.reader(sql, batch_rows), task, worker)
     if output.keys:
         return write_folders(cursor, sql, task, worker)
     storage = worker.storage(output.directory)
     staged = staged_file(task, output, task.id.partition, worker)
     try:
-        if output.format == "dataset":
-            from millpond.worker.shards import write_shard
-
-            return write_shard(cursor, sql, batch_rows, staged, task, worker)
         rows = write_rows(cursor, sql, staged.local, output, worker.engine)
         made = sealed(storage, staged, rows)
     except BaseException:

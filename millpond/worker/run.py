@@ -156,6 +156,10 @@ class _Run:
             case ToFile(n=int()), ShuffleStep():
                 assert rows is not None
                 return write_random(rows, last, task, worker, self._check)
+            case ToFile(format="dataset"), SqlStep() if self._reads_parts(last):
+                from millpond.worker.shards import write_shard
+
+                return write_shard(self.inputs.part_batches(0), task, worker)
             case ToFile(), SqlStep() if self._moves_only(last):
                 return write_gathered(self.inputs.part_batches(0), task, worker)
             case ToFile(), SqlStep():
@@ -180,12 +184,19 @@ class _Run:
         found = self._step(last, rows, cursor)
         return write_part(found, self.inputs.bounds, task, worker)
 
-    def _moves_only(self, step: SqlStep) -> bool:
-        """Whether all that is to do is to write partitions that were exchanged as they are."""
-        task, output = self.task, self.task.output
+    def _reads_parts(self, step: SqlStep) -> bool:
+        """Whether all that is to do is to write rows of parts as they are."""
+        task = self.task
         if len(task.inputs) != 1 or len(task.fragment.steps) != 1 or step.sql != "FROM __s0":
             return False
-        item = task.inputs[0]
+        return isinstance(task.inputs[0], PartRows)
+
+    def _moves_only(self, step: SqlStep) -> bool:
+        """Whether they are partitions that were exchanged, for a file that Arrow writes."""
+        output = self.task.output
+        if not self._reads_parts(step):
+            return False
+        item = self.task.inputs[0]
         exchanged = isinstance(item, PartRows) and (item.n_parts, item.n_rows) == (None, None)
         return exchanged and isinstance(output, ToFile) and can_gather(output, step.schema)
 

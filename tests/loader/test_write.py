@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 import millpond
@@ -122,3 +123,25 @@ def _index(path: Path) -> Any:
     from millpond.formats.shard_index import read_index
 
     return read_index((path / "dataset.json").read_bytes(), str(path))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [True] * 40,
+        [True, None, False, True, None] * 8,
+        [1, None, 3, 4] * 10,
+        ["a", None, "bc"] * 13,
+    ],
+    ids=["all", "some", "numbers", "text"],
+)
+def test_a_slice_has_the_bytes_of_a_fresh_array(values: list[Any]) -> None:
+    whole = pa.array(values)
+    for first, n in ((0, 5), (3, 5), (8, 16), (7, 9), (20, 13)):
+        part, fresh = (
+            canonical(whole.slice(first, n)),
+            canonical(pa.array(values[first : first + n])),
+        )
+        found, want = ([b and b.to_pybytes() for b in a.buffers()] for a in (part, fresh))
+        assert found == want
+        assert part.to_pylist() == values[first : first + n]
