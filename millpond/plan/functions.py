@@ -13,7 +13,8 @@ import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import cloudpickle
 
 from millpond.errors import MillpondError
 from millpond.plan.nodes import PythonCall
+
+_LOOKED_INTO = 1_000  # Items of a list that may be functions; a longer one is data.
 
 
 class FunctionCannotTravel(MillpondError):
@@ -152,6 +155,8 @@ def _feed(item: Any, update: Callable[[bytes], None], seen: set[int]) -> None:
         seen.add(id(item))
         update(item.__qualname__.encode())
         if _is_users(sys.modules.get(item.__module__)):
+            for base in item.__bases__:
+                _feed(base, update, seen)
             for name, held in sorted(vars(item).items()):
                 if name not in ("__dict__", "__weakref__", "__module__", "__firstlineno__"):
                     update(name.encode())
@@ -168,8 +173,33 @@ def _feed(item: Any, update: Callable[[bytes], None], seen: set[int]) -> None:
         for _, held in sorted(vars(item).items()):
             if isinstance(held, types.ModuleType) and _is_users(held):
                 _feed(held, update, seen)
+    elif isinstance(item, types.MethodType):
+        _feed(item.__func__, update, seen)
+        _feed(item.__self__, update, seen)
+    elif isinstance(item, partial):
+        for held in (item.func, item.args, item.keywords):
+            _feed(held, update, seen)
+    elif isinstance(item, list | tuple | dict) and len(item) <= _LOOKED_INTO:
+        update(f"{type(item).__name__} {len(item)}".encode())
+        for held in chain.from_iterable(item.items()) if isinstance(item, dict) else item:
+            _feed(held, update, seen)
+    elif type(item).__module__ != "builtins" and _is_users(sys.modules.get(type(item).__module__)):
+        seen.add(id(item))
+        _feed(type(item), update, seen)
+        _feed_state(item, update, seen)
     else:
         _feed_value(item, update)
+
+
+def _feed_state(item: Any, update: Callable[[bytes], None], seen: set[int]) -> None:
+    """What an object of a user's class holds. Pickled whole, it would name its class, or, of a
+    class of the script itself, differ from process to process.
+    """
+    try:
+        state = item.__reduce_ex__(4)[1:3]
+    except Exception:  # It may never travel; `python_call` says so.
+        state = vars(item) if hasattr(item, "__dict__") else None
+    _feed(state, update, seen)
 
 
 def _feed_code(code: types.CodeType, update: Callable[[bytes], None]) -> None:

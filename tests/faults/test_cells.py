@@ -23,6 +23,13 @@ TABLE: dict[str, tuple[str, str, str]] = {
         "faults/test_local.py::test_a_killed_worker_process_is_replaced_and_its_task_runs_again",
         "contract/test_runtime.py::test_a_worker_that_is_killed_once_is_replaced",
     ),
+    "worker killed in the middle of a call of several tasks": (
+        NO_WORKER,
+        "contract/test_runtime.py::"
+        "test_a_worker_killed_in_the_middle_of_a_call_takes_no_rows_with_it",
+        "contract/test_runtime.py::"
+        "test_a_worker_killed_in_the_middle_of_a_call_takes_no_rows_with_it",
+    ),
     "worker killed between part and record": (
         "faults/test_table.py::test_the_worker_is_killed_between_its_part_and_its_result",
     ) * 3,
@@ -85,8 +92,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
         "faults/test_table.py::test_a_task_is_too_large_for_the_memory_and_runs_in_pieces",
     ) * 3,
     "a slow node": (
-        ONE_NODE, ONE_NODE, SAME + "unit/test_schedule.py::"
-        "test_the_twin_of_a_slow_task_wins_and_the_slow_one_is_cancelled",
+        ONE_NODE, ONE_NODE, "faults/test_nodes.py::test_a_node_that_is_slow_holds_nothing_up",
     ),
     "late success of an attempt given up": (
         SAME + "unit/test_schedule.py::"
@@ -104,8 +110,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     ),
     "two sessions on one data root": (
         "faults/test_races.py::test_two_sessions_that_compute_the_same_neither_corrupt_nor_wait",
-        "faults/test_races.py::test_two_sessions_that_compute_the_same_neither_corrupt_nor_wait",
-        "no: what they share is the data root, which is the same code everywhere",
+        "faults/test_races.py::test_two_programs_on_one_cluster_and_one_data_root",
     ),
     "the data root is cleared meanwhile": (
         "faults/test_gc.py::test_a_run_that_lives_notices_nothing_not_even_what_it_reuses",

@@ -161,6 +161,41 @@ def test_an_input_changed_in_place_is_noticed_though_its_time_was_set_back(
 
 
 @pytest.mark.slow
+def test_results_that_vary_are_for_their_own_run_and_explain_says_so(
+    events_path: str, data_root: str
+) -> None:
+    found = []
+    for _ in range(2):
+        with Counted(shape="staged", data_root=data_root) as run:
+            rows = run.session.read_parquet(events_path).map("id, random() AS r")
+            frame = run.session.partial_sql("SELECT r FROM {0}", rows.repartition(3, hash_by="id"))
+            assert "never reused by another run" in frame.explain(physical=True)
+            found.append(sorted(tuples(frame)))
+            assert run.reused == 0
+    assert len(found[0]) == len(found[1])
+    assert found[0] != found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "step", "again"),
+    [({}, 1, True), ({}, 2, False), ({"key": "v1"}, 2, True), ({"deterministic": False}, 1, False)],
+    ids=["as it was", "edited", "with a key", "not deterministic"],
+)
+def test_what_a_function_gave_is_found_again_if_it_is_the_same(
+    events_path: str, data_root: str, more: dict[str, Any], step: int, again: bool
+) -> None:
+    def adds(n: int) -> Any:
+        return lambda row: {"id": row["id"] + n}
+
+    for n in (1, step):
+        with Counted(shape="staged", data_root=data_root) as run:
+            source = run.session.read_parquet(events_path).map("id")
+            tuples(source.map(adds(n), schema={"id": "BIGINT"}, **more))
+    assert (run.tasks == 0) == again
+
+
+@pytest.mark.slow
 def test_an_edited_step_is_computed_anew_and_what_is_before_it_is_not(
     events_path: str, data_root: str
 ) -> None:

@@ -14,7 +14,7 @@ from small_pipelines import ALL, gather, one_task, python, rows_of, spread, spre
 
 from millpond.events import Event, PartsMissing, TaskFinished, TaskRetried
 from millpond.physical.stages import Edge, PartRef, Stage, Task, TaskId, TaskResult
-from millpond.runtime import Capacity, Ended, Runtime, run
+from millpond.runtime import Capacity, Ended, Policy, Runtime, run
 
 pytestmark = pytest.mark.slow
 N = 6
@@ -128,6 +128,31 @@ def test_a_node_is_lost_after_half_of_its_varying_parts_were_read(
 
 def test_a_node_is_lost_before_its_parts_are_read(nodes: Any, tmp_path: Path) -> None:
     rows, _ = run_and_lose(nodes, tmp_path, [spread(N), gather(1, 0)], nothing_was_read)
+    assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]
+
+
+def test_a_node_that_is_slow_holds_nothing_up(nodes: Any, tmp_path: Path) -> None:
+    """Its only CPU is taken by the task that does not end, so the twin runs elsewhere."""
+    slow = str(tmp_path / "slow")
+
+    def slow_there(batch: Any) -> Any:
+        import os
+        import threading
+
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        with suppress(FileExistsError):
+            os.symlink(here, slow)  # The node of the first task is the slow one.
+        if os.readlink(slow) == here:
+            threading.Event().wait()
+        return batch
+
+    stages = [spread(N, python(slow_there, "batch")), gather(1, 0)]
+    with connected(nodes, tmp_path) as runtime:
+        twins = Policy(twin_min_s=0.0, twin_factor=0.0, twin_after=1)
+        outcome = run(stages, runtime, lambda event: None, policy=twins).only
+        rows = rows_of(outcome.parts, runtime.fetch)
     assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]
 
 
