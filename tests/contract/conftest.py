@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ceph
+import clouds
 import pytest
 import servers
 from hf3fs import Cluster
 from places import Place, remote
 
-from millpond.storage import LocalStorage, ThreeFsStorage
+from millpond.storage import LocalStorage, ThreeFsStorage, open_storage
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,18 @@ def ceph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Se
         pytest.skip("Ceph takes long to start: `make test-ceph`")
     assert not ceph.missing(), f"Ceph's programs are not installed: {ceph.missing()}"
     with ceph.ceph(tmp_path_factory.mktemp("ceph")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gs_cloud() -> Iterator[clouds.Clouds]:
+    with clouds.clouds("gs") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def az_cloud() -> Iterator[clouds.Clouds]:
+    with clouds.clouds("az") as server:
         yield server
 
 
@@ -57,6 +70,8 @@ def local_place(tmp_path: Path) -> Place:
         "juicefs-s3",
         "moto-s3",
         "ceph-s3",
+        "gs-fake",
+        "az-fake",
     ]
 )
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
@@ -76,6 +91,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
             return remote(request.getfixturevalue("juicefs_server"))
         case "ceph-s3":
             return remote(request.getfixturevalue("ceph_server"))
+        case "gs-fake" | "az-fake" as name:
+            kind = name.removesuffix("-fake")
+            cloud: clouds.Clouds = request.getfixturevalue(f"{kind}_cloud")
+            root = f"{kind}://{clouds.BUCKET}/{uuid.uuid4().hex}"
+            return Place(lambda: open_storage(root, cloud.options()), root)
         case "moto-s3":
             return remote(request.getfixturevalue("moto_server"))
     return Place(LocalStorage, str(tmp_path / "data"))
