@@ -272,9 +272,9 @@ def sort_records(folder: Path, mb: int) -> list[dict[str, Any]]:
             staged = storage.stage(f"{uri}/in/{file.name}", "bench")
             shutil.copy(file, staged.local)
             storage.publish([storage.seal(staged)])
-        os.sync()  # What was made here is not to be written to the disk while others are timed.
 
         def sort(place: str, options: dict[str, object] | None, root: str) -> list[float]:
+            os.sync()  # What others wrote is not to reach the disk while this one is timed.
             given = {"in": f"{place}/in", "out": f"{place}/out", "options": options, "root": root}
             command = [sys.executable, "-c", SORT, json.dumps(given)]
             out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
