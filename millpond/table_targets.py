@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from millpond.engine.duckdb import Engine
@@ -127,7 +127,11 @@ class TableTargets:
     def _like(self, want: Schema, columns: Any, where: str) -> Schema:
         """The columns of the table in its order, if the rows have the same."""
         have = self.engine.schema_of(columns.empty_table())
-        if set(have) != set(want):
+        texts = {field.name for field in have if field.type == "VARCHAR"}
+        given = {  # A UUID is text in a table that keeps text.
+            replace(f, type="VARCHAR") if f.type == "UUID" and f.name in texts else f for f in want
+        }
+        if set(have) != given:
             raise SchemaMismatch(
                 f"{where}: the table has the columns ({have}), and the rows are ({want}). Select "
                 "and cast to the same columns."

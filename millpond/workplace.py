@@ -39,6 +39,7 @@ from millpond.runtime.leftovers import clear_staged
 from millpond.runtime.presence import Presence, clock_s, sessions
 from millpond.runtime.publish import Receipts
 from millpond.storage import Staged, Storage, put_new
+from millpond.storage.checksums import checksum_of
 from millpond.storage.commit import commit_id_in
 from millpond.storage.scratch import Scratch
 from millpond.tables import Tables
@@ -266,12 +267,17 @@ class Workplace:
         if self._journal is None:
             storage = self.storage(root)
 
-            def is_staged(staged: Staged) -> bool:
+            def is_staged(staged: Staged, checksum: str) -> bool:
                 # Or published, by a commit that was killed before it was done: the file's
                 # name bears the id of that commit, so it is no other's.
                 names = [staged.aside, *([staged.path] if commit_id_in(staged.path) else [])]
-                found = (self.storage(name).stat(name) for name in names)
-                return any(info and info.size_bytes == staged.size_bytes for info in found)
+                size = staged.size_bytes
+                for name in names:
+                    storage = self.storage(name)
+                    info = storage.stat(name)
+                    if info is not None and info.size_bytes == size:
+                        return checksum in ("", checksum_of(storage, name, size))
+                return False
 
             self._journal = StoredJournal(storage, root, self.id, is_staged, self._announce)
         self._journal.kept = self._kept

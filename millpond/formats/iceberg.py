@@ -146,13 +146,30 @@ class Target:
         meta = self._transaction.table_metadata
         schema, spec, path = meta.schema(), meta.spec(), output.staged.path
         footer = pq.read_metadata(open_file(self._storage(path), path))
-        statistics = arrow.data_file_statistics_from_parquet_metadata(
-            parquet_metadata=footer,
-            stats_columns=arrow.compute_statistics_plan(schema, meta.properties),
-            parquet_column_mapping=arrow.parquet_path_to_id_mapping(schema),
-        )
+
+        def statistics_of(properties: Mapping[str, str]) -> Any:
+            return arrow.data_file_statistics_from_parquet_metadata(
+                parquet_metadata=footer,
+                stats_columns=arrow.compute_statistics_plan(schema, properties),
+                parquet_column_mapping=arrow.parquet_path_to_id_mapping(schema),
+            )
+
+        try:
+            statistics = statistics_of(meta.properties)
+        except OverflowError:
+            # Python has no such dates. The file keeps them; bounds for pruning it has none then.
+            statistics = statistics_of({**meta.properties, **_without_times(schema)})
         kinds = [schema.find_type(field.source_id) for field in spec.fields]
-        values = [_typed(v, kind) for v, kind in zip(output.values, kinds, strict=True)]
+        values = []
+        for text, field, kind in zip(output.values, spec.fields, kinds, strict=True):
+            try:
+                values.append(_typed(text, kind))
+            except (ValueError, OverflowError):
+                raise SchemaMismatch(
+                    f"{self._where}: the column {field.name!r} holds {text!r}, which the library "
+                    "cannot keep as the value of a partition. Dates there are of the years 1 to "
+                    "9999; filter the others out, or partition by another column."
+                ) from None
         return manifest.DataFile.from_args(
             content=manifest.DataFileContent.DATA,
             file_path=path if "://" in path else f"file://{path}",
@@ -343,6 +360,15 @@ def _field_ids(fields: Sequence[Any]) -> str:
     return "{" + ", ".join(
         f"{quote.name(f.name)}: {ids(f.field_id, f.field_type)}" for f in fields
     ) + "}"  # fmt: skip
+
+
+def _without_times(schema: Any) -> dict[str, str]:
+    """Properties of a table by which no bounds of its dates and times are kept."""
+    return {
+        f"write.metadata.metrics.column.{schema.find_column_name(field_id)}": "counts"
+        for field_id in schema.field_ids
+        if str(schema.find_type(field_id)).startswith(("date", "timestamp"))
+    }
 
 
 def _typed(text: str | None, kind: Any) -> Any:

@@ -39,6 +39,7 @@ class Snapshot:
 _WORDS = re.compile(
     r"""ENUM\((?:[^')]|'(?:[^']|'')*')*\)|"(?:[^"]|"")*"|'(?:[^']|'')*'"""
     r"|\b(?:TIMESTAMP WITH TIME ZONE|TIME WITH TIME ZONE|[A-Z][A-Z_0-9]*)\b"
+    r"|\[\d+\]"
 )
 _WIDER = {
     "UTINYINT": "SMALLINT",
@@ -70,6 +71,8 @@ def stored(schema: Schema, other: Mapping[str, str], refused: frozenset[str], wh
                 )
             if text.startswith("ENUM("):
                 return "VARCHAR"
+            if text[0] == "[":  # Of a fixed length, which neither format has.
+                return "[]"
             return text if text[0] in "'\"" else {**_WIDER, **other}.get(text, text)
 
         return Field(field.name, _WORDS.sub(word, field.type))

@@ -34,9 +34,10 @@ class StoredJournal:
     """The journal of one session, named `session`: no two sessions have one name.
 
     `is_staged` tells whether a staged output file is still there, sealed, to be
-    published. `announce` makes known, durably, which sessions' results are used, and says
-    whether that was news: whoever clears the data root leaves those alone. `kept` are parts
-    that lie on disks of their own, where the data root holds none.
+    published, with the bytes of its checksum. `announce` makes known, durably, which
+    sessions' results are used, and says whether that was news: whoever clears the data root
+    leaves those alone. `kept` are parts that lie on disks of their own, where the data root
+    holds none.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class StoredJournal:
         storage: Storage,
         root: str,
         session: str,
-        is_staged: Callable[[Staged], bool],
+        is_staged: Callable[[Staged, str], bool],
         announce: Callable[[set[str]], bool] = lambda sessions: False,
         kept: KeptParts | None = None,
     ) -> None:
@@ -242,11 +243,11 @@ class StoredJournal:
             path, aside = (self._beneath(folder, record[name]) for name in ("path", "aside"))
             local, upload = ("", aside) if record["uploaded"] else (aside, "")
             staged = Staged(path, local, int(record["size"]), upload)
+            rows, checksum = int(record["rows"]), str(record["checksum"])
             # The same rows may have been written twice: each commit has its own files.
-            if commit_id_in(path) != commit or not self._is_staged(staged):
+            if commit_id_in(path) != commit or not self._is_staged(staged, checksum):
                 return None
             values = tuple(None if v is None else str(v) for v in record["values"])
-            rows, checksum = int(record["rows"]), str(record["checksum"])
             files.append(OutputFile(staged, rows, checksum, values, str(record["told"])))
         return replace(result, files=tuple(files))
 

@@ -13,18 +13,16 @@ from typing import Any
 from urllib.parse import quote as escaped
 from urllib.parse import unquote
 
-import xxhash
-
 from millpond.engine.duckdb import Cursor
 from millpond.errors import SchemaMismatch
 from millpond.expr import quote
 from millpond.formats.scan import NO_VALUE
 from millpond.physical.stages import OutputFile, Task, ToFile
-from millpond.storage import Staged, Storage
+from millpond.storage import LocalStorage, Staged, Storage
+from millpond.storage.checksums import checksum_of
 from millpond.worker.worker import Worker
 
 _KEY = "__millpond_key"
-_CHUNK = 4 << 20
 
 
 def write_folders(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[str, Any]:
@@ -67,16 +65,9 @@ def sealed(
 ) -> OutputFile:  # fmt: skip
     """Seal a file that was written, and take its checksum if its writer did not."""
     # Before it is sealed: an object store takes the file away.
-    seen = checksum or _checksum(staged.local)
+    local = staged.local
+    seen = checksum or checksum_of(LocalStorage(), local, os.path.getsize(local))
     return OutputFile(storage.seal(staged), rows, seen, values)
-
-
-def _checksum(path: str) -> str:
-    seen = xxhash.xxh3_64()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            seen.update(chunk)
-    return f"xxh3:{seen.hexdigest()}"
 
 
 def _with_keys(sql: str, output: ToFile, names: Sequence[str]) -> str:

@@ -236,6 +236,14 @@ print(finished)
 """
 
 
+def run_killed(
+    server: servers.Server, there: Place, kind: str, k: int
+) -> subprocess.CompletedProcess[str]:
+    given = [server.options(), there.path("root"), there.path("out"), kind, k]
+    command = [sys.executable, "-c", KILLED, json.dumps(given)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "k", "again"),
@@ -244,14 +252,8 @@ print(finished)
 def test_a_write_that_was_killed_between_upload_and_commit_uploads_nothing_twice(
     server: servers.Server, there: Place, kind: str, k: int, again: int
 ) -> None:
-    given = [server.options(), there.path("root"), there.path("out")]
-
-    def run(kind: str, k: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", KILLED, json.dumps([*given, kind, k])]
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-
-    assert run(kind, k).returncode == -signal.SIGKILL
-    ended = run("", 0)
+    assert run_killed(server, there, kind, k).returncode == -signal.SIGKILL
+    ended = run_killed(server, there, "", 0)
     assert ended.returncode == 0
     assert int(ended.stdout) == again
     with millpond.init(storage_options=server.options()) as sp:
@@ -259,3 +261,23 @@ def test_a_write_that_was_killed_between_upload_and_commit_uploads_nothing_twice
     assert sorted(row["a"] for row in rows) == list(range(1000))
     assert there.names("out/.millpond-staged") == []
     assert len(there.names("out")) == 4
+
+
+@pytest.mark.slow
+def test_an_upload_whose_bytes_are_others_is_written_again(
+    server: servers.Server, there: Place
+) -> None:
+    """Its name and its size are right, as after a torn or a forged upload; its checksum is not."""
+    assert run_killed(server, there, "RunFinished", 1).returncode == -signal.SIGKILL
+    client, prefix = server.client(), there.root.removeprefix(f"s3://{server.bucket}/")
+    listed = client.list_objects_v2(Bucket=server.bucket, Prefix=f"{prefix}/out/")["Contents"]
+    staged = [one for one in listed if one["Key"].endswith(".parquet") or "part-" in one["Key"]]
+    assert len(staged) == 4
+    client.put_object(Bucket=server.bucket, Key=staged[1]["Key"], Body=bytes(staged[1]["Size"]))
+    ended = run_killed(server, there, "", 0)
+    assert ended.returncode == 0
+    assert 1 <= int(ended.stdout) <= 4  # Those whose uploads are sound are not run again.
+    with millpond.init(storage_options=server.options()) as sp:
+        rows = sp.read_parquet(there.path("out")).take_all()
+    assert sorted(row["a"] for row in rows) == list(range(1000))
+    assert there.names("out/.millpond-staged") == []

@@ -229,3 +229,27 @@ def test_delta_keeps_the_columns_that_it_is_partitioned_by(tmp_path: Path) -> No
         with pytest.raises(SchemaMismatch, match="partitioned by p, and the rows have no"):
             sp.from_items([{"z": 1}]).write_delta(tmp_path / "t", mode="overwrite")
         assert sp.read_delta(tmp_path / "t").count() == 1
+
+
+def test_types_that_a_table_lacks_come_back_as_what_it_has(sp: Session, tables: Tables) -> None:
+    given = "SELECT [1, 2]::INT[2] AS a, 'c0ffee00-0000-4000-8000-000000000001'::UUID AS b, "
+    frame = sp.sql(given + "{'x[3]': [[1]::INT[1]]} AS c")
+    for mode in ("error", "append"):
+        tables.write(frame, "t", mode=mode)
+    back = tables.read(sp, "t")
+    assert [f.type for f in back.schema] == ["INTEGER[]", "VARCHAR", 'STRUCT("x[3]" INTEGER[][])']
+    row = {"a": [1, 2], "b": "c0ffee00-0000-4000-8000-000000000001", "c": {"x[3]": [[1]]}}
+    assert back.take_all() == [row, row]
+
+
+def test_dates_that_python_lacks_are_kept(sp: Session, tables: Tables) -> None:
+    dates = ["infinity", "-infinity", "0044-03-15 (BC)", "10000-01-01", "2026-01-02"]
+    values = ", ".join(f"('{d}'::DATE, '{d}'::TIMESTAMP, {i})" for i, d in enumerate(dates))
+    frame = sp.sql(f"SELECT * FROM (VALUES {values}) AS v (d, t, i)")
+    tables.write(frame, "t")
+    back = tables.read(sp, "t")
+    assert [row["d"] for row in back.sort("i").map("d::VARCHAR AS d").take_all()] == dates
+    assert back.filter("d < DATE '2000-01-01' AND t < TIMESTAMP '2000-01-01'").count() == 2
+    assert back.filter("i = 4").map("t::VARCHAR AS t").take_all() == [{"t": "2026-01-02 00:00:00"}]
+    with pytest.raises((SchemaMismatch, StorageError), match="'0044-03-15 .BC.'"):  # noqa: RUF043
+        tables.write(frame.filter("i = 2"), "u", partition_by="d")

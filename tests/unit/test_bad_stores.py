@@ -1,16 +1,19 @@
 """Bad input from and about object stores: what is said, what is survived, and what it costs."""
 
+import threading
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from faulty_s3 import FaultyS3, Vast, faulty_s3
 
-from millpond.errors import OptionError, StorageError
+from millpond.errors import OptionError, PathNotFound, StorageError
 from millpond.schema import Schema
-from millpond.storage import ObjectStorage, OutputFile, Range
+from millpond.storage import LocalStorage, ObjectStorage, OutputFile, Range, read_ahead
 from millpond.storage.commit import commit, marked, new_commit_id
 from millpond.storage.manifest import file_paths, newest_manifest
+from millpond.storage.protocol import AHEAD
 
 URI = "s3://bucket/a.bin"
 
@@ -104,6 +107,47 @@ def test_a_listing_that_lags_behind_hides_no_commit(server: FaultyS3) -> None:
     assert newest.number == 2
     ranges = [Range(path, 0, -1) for path in file_paths(storage, root, newest)]
     assert [bytes(view) for view in storage.read_many(ranges)] == [b"one", b"two"]
+
+
+def test_reading_ahead_asks_for_two_more_and_gives_all_in_order(server: FaultyS3) -> None:
+    data = bytes(i % 251 for i in range(100_000))
+    server.objects["a.bin"] = (data, {})
+    storage = ObjectStorage("s3", server.options())
+    taken: list[int] = []
+
+    def wanted() -> Iterator[Range]:
+        for i in range(10):
+            taken.append(i)
+            yield Range(URI, i * 10_000, 10_000)
+
+    for i, (asked, view) in enumerate(read_ahead(storage, wanted())):
+        assert asked.offset == i * 10_000
+        assert view == data[i * 10_000 : (i + 1) * 10_000]
+        assert len(taken) == min(i + 1 + AHEAD, 10)
+
+
+def test_reading_ahead_ends_with_the_first_error_or_with_its_reader(server: FaultyS3) -> None:
+    storage = ObjectStorage("s3", server.options())
+    names = ["s3://bucket/a.bin", "s3://bucket/none", "s3://bucket/a.bin"]
+    reader = read_ahead(storage, [Range(name, 0, 5) for name in names])
+    assert bytes(next(reader)[1]) == bytes(5)
+    with pytest.raises(PathNotFound, match="bucket/none"):
+        next(reader)
+    reader = read_ahead(storage, (Range(URI, i, 5) for i in range(10**9)))
+    next(reader)
+    reader.close()
+    asked = len(server.asked)
+    assert asked <= 3 + 1 + AHEAD + 1
+    assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
+
+
+def test_files_of_this_machine_are_not_read_ahead(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    taken: list[int] = []
+    ranges = (taken.append(i) or Range(str(tmp_path / "a"), i, 1) for i in range(10))
+    for i, (_, view) in enumerate(read_ahead(LocalStorage(), ranges)):
+        assert bytes(view) == b"%d" % i
+        assert len(taken) == i + 1
 
 
 TOKENS = ["line\nend", "nul\0", "ünicode", "\ttab"]

@@ -17,7 +17,7 @@ from tests.unit.part_files import numbers_batch, write_part
 STAGE = source(4, 3, n=2, fingerprint="scan flights")
 
 
-def is_staged(staged: Staged) -> bool:
+def is_staged(staged: Staged, checksum: str) -> bool:
     local = Path(staged.local)
     return local.exists() and local.stat().st_size == staged.size_bytes
 
