@@ -4,7 +4,7 @@ Written from the published interface (docs/how-to/3fs.md lists what it rests on)
 that a mistake that a cluster would punish fails here too:
 
 - completions come in another order than the reads were prepared in;
-- `io_depth` > 0 runs full batches only: a short tail waits for ever;
+- `io_depth` > 0 runs full batches only: a short tail waits for ever; < 0 cuts them;
 - reads behind the end are short, and holes are zeros unless flag 2 is set;
 - two reads of a batch with overlapping target bytes fail all of it;
 - a descriptor must be registered, once, and deregistered before it is closed: a stale
@@ -18,6 +18,7 @@ positive number makes that read −errno, `"short"` half as long, `"hang"` never
 """
 
 import errno
+import fcntl
 import os
 import shutil
 import sys
@@ -212,6 +213,8 @@ class Ring:
             raise OSError(errno.EINVAL, "direction, length or place")
         if fd not in cluster.registered:
             raise OSError(errno.EBADF, "not registered")
+        if read and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+            raise OSError(errno.EACCES, "opened for writing only")
         iov.userdata = userdata
         with cluster.lock:
             fault = cluster.faults.popleft() if cluster.faults else 0
@@ -223,7 +226,13 @@ class Ring:
         ready = len(self.prepared)
         if self.io_depth > 0:
             ready -= ready % self.io_depth
-        batch, self.prepared = self.prepared[:ready], self.prepared[ready:]
+        size = abs(self.io_depth) or ready or 1
+        found, self.prepared = self.prepared[:ready], self.prepared[ready:]
+        for first in range(0, ready, size):
+            self._run_batch(found[first : first + size])
+        return self
+
+    def _run_batch(self, batch: list[tuple[Slice, int, int, int | str]]) -> None:
         registered = {link for link in {iov.link for iov, *_ in batch} if os.path.lexists(link)}
         overlapping = _overlap([iov for iov, *_ in batch])
         # Another order than the one of asking, and the same each time.
@@ -234,7 +243,6 @@ class Ring:
             gone = iov.link not in registered
             iov.result = -errno.EINVAL if overlapping or gone else self._run(iov, fd, off, fault)
             self.done.append(iov)
-        return self
 
     def wait(
         self,

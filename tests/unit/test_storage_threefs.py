@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import types
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hf3fs import Cluster
@@ -134,6 +136,60 @@ def test_a_ring_with_a_read_still_under_way_is_never_used_again(
     assert right(ranges, storage.read_many(ranges))
     assert cluster.calls.count("make_ioring") == 2
     assert len(cluster.links()) == 1  # The first buffer's registration was taken back.
+
+
+def test_a_buffer_whose_registration_is_gone_is_an_error_and_not_wrong_bytes(
+    cluster: Cluster, client: types.ModuleType, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = ThreeFsStorage(client)
+    storage.read_many(spread(path, 3))
+    (link,) = cluster.links()
+    os.rename(f"{cluster.mount}/3fs-virt/iovs/{link}", f"{cluster.mount}/gone")
+    with pytest.raises(StorageError, match=r"a\.bin.*EINVAL"):
+        storage.read_many(spread(path, 3))
+    os.rename(f"{cluster.mount}/gone", f"{cluster.mount}/3fs-virt/iovs/{link}")
+
+
+def test_the_fake_punishes_what_a_cluster_would(
+    cluster: Cluster, client: types.ModuleType, path: str
+) -> None:
+    """So that the tests above mean something."""
+    shm = SharedMemory(create=True, size=4096)
+    iov, cut = client.make_iovec(shm, cluster.mount), client.make_iovec(shm, cluster.mount, 1024)
+    shm.unlink()
+    fd, writing = os.open(path, os.O_RDONLY), os.open(path, os.O_WRONLY)
+    for one in (fd, writing):
+        client.register_fd(one)
+
+    def done(*reads: tuple[int, int], buffer: Any = iov, depth: int = 0) -> dict[int, int]:
+        ring = client.make_ioring(cluster.mount, 8, True, depth)
+        for i, (start, end) in enumerate(reads):
+            ring.prepare(buffer[start:end], True, fd, 0, i)
+        ring.submit()
+        return {r.userdata: r.result for r in ring.wait(max_results=8, timeout=0.0)}
+
+    three = [(0, 10), (10, 20), (20, 30)]
+    assert list(done(*three)) != [0, 1, 2]  # Another order.
+    assert done(*three, depth=-2) == {0: 10, 1: 10, 2: 10}
+    assert len(done(*three, depth=2)) == 2  # The tail waits for ever.
+    assert done((0, 10), (5, 15)) == {0: -errno.EINVAL, 1: -errno.EINVAL}  # They overlap.
+    assert done((1000, 1100), buffer=cut) == {0: -errno.EINVAL}  # Across two blocks.
+
+    def refused(*given: Any, ring: Any = None) -> int | None:
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            (ring or client.make_ioring(cluster.mount, 8)).prepare(*given)
+        return caught.value.errno
+
+    assert refused(iov[0:0], True, fd, 0) == errno.EINVAL
+    assert refused(iov[0:9], False, fd, 0) == errno.EINVAL
+    assert refused(iov[0:9], True, 999, 0) == errno.EBADF
+    assert refused(iov[0:9], True, writing, 0) == errno.EACCES
+    small = client.make_ioring(cluster.mount, 1)
+    small.prepare(iov[0:9], True, fd, 0)
+    assert refused(iov[9:18], True, fd, 0, ring=small) == errno.EAGAIN
+    for one in (fd, writing):
+        client.deregister_fd(one)
+        os.close(one)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EBADF, errno.EINVAL])
