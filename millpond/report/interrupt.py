@@ -17,6 +17,9 @@ def one_line(interrupt: KeyboardInterrupt) -> None:
     def hook(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
         if error is interrupt:
             print("millpond: interrupted", file=sys.stderr)
+            # The exception holds the frames of all that was at work: kept here to the very end,
+            # they would keep DuckDB's own objects, and it tells of each that is left.
+            sys.excepthook = before
         else:
             before(kind, error, tb)
 
