@@ -73,13 +73,19 @@ class Runner:
     def declared(self, columns: Columns, where: str) -> Mapping[str, str] | Schema:
         """The columns that a user says a function gives."""
         if hasattr(columns, "empty_table"):
-            return self._work.worker.engine.schema_of(columns.empty_table())
+            return self._named_by_duckdb(columns)
         if not isinstance(columns, Mapping | Schema):
             raise SchemaMismatch(
                 f"{where}: schema is a dict of names and DuckDB types, a frame's schema, or a "
                 f"pyarrow.Schema, not {type(columns).__name__}."
             )
         return columns
+
+    def _named_by_duckdb(self, schema: pa.Schema) -> Schema:
+        import pyarrow as pa
+
+        none = pa.RecordBatchReader.from_batches(schema, [])  # Arrow has no empty union.
+        return self._work.worker.engine.schema_of(none)
 
     def check_resources(self, cpus: float, gpus: float, where: str) -> None:
         """More than this machine has would wait for ever. A cluster may grow: it is asked later."""
@@ -213,7 +219,7 @@ class Runner:
         given = self._work.worker.engine.arrow_schema(plain(plan.schema))
         exact = call.kind not in ("row", "flat") and call.format == "arrow"
         schema = found.schema if exact else python.widened(found.schema, given)
-        return self._work.worker.engine.schema_of(schema.empty_table())
+        return self._named_by_duckdb(schema)
 
     def _stages(self, plan: n.Node) -> Physical:
         self._measure(self._work.optimized(plan))

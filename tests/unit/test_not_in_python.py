@@ -61,3 +61,12 @@ def test_unions_are_objects_for_pandas_and_numpy(sp: Session, format: str) -> No
     given = unions.map_batches(told, schema={"t": "VARCHAR"}, format=format)
     assert given.take_all() == [{"t": "2"}, {"t": "'x'"}]
     assert list(unions.to_pandas()["u"]) == [2, "x"]
+
+
+def test_unions_pass_through_functions_of_arrow(sp: Session) -> None:
+    kind = "UNION(num INTEGER, str VARCHAR)"
+    unions = sp.sql(f"SELECT v::{kind} AS u FROM (VALUES (2::{kind}), ('x'::{kind})) AS t(v)")
+    same = unions.map_batches(lambda batch: batch)
+
+    assert same.schema == unions.schema
+    assert same.take_all() == [{"u": 2}, {"u": "x"}]
