@@ -17,7 +17,7 @@ from millpond.engine.kernels import row_numbers
 from millpond.storage.direct import BLOCK_BYTES, BlockFile, reused_memory
 
 GROUP_BYTES = 32 << 20  # Of Arrow rows, in a row group.
-_SAMPLE_ROWS = 4096
+_SAMPLE_ROWS, _SAMPLE_BYTES = 4096, 8 << 20
 
 
 class Made(NamedTuple):
@@ -104,8 +104,9 @@ def repetitive(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> list[str
     Rows that lie side by side often share values that others do not.
     """
     total = sum(batch.num_rows for batch in batches)
-    n = min(_SAMPLE_ROWS, total)
-    if not n:
+    size = sum(batch.nbytes for batch in batches)
+    n = min(_SAMPLE_ROWS, _SAMPLE_BYTES * total // max(size, 1), total)
+    if n < 2:
         return []
     places, some, start = np.linspace(0, total - 1, n).astype(np.int64), [], 0
     for batch in batches:

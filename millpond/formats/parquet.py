@@ -10,10 +10,11 @@ from millpond.storage import FileInfo, Storage, open_file
 
 @dataclass(frozen=True, slots=True)
 class RowGroups:
-    """Rows and bytes of each row group of one file."""
+    """Rows and bytes of each row group of one file, and bytes before compression."""
 
     rows: tuple[int, ...]
     size_bytes: tuple[int, ...]
+    value_bytes: tuple[int, ...] = ()
 
 
 def row_groups(storage: Storage, path: str) -> RowGroups:
@@ -31,6 +32,7 @@ def row_groups(storage: Storage, path: str) -> RowGroups:
     return RowGroups(
         tuple(g.num_rows for g in groups),
         tuple(sum(g.column(c).total_compressed_size for c in range(g.num_columns)) for g in groups),
+        tuple(g.total_byte_size for g in groups),
     )
 
 

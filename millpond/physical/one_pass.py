@@ -12,6 +12,7 @@ from millpond.physical.cuts import PID
 from millpond.physical.fused import Statement, functions_in_line, to_file
 from millpond.physical.shape import Settings, why_staged
 from millpond.physical.stages import Fragment, ShuffleStep, SqlStep, Stage
+from millpond.physical.wide import wide
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import keeps_order, partitioning
 from millpond.schema import Schema
@@ -93,6 +94,8 @@ def _why_not_random(sink: n.DataSink, node: n.RandomPartition, settings: Setting
         return "a rerun can resume from parts"
     if not keeps_order(node.input):
         return "equal rows must be counted first"
+    if found := wide(node, settings):
+        return f"rows of {found.row_bytes} bytes are wide"
     if _n_files(node, settings) > MOST_FILES:
         return "a partition at a time would not fit into the memory"
     return why_not_arrow(node.schema, sink.options)

@@ -43,6 +43,7 @@ from millpond.physical.stages import (
     SourceInput,
     ToPart,
 )
+from millpond.physical.wide import why_wide
 from millpond.plan import nodes as n
 from millpond.plan.depth import room_for
 from millpond.plan.fingerprint import source_identity
@@ -60,7 +61,7 @@ def plan_stages(node: n.Node, settings: Settings) -> Physical:
 
 
 def _planned(node: n.Node, settings: Settings) -> Physical:
-    reason = why_staged(node, settings)
+    reason = why_staged(node, settings) or why_wide(node, settings)
     if reason is None and (stage := record_sort(node, settings)):
         why, only = "records of fixed width, sorted without SQL", stage
         return Physical((identified(only, node, settings.versions),), "fused", why)

@@ -11,6 +11,7 @@ from millpond.physical.pipe import FIXED, VARIES, Pipe, ordered
 from millpond.physical.shape import Settings
 from millpond.physical.splits import first_rows
 from millpond.physical.stages import Edge, ShuffleStep, SourceInput, StageInput, ToPart
+from millpond.physical.wide import told, wide
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import keeps_order, partitioning
 from millpond.plan.wire import wire
@@ -22,11 +23,13 @@ _LEAST_SEGMENT_BYTES = 256 << 10  # See docs/scale.md.
 
 def random_order(cuts: Cuts, node: n.RandomPartition, pipe: Pipe) -> Pipe:
     """All rows by the hash of their identity: range by range of hashes."""
-    given = partitioning(node.input).n
-    if pipe.n == 1 and given in (None, 1):
+    given, found = partitioning(node.input).n, wide(node, cuts.settings)
+    if pipe.n == 1 and given in (None, 1) and not found:
         return pipe.then(f.render(node, (pipe.sql,)), node.schema, "random shuffle")
-    pipe = _identified(cuts, node.input, pipe)
+    pipe = _identified(cuts, node.input, told(pipe, found) if found else pipe)
     count = given or many(pipe.n, cuts.settings)
+    if found and not given:
+        count = max(count, found.ranges(cuts.settings))
     number = f"((({f.random_key(node.seed)} >> 32) * {count}) >> 32)::UINTEGER"
     pipe = cuts.exchange(pipe, number, count, "range of random order", (), auto=given is None)
     travelled = wire(node.schema)

@@ -22,6 +22,7 @@ from millpond.physical.stages import (
     ToFile,
     ToPart,
 )
+from millpond.physical.wide import told, wide
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
 from millpond.plan.wire import wire
@@ -45,6 +46,8 @@ def sort(cuts: Cuts, node: n.Sort, pipe: Pipe) -> Pipe:
     given = node.n or partitioning(node.input).n
     # A range that is sorted in memory and in caches takes a third of what one that spills does.
     count = given or (many(pipe.n, cuts.settings) if pipe.n > 1 else 1)
+    if found := wide(node, cuts.settings):
+        pipe, count = told(pipe, found), given or max(count, found.ranges(cuts.settings))
     if pipe.n == 1 and count == 1:
         return pipe.then(f.render(node, (pipe.sql,)), node.schema, "sort")
     if pipe.steps or called(pipe):

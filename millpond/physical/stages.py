@@ -157,6 +157,7 @@ class SourceInput:
     broadcast: bool = False
     identity: str = ""  # Of the files' content, for the stage's fingerprint.
     first_rows: tuple[int, ...] = ()  # Of each split, where rows are numbered.
+    row_bytes: int = 0  # Of a row, where they are wide.
 
 
 class Edge(StrEnum):
@@ -215,12 +216,14 @@ Input = SourceInput | StageInput | ConcatInput | RowsInput | ShardsInput
 class SplitRows:
     """Task input: the rows of one split of a source.
 
-    With `first_row`, each row's number in the whole source is a last column.
+    With `first_row`, each row's number in the whole source is a last column. `row_bytes` is
+    what a row takes, where rows are wide.
     """
 
     scan: Scan
     splits: tuple[Split, ...]
     first_row: int | None = None
+    row_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,9 +186,10 @@ def _task_input(
     starts: dict[int, tuple[int, ...]],
 ) -> TaskInput:
     match item:
-        case SourceInput(scan, splits, broadcast, first_rows=first_rows):
+        case SourceInput(scan, splits, broadcast, first_rows=first_rows, row_bytes=row_bytes):
             first_row = first_rows[task] if first_rows else None
-            return SplitRows(scan, splits if broadcast else splits[task : task + 1], first_row)
+            mine = splits if broadcast else splits[task : task + 1]
+            return SplitRows(scan, mine, first_row, row_bytes)
         case StageInput(stage, edge, only, numbered):
             place = task
             if only is not None and edge is not Edge.ALL:

@@ -23,12 +23,16 @@ _SHARE = 4  # Of a task's memory, one in so many bytes; they are there twice for
 
 def fits(task: Task, worker: Worker) -> bool:
     """Whether the rows of the first input can be held in memory."""
+    return read_bytes(task) <= worker.options.memory_limit_bytes // worker.options.threads // _SHARE
+
+
+def read_bytes(task: Task) -> int:
+    """Of the parts that are the first input, as far as is known."""
     rows = task.inputs[0]
     assert isinstance(rows, PartRows)
-    size = rows.size_bytes
-    if size is None:
-        size = sum(p.size_bytes * rows.n_partitions // p.n_partitions for p in rows.parts)
-    return size <= worker.options.memory_limit_bytes // worker.options.threads // _SHARE
+    if rows.size_bytes is not None:
+        return rows.size_bytes
+    return sum(p.size_bytes * rows.n_partitions // p.n_partitions for p in rows.parts)
 
 
 def gathered(
@@ -77,5 +81,8 @@ def _in_order(rows: pa.RecordBatch, order: Ints) -> Iterator[pa.RecordBatch]:
 
     each = max(1, PIECE_BYTES * rows.num_rows // max(rows.nbytes, 1))
     for first in range(0, len(order), each):
+        if each == 1:  # Wide rows are not copied.
+            yield rows.slice(int(order[first]), 1)
+            continue
         places = row_numbers(order[first : first + each])
         yield pc.take(rows, places, boundscheck=False, memory_pool=reused_memory())

@@ -49,6 +49,8 @@ class Inputs:
         for item in self._task.inputs:
             if isinstance(item, PartRows) and (rows := sum(part.rows for part in item.parts)):
                 wide = max(wide, sum(part.size_bytes for part in item.parts) // rows)
+            elif isinstance(item, SplitRows):
+                wide = max(wide, item.row_bytes)
         if wide:
             return max(1, min(BATCH_ROWS, _BATCH_BYTES // wide))
         known = all(map(_has_width, self._worker.engine.arrow_schema(schema).types))

@@ -17,7 +17,7 @@ from millpond.physical.stages import OutputFile, PartRef, ShuffleStep, Task, ToF
 from millpond.schema import Schema
 from millpond.storage import Staged
 from millpond.worker.folders import sealed, write_folders
-from millpond.worker.gather import gathered
+from millpond.worker.gather import gathered, read_bytes
 from millpond.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def write_part(
                 hashed += rows_hash(worker.engine, pa.Table.from_batches([kept]))
             if output.sized:
                 sized += value_bytes(kept)
-            writer.add(kept, numbers)
+            with worker.room_for(kept.nbytes):
+                writer.add(kept, numbers)
         written = writer.close()
     except BaseException:
         writer.abort()
@@ -130,15 +131,14 @@ def write_gathered(rows: Iterator[pa.RecordBatch], task: Task, worker: Worker) -
     storage = worker.storage(output.directory)
     staged = staged_file(task, output, task.id.partition, worker)
     try:
-        schema = worker.engine.arrow_schema(task.schema)
-        n_rows, checksum = parquet.write_file(
-            rows, staged.local, schema, codec_of(output), output.sorted_by
-        )
-        made = sealed(storage, staged, n_rows, checksum=checksum)
+        schema, codec = worker.engine.arrow_schema(task.schema), codec_of(output)
+        with worker.room_for(read_bytes(task)):
+            made = parquet.write_file(rows, staged.local, schema, codec, output.sorted_by)
+        file = sealed(storage, staged, made.rows, checksum=made.checksum)
     except BaseException:
         storage.discard([staged])
         raise
-    return {"files": (made,), "rows": made.rows, "size_bytes": made.staged.size_bytes}
+    return _told([file])
 
 
 def write_in_order(

@@ -15,6 +15,7 @@ from millpond.engine.duckdb import Cursor
 from millpond.engine.freed_memory import keep_freed_memory
 from millpond.engine.udfs import vectorised
 from millpond.errors import MillpondError, WorkerLost
+from millpond.physical.fragment import ORDINAL_NAME
 from millpond.physical.stages import (
     PartRows,
     PartsLost,
@@ -32,6 +33,7 @@ from millpond.physical.stages import (
     ToMemory,
     ToPart,
 )
+from millpond.schema import Field, Schema
 from millpond.shuffle.read import PartsUnreadable
 from millpond.worker.gather import fits, gathered, in_sorted_order
 from millpond.worker.inputs import Inputs
@@ -90,6 +92,8 @@ def _alone(worker: Worker, task: Task) -> Iterator[Worker]:
         scratch=os.path.join(mine.scratch, "alone-{}-{}-{}".format(*task.id)),
         threads=mine.threads if task.rows_at_once is None else 1,
         memory_limit_bytes=max(mine.memory_limit_bytes, mine.alone_bytes),
+        # A row group may be one page, and a page is read whole.
+        engine_share=mine.engine_share if task.rows_at_once is None else 0.9,
     )
     scratch = options.scratch
     os.makedirs(scratch, mode=0o700, exist_ok=True)  # DuckDB makes its own folder in it, no more.
@@ -205,12 +209,17 @@ class _Run:
         task, worker = self.task, self.worker
         first = task.inputs[0]
         given = first.schema if isinstance(first, PartRows) else first.scan.schema
+        if first.first_row is not None:
+            given = Schema((*given.fields, Field(ORDINAL_NAME, "BIGINT")))
+        few = self.inputs.batch_rows(given)
         whole, cursors = SqlStep("FROM __s0", given), [self._cursor() for _ in task.fragment.steps]
         reading, writing = self._cursor(), self._cursor()
-        source = reading.reader(self._bound(whole, None, reading))
+        source = reading.reader(self._bound(whole, None, reading), few)
 
         def made() -> Iterator[pa.RecordBatch]:
-            for piece in functions.sized(source, worker.engine.arrow_schema(given), n_rows):
+            for piece in functions.sized(
+                source, worker.engine.arrow_schema(given), min(n_rows, few)
+            ):
                 rows: Iterator[pa.RecordBatch] = iter([piece])
                 self._before = whole
                 for step, cursor in zip(task.fragment.steps, cursors, strict=True):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,6 +42,7 @@ class WorkerOptions:
     threads: int = 1
     memory_limit_bytes: int = 2**30
     alone_bytes: int = 0  # What a task may take that runs alone on its node, if more.
+    engine_share: float = 0.6  # Of the memory, DuckDB's; 30 % are buffers.
     verify: str = "parts"
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -48,7 +50,7 @@ class WorkerOptions:
     def buffer_bytes(self) -> int:
         """For one buffer of one task: rows read ahead, or rows on their way into a run.
 
-        DuckDB has 60 % of the memory; 30 % are buffers. A task reads ahead into one of
+        A task reads ahead into one of
         them, and a part that it writes takes two, and the batch at hand some more.
         """
         share = int(self.memory_limit_bytes * 0.3 / self.threads)
@@ -66,6 +68,16 @@ class Worker:
     fetch: Fetch | None = None
     memory: dict[str, pa.Table] = field(default_factory=dict)
     running: dict[TaskId, Interruptible] = field(default_factory=dict)
+    _large: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def room_for(self, size_bytes: int) -> Iterator[None]:
+        """While rows of so many bytes are copied: if they are large, nobody else's are."""
+        if size_bytes <= self.options.buffer_bytes:
+            yield
+            return
+        with self._large:
+            yield
 
     def interrupt(self, task: TaskId) -> None:
         """End a task that runs in another thread soon; it raises whatever it then meets."""
@@ -112,7 +124,7 @@ def build_worker(options: WorkerOptions, *, node: str = "", fetch: Fetch | None 
     """A worker for this process."""
     os.makedirs(options.parts, mode=0o700, exist_ok=True)
     # DuckDB takes its share; the rest is for exchange buffers and Python.
-    share = int(options.memory_limit_bytes * 0.6)
+    share = int(options.memory_limit_bytes * options.engine_share)
     engine = Engine(
         threads=options.threads,
         memory_limit_bytes=max(share, 64 * 2**20),

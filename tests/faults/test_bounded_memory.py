@@ -122,3 +122,46 @@ def test_rows_of_a_tenth_of_the_memory_are_moved_and_written(move: str, tmp_path
     assert found["k"].to_pylist() == [0, 1, 2]
     assert [s.as_py()[:1] for s in found["s"]] == [b"A", b"B", b"C"]
     assert {len(s.as_py()) for s in found["s"]} == {25_000_000}
+
+
+def wide_rows(folder: Path, rows: int, width: int, *, files: int, key: int = 8) -> None:
+    """`rows` rows of `width` incompressible bytes, their keys of `key` bytes in no order."""
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    keys = [f"{i * 7 % rows:08d}".rjust(key, "k") for i in range(rows)]
+    for i in range(files):
+        mine = range(i * rows // files, (i + 1) * rows // files)
+        payload = pa.array([rng.bytes(width) for _ in mine], pa.binary())
+        table = pa.table({"k": [keys[j] for j in mine], "s": payload})
+        pq.write_table(table, folder / f"{i}.parquet", compression="none", use_dictionary=False)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux")
+@pytest.mark.parametrize("shape", ["auto", pytest.param("staged", marks=pytest.mark.full)])
+@pytest.mark.parametrize("work", ["sort", "shuffle"])
+@pytest.mark.parametrize("files", [3, pytest.param(1, marks=pytest.mark.full)])
+def test_three_rows_of_a_tenth_of_the_memory(
+    shape: str, work: str, files: int, tmp_path: Path
+) -> None:
+    """Of 100 MB within 1 GB; with one file they are one page, which DuckDB reads whole."""
+    wide_rows(tmp_path / "in", 3, 100_000_000, files=files)
+    given = options(memory_limit="1GB", threads=2, shape=shape, progress=False)
+    with Session(given) as sp, Peak() as peak:
+        frame = sp.read_parquet(str(tmp_path / "in"))
+        moved = frame.sort("k") if work == "sort" else frame.random_shuffle(1)
+        moved.write_parquet(str(tmp_path / "out"), compression="uncompressed")
+    found = pq.read_table(tmp_path / "out")
+    sent = pq.read_table(tmp_path / "in").sort_by("k")
+    assert found.sort_by("k").equals(sent)
+    assert work != "sort" or found["k"].to_pylist() == sent["k"].to_pylist()
+    # DuckDB's own reader takes more than it counts; see docs/decisions/0111.
+    assert peak.taken < 1.35e9
+
+
+@pytest.mark.parametrize("shape", ["auto", "staged"])
+def test_a_sort_by_keys_of_a_megabyte(shape: str, tmp_path: Path) -> None:
+    wide_rows(tmp_path / "in", 60, 100, files=2, key=1_000_000)
+    with Session(options(memory_limit="512MB", threads=2, shape=shape, progress=False)) as sp:
+        sp.read_parquet(str(tmp_path / "in")).sort("k").write_parquet(str(tmp_path / "out"))
+    found = pq.read_table(tmp_path / "out")
+    assert found.equals(pq.read_table(tmp_path / "in").sort_by("k"))

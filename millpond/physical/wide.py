@@ -1,0 +1,76 @@
+"""Rows so wide that few of them fill a batch: what they take, as far as footers tell.
+
+DuckDB moves rows by 2048, and sorts them whole. Wide ones are better sorted by their places,
+in ranges that a task can hold, and read a few at a time.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from millpond.physical.fused import all_nodes
+from millpond.physical.pipe import Pipe
+from millpond.physical.shape import Settings
+from millpond.physical.stages import SourceInput
+from millpond.plan import nodes as n
+
+_SHARE = 4096  # Of the memory: 2048 rows of that take half of it.
+_LEAST_FILE_BYTES = 256 << 10  # Wide rows that compress better than that go unnoticed.
+_FILES = 8  # The largest of a source are asked.
+_RANGES = 32  # That fit into memory.
+
+
+class Wide(NamedTuple):
+    """Bytes of a row, and of all of them, before compression."""
+
+    row_bytes: int
+    bytes: int
+
+    def ranges(self, settings: Settings) -> int:
+        """So many that each is a small part of memory, of one row at least."""
+        each = max(self.row_bytes, settings.memory_bytes // _RANGES)
+        return max(1, -(-self.bytes // each))
+
+
+def wide(node: n.Node, settings: Settings) -> Wide | None:
+    """What the rows below `node` take; None if they are not known to be wide."""
+    rows = size = 0
+    for source in (at for at in all_nodes(node) if isinstance(at, n.DataSource)):
+        if source.rows is not None:
+            rows, size = rows + source.rows.table.num_rows, size + source.rows.table.nbytes
+        elif source.scan.format == "parquet":
+            found = _in_files(source, settings)
+            rows, size = rows + found[0], size + found[1]
+    if not rows or size // rows <= settings.memory_bytes // _SHARE:
+        return None
+    return Wide(size // rows, size)
+
+
+def why_wide(node: n.Node, settings: Settings) -> str:
+    """Why `node`, with the choice of a shape, is cut into stages: "" if not for its wide rows."""
+    if settings.shape == "auto":
+        for at in all_nodes(node):
+            if isinstance(at, n.Sort | n.RandomPartition) and (found := wide(at, settings)):
+                return f"rows of {found.row_bytes / 1e6:.1f} MB are moved a few at a time"
+    return ""
+
+
+def told(pipe: Pipe, found: Wide) -> Pipe:
+    """The pipe, its sources read a few rows at a time."""
+    inputs = (
+        replace(i, row_bytes=found.row_bytes) if isinstance(i, SourceInput) else i
+        for i in pipe.inputs
+    )
+    return replace(pipe, inputs=tuple(inputs))
+
+
+def _in_files(source: n.DataSource, settings: Settings) -> tuple[int, int]:
+    if not any(f.type in ("VARCHAR", "BLOB") or not f.type.isalpha() for f in source.schema):
+        return 0, 0  # Numbers and the like.
+    large = sorted(source.files, key=lambda file: -file.size_bytes)[:_FILES]
+    if not large or large[0].size_bytes < _LEAST_FILE_BYTES:
+        return 0, 0
+    footers = [settings.footer(file.path) for file in large]
+    times = len(source.files) / len(large)
+    rows, size = (sum(map(sum, some)) for some in zip(
+        *((f.rows, f.value_bytes) for f in footers), strict=True))  # fmt: skip
+    return int(rows * times), int(size * times)
