@@ -61,7 +61,7 @@ def plan_stages(node: n.Node, settings: Settings) -> Physical:
 
 
 def _planned(node: n.Node, settings: Settings) -> Physical:
-    reason = why_staged(node, settings) or why_wide(node, settings)
+    reason = why_staged(node, settings) or why_wide(node, settings) or None
     if reason is None and (stage := record_sort(node, settings)):
         why, only = "records of fixed width, sorted without SQL", stage
         return Physical((identified(only, node, settings.versions),), "fused", why)
