@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -208,6 +209,13 @@ class Engine:
 
     def sort_key(self, keys: Sequence[SortKey], schema: Schema) -> str:
         """SQL over rows of `schema` for a BLOB whose byte order is the order of the keys."""
+        items = ", ".join(f"({key.sql}) AS k{i}" for i, key in enumerate(keys))
+        kinds = self.describe(f"SELECT {items} FROM __in0", {"__in0": schema}).types
+        # A month, 30 days and 720 hours are equal, but their keys are not.
+        keys = [
+            replace(key, sql=f"normalized_interval({key.sql})") if kind == "INTERVAL" else key
+            for key, kind in zip(keys, kinds, strict=True)
+        ]
         if VERSION.startswith("1."):
             return " || ".join(self._sort_key_of_one(key, schema) for key in keys)
         key = _sort_key(keys)
