@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from millpond.formats.memory import ArrowRows
+from millpond.formats.memory import ArrowRows, let_go
 from millpond.formats.scan import FileSlice, Split
 from millpond.storage import FileInfo
 
@@ -41,7 +41,8 @@ class Keeper:
         for earlier in self._tables:
             self._write(earlier.to_batches())
         self._tables = []
-        self._write(held, stream)
+        del table
+        self._write(let_go(held), stream)
 
     def _write(self, *streams: Iterable[pa.RecordBatch]) -> None:
         import pyarrow as pa

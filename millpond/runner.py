@@ -173,7 +173,8 @@ class Runner:
             settings = replace(settings, shape="staged")
         physical = plan_stages(self._work.optimized(plan), settings)
         physical, result = self._run(plan, physical)
-        kept = Keeper(self.arrow_schema(plan.schema), self._kept_folder(), KEPT_IN_MEMORY_BYTES)
+        most = min(KEPT_IN_MEMORY_BYTES, self._work.options.memory_limit_bytes // 4)
+        kept = Keeper(self.arrow_schema(plan.schema), self._kept_folder(), most)
         try:
             if result.parts and result.parts[0].path.startswith("memory:"):
                 kept.add(self._work.worker.memory.pop(result.parts[0].path).to_batches())

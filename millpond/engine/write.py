@@ -10,6 +10,7 @@ from millpond.expr import quote
 from millpond.physical.stages import ToFile
 from millpond.plan.wire import huge_as_decimal, plain
 from millpond.schema import Schema
+from millpond.storage.oserrors import explained
 
 
 def as_written(sql: str, schema: Schema, format: str) -> str:
@@ -58,7 +59,11 @@ def _arrow(cursor: Cursor, sql: str, path: str, options: dict[str, str]) -> int:
     rows = 0
     schema = cursor.schema(sql)
     settings = pa.ipc.IpcWriteOptions(compression=None if codec == "NULL" else codec)
-    with pa.ipc.new_file(path, schema, options=settings) as writer:
+    with (
+        explained(path, "write"),
+        pa.OSFile(path, "wb") as file,
+        pa.ipc.new_file(file, schema, options=settings) as writer,
+    ):
         for batch in cursor.reader(sql):
             writer.write_batch(batch)
             rows += batch.num_rows

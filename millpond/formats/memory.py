@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,13 @@ class _Hashed:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def let_go(held: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """One after the other; those that were given are held no longer."""
+    held.reverse()
+    while held:
+        yield held.pop()
 
 
 def _stream(table: pa.Table) -> bytes:

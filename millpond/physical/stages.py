@@ -294,7 +294,9 @@ class ToFile:
 
 @dataclass(frozen=True, slots=True)
 class ToMemory:
-    """Keep the rows in the process that ran the task: for a fused plan that is collected."""
+    """Keep the rows in the process that ran the task: for a fused plan that is collected.
+
+    Where they are more than it has memory for, they become a part."""
 
 
 Output = ToPart | ToFile | ToMemory

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine.duckdb import Cursor
 from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import as_written, codec_of, write_rows
+from millpond.formats.memory import let_go
 from millpond.physical.one_pass import FILES_IN_MEMORY, held_bytes, shuffled_bytes, why_not_arrow
 from millpond.physical.stages import OutputFile, PartRef, ShuffleStep, Task, ToFile, ToPart
 from millpond.schema import Schema
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from millpond.engine.parquet import Made
 
+HELD = 0.3  # Of the memory: what is not DuckDB's and no reserve.
 _FILES_AT_ONCE = 8  # Of rows in order: each is in memory; see `physical/sorting.py`.
 
 
@@ -255,8 +259,22 @@ def staged_file(task: Task, output: ToFile, number: int, worker: Worker) -> Stag
     return worker.storage(target).stage(target, f"{task.run}-s{task.id.stage}a{task.id.attempt}")
 
 
-def keep_in_memory(table: pa.Table, task: Task, worker: Worker) -> dict[str, Any]:
-    """The rows stay in this process, which collects them."""
+def keep_in_memory(
+    rows: Iterable[pa.RecordBatch], schema: Schema, task: Task, worker: Worker
+) -> dict[str, Any]:
+    """The rows stay in this process, which collects them. More than its buffers go into a part."""
+    import pyarrow as pa
+
+    most_bytes = int(worker.options.memory_limit_bytes * HELD)
+    stream, held, size_bytes = iter(rows), list[pa.RecordBatch](), 0
+    for batch in stream:
+        held.append(batch)
+        size_bytes += batch.nbytes
+        if size_bytes > most_bytes:
+            return write_part(
+                chain(let_go(held), stream), None, replace(task, output=ToPart()), worker
+            )
+    table = pa.Table.from_batches(held, worker.engine.arrow_schema(schema))
     path = f"memory:{id(table)}"
     worker.memory[path] = table
     ref = PartRef(*task.id, "memory", path, table.nbytes, 1, 0, 0, 0, table.num_rows)

@@ -133,8 +133,6 @@ class _Run:
         return result
 
     def _output(self) -> dict[str, Any]:
-        import pyarrow as pa
-
         task, worker = self.task, self.worker
         *before, last = task.fragment.steps
         if task.rows_at_once and task.fragment.row_wise:
@@ -178,14 +176,9 @@ class _Run:
                 return write_file(
                     cursor, "FROM __s0", task, worker, self.inputs.batch_rows(last.schema)
                 )
-            case ToMemory(), SqlStep():
-                table = cursor.table(self._bound(last, rows, cursor))
-                return keep_in_memory(table, task, worker)
-            case ToMemory(), _:
-                held = list(self._step(last, rows, cursor))
-                arrow = worker.engine.arrow_schema(last.schema)
-                return keep_in_memory(pa.Table.from_batches(held, arrow), task, worker)
         found = self._step(last, rows, cursor)
+        if isinstance(task.output, ToMemory):
+            return keep_in_memory(found, last.schema, task, worker)
         return write_part(found, self.inputs.bounds, task, worker)
 
     def _reads_parts(self, step: SqlStep) -> bool:

@@ -165,3 +165,19 @@ def test_a_sort_by_keys_of_a_megabyte(shape: str, tmp_path: Path) -> None:
         sp.read_parquet(str(tmp_path / "in")).sort("k").write_parquet(str(tmp_path / "out"))
     found = pq.read_table(tmp_path / "out")
     assert found.equals(pq.read_table(tmp_path / "in").sort_by("k"))
+
+
+TAKEN: dict[str, Callable[[DataFrame], int]] = {
+    "batches": lambda f: sum(batch.num_rows for batch in f.iter_batches(10_000)),
+    "compute": lambda f: f.compute().count(),
+}
+
+
+@pytest.mark.parametrize("take", TAKEN)
+def test_a_result_of_one_statement_may_be_larger_than_memory(path: str, take: str) -> None:
+    with Session(options(threads=2, memory_limit="128MB", progress=False)) as sp:
+        frame = sp.read_parquet(path)
+        assert "fused" in frame.explain(physical=True)
+        with Peak() as peak:
+            assert TAKEN[take](frame) == ROWS
+    assert peak.taken < 175e6  # Its rows alone are 186 MB.

@@ -17,12 +17,14 @@ def files_below(folder: Path) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["fused", "staged"])
-def test_a_target_that_fills(small_disk: Path, shape: str) -> None:
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_a_target_that_fills(small_disk: Path, shape: str, format: str) -> None:
     with Counted(shape=shape) as run:
         many = run.session.from_items(list(range(10))).flat_map("unnest(range(60000)) AS i")
         wide = many.map("i, hash(i) AS h, 'x' || hash(i, 1) AS s")
         with pytest.raises(DiskFull, match=r"(?i)no space"):
-            wide.write_parquet(str(small_disk / "out"))
+            getattr(wide, f"write_{format}")(str(small_disk / "out"))
+        assert os.statvfs(small_disk).f_bfree == os.statvfs(small_disk).f_blocks  # None is open.
     assert files_below(small_disk) == []
 
 
