@@ -1,6 +1,6 @@
 """One statement that needs too much memory is run again as stages; the rows are the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -24,13 +24,16 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Full:
         tried: list[str] = []
         submit = LocalRuntime.submit
 
-        def limited(runtime: LocalRuntime, task: Task) -> Future[Ended]:
-            tried.append(type(task.output).__name__)
-            if len(tried) > n:
-                return submit(runtime, task)
-            future: Future[Ended] = Future()
-            future.set_exception(OutOfMemory("1 GB was not enough"))
-            return future
+        def limited(runtime: LocalRuntime, tasks: Sequence[Task]) -> Sequence[Future[Ended]]:
+            futures: list[Future[Ended]] = []
+            for task in tasks:
+                tried.append(type(task.output).__name__)
+                if len(tried) > n:
+                    futures += submit(runtime, [task])
+                    continue
+                futures.append(Future())
+                futures[-1].set_exception(OutOfMemory("1 GB was not enough"))
+            return futures
 
         monkeypatch.setattr(LocalRuntime, "submit", limited)
         return tried
