@@ -1,6 +1,6 @@
 """Tables that are written: every type, strange values, modes, conflicts; read by both sides."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -25,6 +25,7 @@ from millpond.errors import (
 from millpond.events import TaskFinished
 from millpond.options import options
 from millpond.session import Session
+from millpond.storage import ObjectStorage, Range
 
 TABLE = pa.table(
     {
@@ -253,3 +254,48 @@ def test_dates_that_python_lacks_are_kept(sp: Session, tables: Tables) -> None:
     assert back.filter("i = 4").map("t::VARCHAR AS t").take_all() == [{"t": "2026-01-02 00:00:00"}]
     with pytest.raises((SchemaMismatch, StorageError), match="'0044-03-15 .BC.'"):  # noqa: RUF043
         tables.write(frame.filter("i = 2"), "u", partition_by="d")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_only_the_files_and_columns_that_a_query_needs_are_read(
+    moto_server: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Counted at the storage: of which data files are bytes asked for, and how many."""
+    place, n = remote(moto_server), 20_000
+    catalog = {
+        "type": "sql", "uri": f"sqlite:///{tmp_path}/catalog.db", "warehouse": place.path("lake"),
+    }  # fmt: skip
+    seen: dict[str, int] = {}
+    read_many = ObjectStorage.read_many
+
+    def counted(self: ObjectStorage, ranges: Sequence[Range]) -> list[memoryview]:
+        views = read_many(self, ranges)
+        for wanted, view in zip(ranges, views, strict=True):
+            if wanted.path.endswith(".parquet"):
+                seen[wanted.path] = seen.get(wanted.path, 0) + len(view)
+        return views
+
+    with Session(options(threads=2, storage_options=moto_server.options())) as sp:
+        frame = sp.sql(
+            "SELECT hash(i) >> 2 AS a, 'k' || i % 4 AS s, md5(i::VARCHAR) || md5((i + 1)::VARCHAR)"
+            f" || md5((i + 2)::VARCHAR) AS wide FROM range({4 * n}) AS r (i)"
+        ).map("a::BIGINT AS a, s, wide")
+        if kind == "delta":
+            frame.write_delta(place.path("t"), partition_by="s")
+        else:
+            frame.write_iceberg("db.t", catalog=catalog, partition_by="s")
+        monkeypatch.setattr(ObjectStorage, "read_many", counted)
+        table = (
+            sp.read_delta(place.path("t")) if kind == "delta"
+            else sp.read_iceberg("db.t", catalog=catalog)
+        )  # fmt: skip
+        some = table.filter("s = 'k2'").select("a")
+        found = sp.sql(
+            "SELECT count(a) AS n, sum(a) > 0 AS more FROM chosen", chosen=some
+        ).take_all()
+    assert found == [{"n": n, "more": True}]
+    assert seen
+    assert all("/s=k2/" in path for path in seen)
+    footers = 100_000 * len(seen)
+    assert sum(seen.values()) <= 1.1 * 8 * n + footers  # One column of 8 bytes, of 104.
