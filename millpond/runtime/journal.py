@@ -19,7 +19,7 @@ from millpond.errors import PathNotFound, StorageError
 from millpond.physical.stages import OutputFile, PartRef, Stage, TaskId, TaskResult, ToFile
 from millpond.runtime.homes import KeptParts
 from millpond.runtime.progress import Reused
-from millpond.shuffle.read import PartsUnreadable, part_counts
+from millpond.shuffle.index import PartsUnreadable, part_counts
 from millpond.storage import FileInfo, Range, Staged, Storage, put_new
 from millpond.storage.commit import commit_id_in
 from millpond.storage.paths import beneath, check_name, is_remote, plain

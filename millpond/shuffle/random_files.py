@@ -19,7 +19,8 @@ from millpond.engine.parquet import Made
 from millpond.errors import MillpondError, Transient
 from millpond.physical.stages import PartRef, PartRows
 from millpond.schema import Schema
-from millpond.shuffle.read import PartsUnreadable, read_part_rows
+from millpond.shuffle.index import PartsUnreadable
+from millpond.shuffle.read import read_part_rows
 from millpond.shuffle.write import Partitions, PartWriter, checked, ordered
 from millpond.storage.direct import read_direct
 

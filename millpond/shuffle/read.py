@@ -1,9 +1,8 @@
 """Parts to rows: the segments of some partitions, read ahead, verified, in task order.
 
 Where the bytes come from the caller says with one function, `read_ranges`: this
-machine's files and other nodes look alike here. Whatever cannot be read, or is not
-what was written, ends in one `PartsUnreadable` that names all parts found bad, so that
-one round of recomputing repairs them; the worker turns it into `PartsLost`.
+machine's files and other nodes look alike here. What is found bad ends in one
+`PartsUnreadable`, see `index`; the worker turns it into `PartsLost`.
 """
 
 from collections import deque
@@ -19,11 +18,21 @@ import pyarrow as pa
 from millpond.errors import MillpondError
 from millpond.physical.stages import PartRef, PartRows
 from millpond.shuffle import part
+from millpond.shuffle.index import (
+    Bad,
+    Ranges,
+    ReadRanges,
+    bad_ones,
+    index_of,
+    index_places,
+    name_of,
+    places,
+    raise_if,
+    read_from,
+    segments_of,
+)
 from millpond.shuffle.part import Buffer, Segment
 
-# (offset, length) of a part -> the bytes of each, short only at the end of the file.
-Ranges: TypeAlias = Sequence[tuple[int, int]]
-ReadRanges: TypeAlias = Callable[[PartRef, Ranges], Sequence[Buffer]]
 Answer: TypeAlias = Sequence[Buffer] | OSError | MillpondError
 
 
@@ -43,27 +52,6 @@ READ_BYTES = 8 << 20  # One read; past it a disk or a GET gains nothing.
 INDEXES = 512  # In one call to another node.
 AHEAD_BYTES = 64 << 20
 READ_THREADS = 4
-
-# Up to here a reader takes the whole index of a part: one checksum, and no second trip
-# for readers of other partitions in the same process to miss.
-_WHOLE_INDEX_BYTES = 64 << 10
-
-
-class PartsUnreadable(Exception):
-    """These parts could not be read (`damaged` False), or are not what was written."""
-
-    def __init__(self, refs: tuple[PartRef, ...], damaged: bool, reason: str) -> None:
-        super().__init__(reason)
-        self.refs, self.damaged, self.reason = refs, damaged, reason
-
-
-@dataclass(frozen=True, slots=True)
-class _Bad:
-    """What is wrong with a part."""
-
-    ref: PartRef
-    damaged: bool
-    reason: str
 
 
 class _Wanted(NamedTuple):
@@ -110,32 +98,16 @@ def read_part_rows(
         # whole index is read, for its checksum.
         found = reading.each(
             refs,
-            lambda ref: (ref, _places(ref, span, narrowed)),
-            lambda ref, read: _segments(ref, span, read, narrowed),
+            lambda ref: (ref, places(ref, span, narrowed)),
+            lambda ref, read: segments_of(ref, span, read, narrowed),
             INDEXES,
         )
-        _raise_if([bad for bad in found if isinstance(bad, _Bad)])
-        segments = [(r, s) for r, s in zip(refs, found, strict=True) if not isinstance(s, _Bad)]
+        raise_if([bad for bad in found if isinstance(bad, Bad)])
+        segments = [(r, s) for r, s in zip(refs, found, strict=True) if not isinstance(s, Bad)]
         chunks = _chunks(segments, rows.skip_rows, rows.n_rows)
         yield from _read_ahead(chunks, refs, schema, reading, ahead_bytes)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def check_part(ref: PartRef, read_ranges: ReadRanges) -> bool:
-    """Whether the part is there with the size and index that `ref` names.
-
-    Segments are not read: their checksums are in the index, and whoever reads them checks.
-    """
-    return not isinstance(_index(ref, read_ranges), _Bad)
-
-
-def part_counts(ref: PartRef, read_ranges: ReadRanges) -> tuple[bytes, bytes]:
-    """Rows and bytes per partition, as in `TaskResult`. Raises `PartsUnreadable`."""
-    entries = _index(ref, read_ranges)
-    if isinstance(entries, _Bad):
-        raise PartsUnreadable((ref,), entries.damaged, entries.reason)
-    return part.counts(entries)
 
 
 # ---- near and elsewhere --------------------------------------------------------------
@@ -224,96 +196,6 @@ def _given(answer: Answer) -> ReadRanges:
     return read
 
 
-# ---- the index: which segments there are ---------------------------------------------
-
-
-def _index(ref: PartRef, read_ranges: ReadRanges) -> part.Entries | _Bad:
-    length = part.index_length(ref.n_partitions, ref.n_runs)
-    if ref.index_offset + length != ref.size_bytes:
-        return _Bad(ref, True, f"{ref.path}: its size and its index disagree")
-    found = _read(ref, _index_places(ref), read_ranges)
-    if isinstance(found, _Bad):
-        return found
-    head, index = found
-    if bytes(head) != part.header(ref.n_partitions):
-        return _Bad(ref, True, f"{ref.path}: not a part of {ref.n_partitions} partitions")
-    if len(index) != length or part.index_checksum(index) != ref.index_checksum:
-        return _Bad(ref, True, f"{ref.path}: its index is not what was written")
-    return part.entries_of(index, ref.n_partitions, ref.n_runs)
-
-
-def _index_places(ref: PartRef) -> Ranges:
-    length = part.index_length(ref.n_partitions, ref.n_runs)
-    # One byte more than there should be shows a file that is too long.
-    return [(0, part.HEADER_BYTES), (ref.index_offset, length + 1)]
-
-
-def _takes_whole(ref: PartRef, whole: bool) -> bool:
-    return whole or part.index_length(ref.n_partitions, ref.n_runs) <= _WHOLE_INDEX_BYTES
-
-
-def _within(ref: PartRef, partitions: range) -> range:
-    return range(partitions.start, min(partitions.stop, ref.n_partitions))
-
-
-def _places(ref: PartRef, partitions: range, whole: bool) -> Ranges:
-    """What `_segments` reads."""
-    partitions = _within(ref, partitions)
-    if not partitions or not ref.n_runs:
-        return []
-    return _index_places(ref) if _takes_whole(ref, whole) else [_entries_place(ref, partitions)]
-
-
-def _segments(
-    ref: PartRef, partitions: range, read_ranges: ReadRanges, whole: bool
-) -> list[Segment] | _Bad:
-    """The segments of `partitions` in file order; empty ones are verified here and left out."""
-    partitions = _within(ref, partitions)
-    if not partitions or not ref.n_runs:
-        return []
-    if _takes_whole(ref, whole):
-        entries = _index(ref, read_ranges)
-        if not isinstance(entries, _Bad):
-            entries = entries[partitions.start : partitions.stop]
-    else:
-        entries = _some_entries(ref, partitions, read_ranges)
-    if isinstance(entries, _Bad):
-        return entries
-    table = entries.tolist()
-    segments = [
-        Segment(partition, run, *table[row][run])
-        for run in range(ref.n_runs)
-        for row, partition in enumerate(partitions)
-    ]
-    wrong = next((s for s in segments if not _plausible(s, ref)), None)
-    if wrong:
-        return _Bad(ref, True, f"{_name(ref, wrong)}: its index entry is damaged")
-    return [s for s in segments if s.length]
-
-
-def _entries_place(ref: PartRef, partitions: range) -> tuple[int, int]:
-    stride = part.index_length(1, ref.n_runs)
-    return ref.index_offset + partitions.start * stride, len(partitions) * stride
-
-
-def _some_entries(ref: PartRef, partitions: range, read_ranges: ReadRanges) -> part.Entries | _Bad:
-    place = _entries_place(ref, partitions)
-    found = _read(ref, [place], read_ranges)
-    if isinstance(found, _Bad):
-        return found
-    if len(found[0]) != place[1]:
-        return _Bad(ref, True, f"{ref.path}: ends within its index")
-    return part.entries_of(found[0], len(partitions), ref.n_runs)
-
-
-def _plausible(segment: Segment, ref: PartRef) -> bool:
-    """Whether the entry may be asked for; what it holds, its checksum will tell."""
-    if segment.length == 0:
-        return segment.rows == 0 and part.segment_is_whole(segment, b"")
-    inside = part.HEADER_BYTES <= segment.offset < segment.end <= ref.index_offset
-    return inside and segment.length > 0 and segment.rows > 0
-
-
 # ---- the segments --------------------------------------------------------------------
 
 
@@ -355,10 +237,10 @@ def _read_ahead(
 ) -> Iterator[pa.RecordBatch]:
     """Give batches in order while later chunks, up to `ahead_bytes` of them, are being read."""
 
-    def use(chunk: _Chunk, read: ReadRanges) -> list[pa.RecordBatch] | _Bad:
+    def use(chunk: _Chunk, read: ReadRanges) -> list[pa.RecordBatch] | Bad:
         return _batches(chunk, schema, read)
 
-    under_way: deque[tuple[_Chunk, Callable[[], list[pa.RecordBatch] | _Bad]]] = deque()
+    under_way: deque[tuple[_Chunk, Callable[[], list[pa.RecordBatch] | Bad]]] = deque()
     size, waiting = 0, next(chunks, None)
     while waiting or under_way:
         # Many at a time, so that those of one node go into one call.
@@ -373,9 +255,9 @@ def _read_ahead(
             under_way += zip(more, reading.begin(more, _spans, use, at_once), strict=True)
         chunk, had = under_way.popleft()
         batches = had()
-        if isinstance(batches, _Bad):
+        if isinstance(batches, Bad):
             others = [later() for _, later in under_way]
-            _raise_if([batches, *_bad_ones(others), *_look_again(refs, reading)])
+            raise_if([batches, *bad_ones(others), *_look_again(refs, reading)])
         else:
             yield from batches
         size -= chunk.size_bytes
@@ -389,11 +271,11 @@ def _spans(chunk: _Chunk) -> tuple[PartRef, Ranges]:
 
 def _batches(
     chunk: _Chunk, schema: pa.Schema, read_ranges: ReadRanges
-) -> list[pa.RecordBatch] | _Bad:
+) -> list[pa.RecordBatch] | Bad:
     """Read a chunk, verify each of its segments, and decode the wanted rows."""
     spans = _merged([w.segment for w in chunk.wanted])
-    found = _read(*_spans(chunk), read_ranges)
-    if isinstance(found, _Bad):
+    found = read_from(*_spans(chunk), read_ranges)
+    if isinstance(found, Bad):
         return found
     views = {span: memoryview(data) for span, data in zip(spans, found, strict=True)}
     batches: list[pa.RecordBatch] = []
@@ -401,10 +283,10 @@ def _batches(
         start, end = next(span for span in spans if span[0] <= segment.offset < span[1])
         data = views[start, end][segment.offset - start : segment.end - start]
         if len(data) != segment.length or not part.segment_is_whole(segment, data):
-            return _Bad(chunk.ref, True, f"{_name(chunk.ref, segment)}: bad checksum")
+            return Bad(chunk.ref, True, f"{name_of(chunk.ref, segment)}: bad checksum")
         decoded = part.decode_segment(data, schema)
         if sum(batch.num_rows for batch in decoded) != segment.rows:
-            return _Bad(chunk.ref, True, f"{_name(chunk.ref, segment)}: wrong number of rows")
+            return Bad(chunk.ref, True, f"{name_of(chunk.ref, segment)}: wrong number of rows")
         batches += _narrowed(decoded, first, n)
     return batches
 
@@ -437,36 +319,7 @@ def _copied(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
-# ---- what is bad ---------------------------------------------------------------------
-
-
-def _read(
-    ref: PartRef, ranges: Sequence[tuple[int, int]], read_ranges: ReadRanges
-) -> Sequence[Buffer] | _Bad:
-    try:
-        return read_ranges(ref, ranges)
-    except (OSError, MillpondError) as error:
-        return _Bad(ref, False, f"{ref.path}: {error}")
-
-
-def _look_again(refs: Sequence[PartRef], reading: _Reading) -> list[_Bad]:
+def _look_again(refs: Sequence[PartRef], reading: _Reading) -> list[Bad]:
     """Parts that are gone by now: a lost node takes many, and each costs a round otherwise."""
-    looked = reading.each(refs, lambda ref: (ref, _index_places(ref)), _index, INDEXES)
-    return _bad_ones(looked)
-
-
-def _bad_ones(results: Sequence[object]) -> list[_Bad]:
-    return [result for result in results if isinstance(result, _Bad)]
-
-
-def _raise_if(bad: Sequence[_Bad]) -> None:
-    if bad:
-        refs = tuple(dict.fromkeys(one.ref for one in bad))
-        # A lost part is no proof against the disk or memory that wrote it: only when all
-        # of them are damaged is it said so.
-        damaged = all(one.damaged for one in bad)
-        raise PartsUnreadable(refs, damaged, "; ".join(dict.fromkeys(b.reason for b in bad)))
-
-
-def _name(ref: PartRef, segment: Segment) -> str:
-    return f"{ref.path}: partition {segment.partition}, run {segment.run}"
+    looked = reading.each(refs, lambda ref: (ref, index_places(ref)), index_of, INDEXES)
+    return bad_ones(looked)

@@ -13,7 +13,8 @@ from millpond.physical.fragment import ORDINAL_NAME as NUMBER
 from millpond.physical.fragment import TASK, reads_once
 from millpond.physical.stages import PartRows, SplitRows, Task, ToPart
 from millpond.schema import Schema
-from millpond.shuffle.read import PartsUnreadable, read_part_rows
+from millpond.shuffle.index import PartsUnreadable
+from millpond.shuffle.read import read_part_rows
 from millpond.worker.streams import CountedRows, Stream
 from millpond.worker.worker import Worker
 

@@ -34,7 +34,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.schema import Field, Schema
-from millpond.shuffle.read import PartsUnreadable
+from millpond.shuffle.index import PartsUnreadable
 from millpond.worker.gather import fits, gathered, in_sorted_order
 from millpond.worker.inputs import Inputs
 from millpond.worker.outputs import (

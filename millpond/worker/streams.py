@@ -10,7 +10,7 @@ from millpond.engine.duckdb import Engine
 from millpond.engine.offsets import from_zero
 from millpond.engine.rows_hash import rows_hash
 from millpond.errors import MillpondError
-from millpond.shuffle.read import PartsUnreadable
+from millpond.shuffle.index import PartsUnreadable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -28,7 +28,8 @@ from millpond.physical.stages import (
 from millpond.physical.tasks import tasks
 from millpond.plan.nodes import PythonCall
 from millpond.schema import Schema
-from millpond.shuffle.read import ReadRanges, read_part_rows
+from millpond.shuffle.index import ReadRanges
+from millpond.shuffle.read import read_part_rows
 from millpond.storage import LocalStorage, Range
 from millpond.worker import Worker, WorkerOptions, build_worker
 

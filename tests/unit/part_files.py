@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from millpond.physical.stages import PartRef, PartRows
 from millpond.schema import Schema
-from millpond.shuffle.read import ReadRanges, read_part_rows
+from millpond.shuffle.index import ReadRanges
+from millpond.shuffle.read import read_part_rows
 from millpond.shuffle.write import PartWriter, Written
 
 NO_SCHEMA = Schema(())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from millpond.errors import DiskFull, MillpondError, SchemaMismatch
 from millpond.shuffle import part
-from millpond.shuffle.read import part_counts
+from millpond.shuffle.index import part_counts
 from millpond.shuffle.write import PartWriter
 from tests.unit.part_files import from_disk, numbers_batch, part_ref, read, wanted, write_part
 
