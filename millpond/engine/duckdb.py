@@ -55,6 +55,7 @@ class Engine:
         self.scratch = scratch
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self.deputy: Engine | None = None  # What works for it meanwhile, with more memory.
         self._files: list[RemoteFiles] = []
         self._config: dict[str, Any] = {
             "threads": threads,
@@ -141,6 +142,8 @@ class Engine:
 
     def fraction(self) -> float | None:
         """How much of the watched statement is done, as DuckDB guesses; None if unknown."""
+        if (deputy := self.deputy) is not None:
+            return deputy.fraction()
         if self._watched_is_free:
             return None
         percent = self._watched.query_progress()

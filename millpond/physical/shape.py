@@ -56,7 +56,7 @@ def why_staged(node: n.Node, settings: Settings) -> str | None:
     if settings.shape == "auto":
         for at in found:
             most_bytes = TWO_PASSES_SPLITS * settings.split_bytes
-            if isinstance(at, n.RandomPartition) and _read_bytes(at.input) > most_bytes:
+            if isinstance(at, n.RandomPartition) and read_bytes(at.input) > most_bytes:
                 return "a random shuffle of much data is cut into cache-sized pieces"
     why = next((why for at in found if (why := _observer(at, settings.is_light))), None)
     functions = [at for at in found if isinstance(at, n.PythonBatches)]
@@ -65,7 +65,7 @@ def why_staged(node: n.Node, settings: Settings) -> str | None:
     return why
 
 
-def _read_bytes(node: n.Node) -> int:
+def read_bytes(node: n.Node) -> int:
     """Of the files below `node`."""
     sources = [at for at in all_nodes(node) if isinstance(at, n.DataSource)]
     return sum(file.size_bytes for source in sources for file in source.files)

@@ -6,7 +6,7 @@ from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
 from millpond.physical.one_pass import why_not_arrow
 from millpond.physical.pipe import FIXED, Pipe, called, keys_of, looser, ordered
-from millpond.physical.shape import Settings
+from millpond.physical.shape import Settings, read_bytes
 from millpond.physical.shuffling import many
 from millpond.physical.splits import thinned
 from millpond.physical.stages import (
@@ -81,7 +81,8 @@ def files_in_order(stage: Stage, node: n.Node, settings: Settings) -> Stage:
             name and not why_not_arrow(node.schema, node.options)
         ):
             each = max(_LEAST_FILE_BYTES, settings.memory_bytes // _FILES_IN_MEMORY)
-            return replace(stage, output=replace(output, each_bytes=each))
+            if read_bytes(node) > each:
+                return replace(stage, output=replace(output, each_bytes=each))
     return stage
 
 

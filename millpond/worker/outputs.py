@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from millpond.engine.parquet import Made
 
 HELD = 0.3  # Of the memory: what is not DuckDB's and no reserve.
-_FILES_AT_ONCE = 8  # Of rows in order: each is in memory; see `physical/sorting.py`.
+FILES_AT_ONCE = 8  # Of rows in order: each is in memory; see `physical/sorting.py`.
 
 
 def write_part(
@@ -164,7 +164,7 @@ def write_in_order(
         for i, (count, checksum) in enumerate(
             write_ordered(
                 rows, begun, schema, codec=codec_of(output), keys=output.sorted_by,
-                each_bytes=output.each_bytes, threads=min(worker.options.threads, _FILES_AT_ONCE),
+                each_bytes=output.each_bytes, threads=min(worker.options.threads, FILES_AT_ONCE),
                 check=check,
             )
         ):  # fmt: skip

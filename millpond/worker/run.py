@@ -38,6 +38,7 @@ from millpond.shuffle.index import PartsUnreadable
 from millpond.worker.gather import fits, gathered, in_sorted_order
 from millpond.worker.inputs import Inputs
 from millpond.worker.outputs import (
+    FILES_AT_ONCE,
     can_gather,
     discard,
     keep_in_memory,
@@ -49,10 +50,13 @@ from millpond.worker.outputs import (
     write_random,
 )
 from millpond.worker.told import said, unreadable
-from millpond.worker.worker import Worker, build_worker
+from millpond.worker.worker import Worker, WorkerOptions, build_worker
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_REST_BYTES = 450 << 20
 
 
 def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
@@ -60,7 +64,8 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
     wall, cpu = time.perf_counter(), time.thread_time()
     with ExitStack() as stack:
         more = worker.options.alone_bytes > worker.options.memory_limit_bytes
-        if task.rows_at_once is not None or (task.alone and more):
+        sorts = isinstance(task.output, ToFile) and task.output.each_bytes > 0
+        if task.rows_at_once is not None or (task.alone and more) or sorts:
             worker = stack.enter_context(_alone(worker, task))
         run = worker.running[task.id] = _Run(task, worker, stack)
         stack.callback(worker.running.pop, task.id)
@@ -92,18 +97,32 @@ def _alone(worker: Worker, task: Task) -> Iterator[Worker]:
         scratch=os.path.join(mine.scratch, "alone-{}-{}-{}".format(*task.id)),
         threads=mine.threads if task.rows_at_once is None else 1,
         memory_limit_bytes=max(mine.memory_limit_bytes, mine.alone_bytes),
-        # A row group may be one page, and a page is read whole.
-        engine_share=mine.engine_share if task.rows_at_once is None else 0.9,
+        engine_share=_engine_share(mine, task),
     )
     scratch = options.scratch
     os.makedirs(scratch, mode=0o700, exist_ok=True)  # DuckDB makes its own folder in it, no more.
     one = build_worker(options, node=worker.node, fetch=worker.fetch)
     one.memory, one.running = worker.memory, worker.running
+    worker.engine.deputy = one.engine
     try:
         yield one
     finally:
+        worker.engine.deputy = None
         one.close()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _engine_share(options: WorkerOptions, task: Task) -> float:
+    """DuckDB's share of the memory of a task that has all of it."""
+    if task.rows_at_once is not None:
+        return 0.9  # A row group may be one page, and a page is read whole.
+    each = task.output.each_bytes if isinstance(task.output, ToFile) else 0
+    if not each:
+        return options.engine_share
+    # What a sort need not spill saves a sixth of its CPU; all else are files on their way, and
+    # libraries and buffers.
+    rest = each * (min(options.threads, FILES_AT_ONCE) + 1) + _REST_BYTES
+    return max(options.engine_share, 1 - rest / options.memory_limit_bytes)
 
 
 class _Run:
