@@ -280,9 +280,13 @@ class Cursor:
             return
         self._raw.register("__stream", rows)
         try:
-            self.run(f"CREATE OR REPLACE TEMP TABLE {quote.name(name)} AS FROM __stream")
+            self.keep(name, "FROM __stream")
         finally:
             self._raw.unregister("__stream")
+
+    def keep(self, name: str, sql: str) -> None:
+        """Let SQL read the result as `name`, any number of times: a table, which spills."""
+        self.run(f"CREATE OR REPLACE TEMP TABLE {quote.name(name)} AS {sql}")
         self._tables.add(name)
 
     def forget(self) -> None:
@@ -362,24 +366,14 @@ class Cursor:
         return int(rows[0][0])
 
     def copy_apart(
-        self, sql: str, folder: str, format: str, options: tuple[tuple[str, str], ...],
-        keys: Sequence[str],
-    ) -> tuple[int, list[tuple[str, int]]]:  # fmt: skip
-        """Write the result into folders by `keys`; the rows, and path and rows of each file.
-
-        Only Parquet counts the rows of a file; elsewhere they are -1.
-        """
-        counted = format == "parquet"
+        self, sql: str, folder: str, options: tuple[tuple[str, str], ...], keys: Sequence[str]
+    ) -> list[tuple[str, int]]:
+        """Write the result into folders of Parquet by `keys`; path and rows of each file."""
         told = {**dict(options), "partition_by": f"({quote.names(keys)})",
-                "filename_pattern": "'{i}'",
-                "return_stats" if counted else "return_files": "true"}  # fmt: skip
+                "filename_pattern": "'{i}'", "return_stats": "true"}  # fmt: skip
         extra = "".join(f", {name.upper()} {literal}" for name, literal in told.items())
-        found = self.rows(f"COPY (\n{sql}\n) TO {quote.value(folder)} (FORMAT {format}{extra})")
-        if counted:
-            files = [(str(row[0]), int(row[1])) for row in found]
-            return sum(rows for _, rows in files), files
-        ((rows, paths),) = found
-        return int(rows), [(path, -1) for path in paths or ()]
+        found = self.rows(f"COPY (\n{sql}\n) TO {quote.value(folder)} (FORMAT parquet{extra})")
+        return [(str(row[0]), int(row[1])) for row in found]
 
     def interrupt(self) -> None:
         """End what the cursor does; nothing happens if it has ended, or is closed, already."""

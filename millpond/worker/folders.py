@@ -1,14 +1,16 @@
 """Rows of a task → files in folders named `key=value`, one or more for each value.
 
-DuckDB spreads the rows. The names of the folders are ours, so that they are the same in
-every version of DuckDB: values are escaped, and NULL is `__HIVE_DEFAULT_PARTITION__`.
+DuckDB spreads the rows of Parquet, and counts those of each file. Of a text format it counts
+none (and 1.4 spreads no JSON): there each value is a statement of its own. The names of the
+folders are ours, so that they are the same in every version of DuckDB: values are escaped, and
+NULL is `__HIVE_DEFAULT_PARTITION__`.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote as escaped
 from urllib.parse import unquote
@@ -23,9 +25,13 @@ from millpond.storage.checksums import checksum_of
 from millpond.worker.worker import Worker
 
 _KEY = "__millpond_key"
+_ROWS = "__millpond_rows"
+Written = tuple[str, int, tuple[str, ...]]  # A file, its rows, and the texts of its keys.
 
 
-def write_folders(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[str, Any]:
+def write_folders(
+    cursor: Cursor, sql: str, task: Task, worker: Worker, check: Callable[[], None]
+) -> dict[str, Any]:
     """The files of a task, staged aside in one place. Gives fields of a `TaskResult`."""
     output = task.output
     assert isinstance(output, ToFile)
@@ -37,15 +43,16 @@ def write_folders(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[
     try:
         names = [f"{_KEY}{i}" for i in range(len(output.keys))]
         query = _with_keys(sql, output, names)
-        rows, files = cursor.copy_apart(query, folder, output.format, output.options, names)
+        write = _spread if output.format == "parquet" else _each_value
         made = []
-        for i, (path, count) in enumerate(sorted(files)):
-            values = _values(os.path.relpath(path, folder))
+        for i, (path, count, texts) in enumerate(write(cursor, query, folder, output, names)):
+            values = tuple(text[1:] if text[0] == "v" else None for text in texts)
             target = _target(output, values, task.id.partition, i)
             staged.append(storage.stage(target, f"{tag}f{i}", below=output.directory))
             os.replace(path, staged[-1].local)
             made.append(sealed(storage, staged[-1], count, values))
             staged[-1] = made[-1].staged
+            check()
     except BaseException:
         storage.discard(staged)
         raise
@@ -54,7 +61,7 @@ def write_folders(cursor: Cursor, sql: str, task: Task, worker: Worker) -> dict[
         storage.discard([room])
     return {
         "files": tuple(made),
-        "rows": rows,
+        "rows": sum(file.rows for file in made),
         "size_bytes": sum(file.staged.size_bytes for file in made),
     }
 
@@ -80,9 +87,27 @@ def _with_keys(sql: str, output: ToFile, names: Sequence[str]) -> str:
     return f"SELECT {all_}, {', '.join(items)} FROM (\n{sql}\n)"
 
 
-def _values(name: str) -> tuple[str | None, ...]:
-    texts = [unquote(folder.partition("=")[2]) for folder in name.split("/")[:-1]]
-    return tuple(text[1:] if text[0] == "v" else None for text in texts)
+def _spread(
+    cursor: Cursor, query: str, folder: str, output: ToFile, names: Sequence[str]
+) -> Iterator[Written]:
+    for path, count in sorted(cursor.copy_apart(query, folder, output.options, names)):
+        parents = os.path.relpath(path, folder).split("/")[:-1]
+        yield path, count, tuple(unquote(parent.partition("=")[2]) for parent in parents)
+
+
+def _each_value(
+    cursor: Cursor, query: str, folder: str, output: ToFile, names: Sequence[str]
+) -> Iterator[Written]:
+    keys = quote.names(names)
+    # In order, so that a statement passes over the rows of most other values.
+    cursor.keep(_ROWS, f"FROM (\n{query}\n) ORDER BY {keys}")
+    os.mkdir(folder)
+    for i, texts in enumerate(cursor.rows(f"SELECT DISTINCT {keys} FROM {_ROWS} ORDER BY ALL")):
+        path = f"{folder}/{i}"
+        pairs = zip(names, texts, strict=True)
+        chosen = " AND ".join(f"{quote.name(name)} = {quote.value(text)}" for name, text in pairs)
+        sql = f"SELECT * EXCLUDE ({keys}) FROM {_ROWS} WHERE {chosen}"
+        yield path, cursor.copy(sql, path, output.format, output.options), texts
 
 
 def _target(output: ToFile, values: Sequence[str | None], partition: int, i: int) -> str:

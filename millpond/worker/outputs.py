@@ -98,8 +98,9 @@ def _part_path(task: Task, worker: Worker) -> str:
 
 
 def write_file(
-    cursor: Cursor, sql: str, task: Task, worker: Worker, batch_rows: int
-) -> dict[str, Any]:
+    cursor: Cursor, sql: str, task: Task, worker: Worker, batch_rows: int,
+    check: Callable[[], None],
+) -> dict[str, Any]:  # fmt: skip
     """One output file, staged aside. `batch_rows` of it are some megabytes."""
     output = task.output
     assert isinstance(output, ToFile)
@@ -109,7 +110,7 @@ def write_file(
 
         return write_shard(cursor.reader(sql, batch_rows), task, worker)
     if output.keys:
-        return write_folders(cursor, sql, task, worker)
+        return write_folders(cursor, sql, task, worker, check)
     storage = worker.storage(output.directory)
     staged = staged_file(task, output, task.id.partition, worker)
     try:

@@ -185,16 +185,16 @@ class _Run:
                 return write_gathered(self.inputs.part_batches(0), task, worker)
             case ToFile(), SqlStep():
                 sql = self._bound(last, rows, cursor)
-                return write_file(cursor, sql, task, worker, self.inputs.batch_rows(last.schema))
+                few = self.inputs.batch_rows(last.schema)
+                return write_file(cursor, sql, task, worker, few, self._check)
             case ToFile(), _:
                 rows, cursor = self._step(last, rows, cursor), self._cursor()
                 moved = isinstance(last, ShuffleStep | SortStep)
                 if moved and can_gather(task.output, last.schema):
                     return write_gathered(rows, task, worker)
                 self.inputs.bind_rows("FROM __s0", rows, last.schema, cursor)
-                return write_file(
-                    cursor, "FROM __s0", task, worker, self.inputs.batch_rows(last.schema)
-                )
+                few = self.inputs.batch_rows(last.schema)
+                return write_file(cursor, "FROM __s0", task, worker, few, self._check)
         found = self._step(last, rows, cursor)
         if isinstance(task.output, ToMemory):
             return keep_in_memory(found, last.schema, task, worker)
@@ -242,7 +242,7 @@ class _Run:
             return write_part(made(), self.inputs.bounds, task, worker)
         self.inputs.bind_rows("FROM __s0", made(), task.fragment.schema, writing)
         few = self.inputs.batch_rows(task.fragment.schema)
-        return write_file(writing, "FROM __s0", task, worker, few)
+        return write_file(writing, "FROM __s0", task, worker, few, self._check)
 
     def _cursor(self, *, watched: bool = False) -> Cursor:
         engine = self.worker.engine

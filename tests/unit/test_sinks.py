@@ -15,6 +15,7 @@ from millpond.options import options
 from millpond.session import Session
 from millpond.storage.commit import collect
 from millpond.storage.local import LocalStorage
+from millpond.storage.manifest import newest_manifest
 
 
 @pytest.fixture(params=["auto", "staged"])
@@ -65,6 +66,23 @@ def test_partitions_that_were_asked_for_are_files(sp: Session, tmp_path: Path, f
     assert names(target) == [f"part-0000{i}.{format}" for i in range(3)]
     assert written.rows == 1_000
     assert getattr(sp, f"read_{format}")(target).take_all() == frame.take_all()
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "json"])
+@pytest.mark.parametrize("by", [None, "k", ["k", "s"]])
+@pytest.mark.parametrize("n", [0, 1_000])
+def test_rows_are_counted(sp: Session, tmp_path: Path, format: str, by: Any, n: int) -> None:
+    table = pa.table({"x": range(n), "k": [None, "a\nb", "it's", "\0"] * (n // 4), "s": ["é"] * n})
+    frame = sp.from_arrow(table.cast(pa.schema({"x": "int64", "k": "string", "s": "string"})))
+    for target, write in ((tmp_path / "one", frame), (tmp_path / "some", frame.repartition(3))):
+        write_to = getattr(write, f"write_{format}")
+        keys = {} if by is None else {"partition_by": by}
+        assert write_to(target, **keys).rows == n
+        assert write_to(target, **keys, mode="append").rows == n
+        files = newest_manifest(LocalStorage(), str(target)).files
+        read = getattr(sp, f"read_{format}")
+        for file in files if n else ():
+            assert file.rows == read(target / file.path).count()
 
 
 def test_a_fresh_folder_has_plain_names_and_later_commits_bear_an_id(
