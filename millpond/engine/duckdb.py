@@ -45,6 +45,7 @@ FORKED = (
 )
 _AHEAD_BYTES = 32 * 2**20  # A scan and a function run at once; see benchmarks/functions.py.
 _LOW_DISK_BYTES = 16 * 2**20
+_TOO_LONG = "The maximum total string size for regular string buffers"
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
 
@@ -430,8 +431,8 @@ def translated(error: duckdb.Error, scratch: str) -> MillpondError:
             if _NO_SPACE in text or _is_full(scratch):
                 return DiskFull(f"no space left on the disk: {text}")
             return FileUnreadable(text)
-        case duckdb.InvalidInputException() | duckdb.HTTPException():
-            return SqlError(text)
+    if _TOO_LONG in text:  # A batch of fewer rows may pass.
+        return OutOfMemory(f"more than 2 GiB of text in one batch: {text}")
     return SqlError(text)
 
 

@@ -43,7 +43,7 @@ from millpond.physical.stages import (
     SourceInput,
     ToPart,
 )
-from millpond.physical.wide import why_wide
+from millpond.physical.wide import row_bytes, why_wide
 from millpond.plan import nodes as n
 from millpond.plan.depth import room_for
 from millpond.plan.fingerprint import source_identity
@@ -190,7 +190,8 @@ class _Planner:
             if count is None
             else even_splits(node, count, footer)
         )
-        source = SourceInput(node.scan, splits, identity=source_identity(node))
+        width = row_bytes(node, self.settings)
+        source = SourceInput(node.scan, splits, identity=source_identity(node), row_bytes=width)
         return Pipe(
             (source,), f.slot(0), node.schema, len(splits), title=f"read {node.scan.format}",
             row_wise=True,

@@ -14,6 +14,7 @@ from millpond.physical.stages import SourceInput
 from millpond.plan import nodes as n
 
 _SHARE = 4096  # Of the memory: 2048 rows of that take half of it.
+_WIDE_BYTES = 16 << 10  # 16,384 rows of more may take 2 GiB: Arrow's text ends there.
 _LEAST_FILE_BYTES = 256 << 10  # Wide rows that compress better than that go unnoticed.
 _FILES = 8  # The largest of a source are asked.
 _RANGES = 32  # That fit into memory.
@@ -33,16 +34,18 @@ class Wide(NamedTuple):
 
 def wide(node: n.Node, settings: Settings) -> Wide | None:
     """What the rows below `node` take; None if they are not known to be wide."""
-    rows = size = 0
-    for source in (at for at in all_nodes(node) if isinstance(at, n.DataSource)):
-        if source.rows is not None:
-            rows, size = rows + source.rows.table.num_rows, size + source.rows.table.nbytes
-        elif source.scan.format == "parquet":
-            found = _in_files(source, settings)
-            rows, size = rows + found[0], size + found[1]
+    sources = [at for at in all_nodes(node) if isinstance(at, n.DataSource)]
+    found = [_of(at, settings) for at in sources]
+    rows, size = sum(rows for rows, _ in found), sum(size for _, size in found)
     if not rows or size // rows <= settings.memory_bytes // _SHARE:
         return None
     return Wide(size // rows, size)
+
+
+def row_bytes(source: n.DataSource, settings: Settings) -> int:
+    """What a row of `source` takes, if a usual batch of such rows would be too large; else 0."""
+    rows, size = _of(source, settings)
+    return size // rows if rows and size // rows > _WIDE_BYTES else 0
 
 
 def why_wide(node: n.Node, settings: Settings) -> str:
@@ -61,6 +64,13 @@ def told(pipe: Pipe, found: Wide) -> Pipe:
         for i in pipe.inputs
     )
     return replace(pipe, inputs=tuple(inputs))
+
+
+def _of(source: n.DataSource, settings: Settings) -> tuple[int, int]:
+    """Rows and their bytes, as far as that is known; else zeros."""
+    if source.rows is not None:
+        return source.rows.table.num_rows, source.rows.table.nbytes
+    return _in_files(source, settings) if source.scan.format == "parquet" else (0, 0)
 
 
 def _in_files(source: n.DataSource, settings: Settings) -> tuple[int, int]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Batches of 8,000 to 120,000 rows cost DuckDB the same; see benchmarks/exchange.py.
-_BATCH_BYTES, _ROWS_OF_ANY_WIDTH = 16 << 20, 16_384
+_BATCH_BYTES, _ROWS_OF_ANY_WIDTH, _ROWS_AFTER_THAT = 16 << 20, 16_384, 256
 
 
 class Inputs:
@@ -55,7 +55,10 @@ class Inputs:
         if wide:
             return max(1, min(BATCH_ROWS, _BATCH_BYTES // wide))
         known = all(map(_has_width, self._worker.engine.arrow_schema(schema).types))
-        return BATCH_ROWS if known else _ROWS_OF_ANY_WIDTH
+        if known:
+            return BATCH_ROWS
+        # After it ran out of memory, rows may be wider than anybody knew.
+        return _ROWS_OF_ANY_WIDTH if self._task.rows_at_once is None else _ROWS_AFTER_THAT
 
     def fail(self, error: MillpondError | PartsUnreadable) -> None:
         self.failure = self.failure or error

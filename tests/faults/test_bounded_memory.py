@@ -167,6 +167,27 @@ def test_a_sort_by_keys_of_a_megabyte(shape: str, tmp_path: Path) -> None:
     assert found.equals(pq.read_table(tmp_path / "in").sort_by("k"))
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("known", [True, False])
+def test_functions_get_texts_of_more_than_2_gib(known: bool, tmp_path: Path) -> None:
+    """Arrow's text ends at 2 GiB a batch; footers tell the width, but for what compresses well."""
+    sent = tmp_path / "in.parquet"
+    width, rows, group = (80_000_000, 30, 1) if known else (1_000_000, 2300, 1150)
+    with pq.ParquetWriter(
+        sent, pa.schema({"i": pa.int64(), "s": pa.string()}), use_dictionary=not known
+    ) as file:
+        for start in range(0, rows, group):
+            numbers = range(start, start + group)
+            texts = ["ab"[i % 2] * width for i in numbers]
+            file.write_table(pa.table({"i": numbers, "s": texts}, file.schema))
+    with Session(options(threads=2, memory_limit="6GB", progress=False)) as sp:
+        lengths = sp.read_parquet(sent).map(
+            lambda row: {"i": row["i"], "n": len(row["s"])}, schema={"i": "BIGINT", "n": "BIGINT"}
+        )
+        assert sorted(lengths.to_arrow()["i"].to_pylist()) == list(range(rows))
+        assert set(lengths.to_arrow()["n"].to_pylist()) == {width}
+
+
 TAKEN: dict[str, Callable[[DataFrame], int]] = {
     "batches": lambda f: sum(batch.num_rows for batch in f.iter_batches(10_000)),
     "compute": lambda f: f.compute().count(),
