@@ -10,7 +10,8 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from email.utils import formatdate
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
@@ -19,6 +20,7 @@ from xml.sax.saxutils import escape
 
 PAGE = 100  # Keys in one answer to a listing.
 BUCKET = "contract"
+WRITTEN = datetime.now(UTC)  # All objects, as their headers say: when the tests began.
 # An account and a key as Azure's own emulator has them: base64, and no secret.
 ACCOUNT, ACCOUNT_KEY = "devaccount", "bm8gc2VjcmV0IGF0IGFsbA=="
 SERVICE_ACCOUNT = (
@@ -190,7 +192,7 @@ class _Google(_Handler):
             entries += (
                 f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size>"
                 f"<ETag>{escape(stamp(data)['ETag'])}</ETag>"
-                "<LastModified>2026-11-21T10:00:00.000Z</LastModified></Contents>"
+                f"<LastModified>{WRITTEN:%Y-%m-%dT%H:%M:%S.000Z}</LastModified></Contents>"
             )
         if more:
             entries += f"<NextContinuationToken>{escape(more)}</NextContinuationToken>"
@@ -258,4 +260,4 @@ class _Azure(_Handler):
 def stamp(data: bytes) -> dict[str, str]:
     """The headers that say which version of an object this is."""
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    return {"ETag": f'"{digest}"', "Last-Modified": formatdate(1.8e9, usegmt=True)}
+    return {"ETag": f'"{digest}"', "Last-Modified": format_datetime(WRITTEN, usegmt=True)}
