@@ -110,6 +110,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     ),
     "two sessions on one data root": (
         "faults/test_races.py::test_two_sessions_that_compute_the_same_neither_corrupt_nor_wait",
+        "faults/test_races.py::test_two_sessions_that_compute_the_same_neither_corrupt_nor_wait",
         "faults/test_races.py::test_two_programs_on_one_cluster_and_one_data_root",
     ),
     "the data root is cleared meanwhile": (
