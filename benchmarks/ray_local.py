@@ -77,7 +77,8 @@ def main() -> None:
                 ours, theirs = (timed(partial(case, sp, path, n)) for sp in (on_ray, local))
                 rows.append(compare(name, theirs, ours, told.pairs))
         seconds = again(path, folder) if told.only in (None, "again") else None
-    table(rows, "local")
+    if rows:
+        table(rows, "local")
     if seconds is not None:
         print(f"again: {seconds:.2f} s")
     save("ray_local", rows, input_rows=n, again_s=seconds)

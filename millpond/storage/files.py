@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from millpond.errors import MillpondError, PathNotFound, StorageError
 from millpond.lazy import extra
+from millpond.storage.paths import is_glob
 from millpond.storage.protocol import Storage
 from millpond.storage.values import FileInfo, Range
 
@@ -140,7 +141,12 @@ class RemoteFiles:
         return _Told(RemoteFile(self._storage, self._info(path)), self._told)
 
     def _glob(self, path: str) -> list[str]:
-        infos = list(self._storage.list(self._full(path)))
+        full = self._full(path)
+        if is_glob(full):
+            infos = list(self._storage.list(full))
+        else:  # DuckDB asks for each name of a list: no listing of what may lie below it.
+            found = self._storage.stat(full)
+            infos = [found] if found else []
         now = monotonic()
         with self._lock:
             self._infos.update({info.path: (now, info) for info in infos})

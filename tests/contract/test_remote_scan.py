@@ -204,3 +204,17 @@ def test_a_failure_of_the_store_comes_through_the_engine_as_it_is(engine: Engine
             server.faults = []
             with pytest.raises(MillpondError, match=r"b\.csv"):
                 cursor.rows("SELECT count(*) FROM read_csv('s3://bucket/b.csv')")
+
+
+def test_files_of_a_list_cost_no_listing_each(gs_cloud: Any, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"i": [1]}), tmp_path / "one")
+    for i in range(30):
+        gs_cloud.objects[f"many/{i:02}.parquet"] = ((tmp_path / "one").read_bytes(), {})
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        millpond.init(storage_options=gs_cloud.options(), threads=2, progress=False) as sp,
+    ):
+        listed, below = [], ObjectStorage._below
+        patch.setattr(ObjectStorage, "_below", lambda *at: listed.append(at) or below(*at))
+        assert sp.read_parquet("gs://contract/many/*.parquet").count() == 30
+    assert len(listed) <= 3
