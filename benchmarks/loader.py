@@ -22,7 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loader_rivals import RIVALS, Ids, Rival, Rows, Take, fixed_rows, ours, token_rows
+from loader_rivals import (
+    RIVALS,
+    Ids,
+    Rival,
+    Rows,
+    Take,
+    fixed_rows,
+    ours,
+    ours_in_place,
+    read,
+    token_rows,
+)
 from pairs import in_words, keep
 
 from millpond import open_dataset
@@ -66,6 +77,32 @@ def random_batches(
             warm(own)
             theirs(draw.integers(0, rows.n, BATCH))
             yield compared(rows, rival, mine, theirs, rounds, draw)
+        except Exception as error:  # The end of a rival, not of the benchmark.
+            print(f"{rival.name}: left out ({type(error).__name__}: {error})", file=sys.stderr)
+        shutil.rmtree(own)
+
+
+def in_place(rows: Rows, rounds: int, folder: Path, rivals: Sequence[Rival]) -> Iterator[Found]:
+    """The same without copies where a library can: as handed over, and every byte read after."""
+    path = folder / f"{rows.name} in place-ours"
+    ours(rows, str(path))
+    mine = ours_in_place(rows, str(path))
+    draw = np.random.default_rng(1)
+    for at in range(0, rows.n, 8192):
+        mine(np.arange(at, min(at + 8192, rows.n)))
+    for rival in rivals:
+        own = Path(tempfile.mkdtemp(dir=folder))
+        try:
+            theirs = rival.opened(rows, own, in_place=True)
+            warm(path)
+            warm(own)
+            theirs(draw.integers(0, rows.n, BATCH))
+            for how, a, b in (
+                ("in place", mine, theirs),
+                ("in place, read", read(mine), read(theirs)),
+            ):
+                named = replace(rows, name=f"{rows.name} {how}")
+                yield compared(named, rival, a, b, rounds, draw)
         except Exception as error:  # The end of a rival, not of the benchmark.
             print(f"{rival.name}: left out ({type(error).__name__}: {error})", file=sys.stderr)
         shutil.rmtree(own)
@@ -234,7 +271,7 @@ def told(found: Found) -> str:
         return in_words(found)
     bar = f"  bar {found['bar']:g}" if found["bar"] else ""
     return (
-        f"{found['work']:8} ours {found['ours_rows_s']:12,.0f} rows/s  "
+        f"{found['work']:22} ours {found['ours_rows_s']:12,.0f} rows/s  "
         f"{found['rival']:14} {found['theirs_rows_s']:12,.0f}  "
         f"× {found['ratio_cpu']:.1f} (clock × {found['ratio_clock']:.1f}){bar}"
     )
@@ -260,6 +297,7 @@ def main() -> None:
         rows.name: lambda rows=rows: random_batches(rows, rounds, folder, rivals)
         for rows in tables
     }  # fmt: skip
+    works["64 KiB in place"] = lambda: in_place(tables[2], rounds, folder, rivals)
     works["epoch"] = lambda: iter([epoch(rounds, scale, folder)])
     works["ray"] = lambda: iter([ray_epoch(scale, folder)])
     works["order"] = lambda: iter([order_speed(rounds)])

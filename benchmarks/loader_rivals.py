@@ -4,14 +4,18 @@ For `benchmarks/loader.py`. Rivals that are installed take part: pylance, lanced
 array-record, grain, datasets, and mosaicml-streaming with `--no-deps`.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from xxhash import xxh3_64_intdigest
 
 from millpond import open_dataset
 from millpond.loader import write_dataset
@@ -79,6 +83,12 @@ def ours(rows: Rows, path: str) -> Take:
     return lambda ids: ds.take(ids, columns=["payload"])
 
 
+def ours_in_place(rows: Rows, path: str) -> Take:
+    """Rows of a set that `ours` has written, left where they are stored."""
+    ds = open_dataset(path)
+    return lambda ids: ds.take(ids, columns=["payload"], format="views")["payload"]
+
+
 def arrow_file(rows: Rows, path: str) -> Take:
     """The Arrow IPC file as people write it, and `Table.take` of its chunks."""
     with pa.ipc.new_file(path, rows.schema) as file:
@@ -87,21 +97,21 @@ def arrow_file(rows: Rows, path: str) -> Take:
             size = max(16, batch.num_rows * 1_000_000 // batch.nbytes)
             file.write_table(pa.Table.from_batches([batch]), max_chunksize=size)
     whole = pa.ipc.open_file(pa.memory_map(path)).read_all().select(["payload"])
-    return lambda ids: whole.take(ids)
+    return lambda ids: whole.take(ids)["payload"]
 
 
 def lance(rows: Rows, path: str) -> Take:
     import lance
 
     dataset = lance.write_dataset(rows.reader(), path)
-    return lambda ids: dataset.take(ids, columns=["payload"])
+    return lambda ids: dataset.take(ids, columns=["payload"])["payload"]
 
 
 def lancedb(rows: Rows, path: str) -> Take:
     import lancedb
 
     table = lancedb.connect(path).create_table("rows", rows.reader())
-    return lambda ids: table.take_offsets(ids.tolist()).select(["payload"]).to_arrow()
+    return lambda ids: table.take_offsets(ids.tolist()).select(["payload"]).to_arrow()["payload"]
 
 
 def array_record(rows: Rows, path: str) -> Take:
@@ -129,17 +139,23 @@ def _array_record(rows: Rows, path: str) -> Any:
 
 
 def hf_datasets(rows: Rows, path: str) -> Take:
+    take = hf_in_place(rows, path)
+    # Joined, because otherwise a batch is a list of slices and no byte of it was read.
+    return lambda ids: take(ids).combine_chunks()
+
+
+def hf_in_place(rows: Rows, path: str) -> Take:
     import datasets
 
     with pa.ipc.new_stream(path, rows.schema) as file:
         for batch in rows.batches():
             file.write_table(pa.Table.from_batches([batch]), max_chunksize=1000)
     found = datasets.Dataset.from_file(path).select_columns(["payload"]).with_format("arrow")
-    # Joined, because otherwise a batch is a list of slices and no byte of it was read.
-    return lambda ids: found[ids]["payload"].combine_chunks()
+    return lambda ids: found[ids]["payload"]
 
 
 def mds(rows: Rows, path: str) -> Take:
+    _without_images()
     import streaming
 
     with streaming.MDSWriter(out=path, columns={"payload": "bytes"}) as writer:
@@ -149,16 +165,51 @@ def mds(rows: Rows, path: str) -> Take:
     return lambda ids: [found[i] for i in ids.tolist()]
 
 
+def _without_images() -> None:
+    """`streaming` imports torchvision for datasets of images, which needs a torch for GPUs."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        for name, words in (
+            ("torchvision", ()),
+            ("torchvision.datasets", ("CIFAR10", "VisionDataset")),
+            ("torchvision.transforms", ()),
+            ("torchvision.transforms.functional", ("to_tensor",)),
+        ):
+            sys.modules[name] = module = ModuleType(name)
+            module.__spec__ = ModuleSpec(name, None)
+            vars(module).update({word: type(word, (), {}) for word in words})
+
+
 @dataclass(frozen=True)
 class Rival:
-    """Another library, and the issue's bar: at least so many times its rows a second."""
+    """Another library, and the issue's bar: at least so many times its rows a second.
+
+    `in_place`, where it can: a batch as looks into its files, which its own calls do not copy.
+    """
 
     name: str
     open: Callable[[Rows, str], Take]
     bar: float | None = None
+    in_place: Callable[[Rows, str], Take] | None = None
 
-    def opened(self, rows: Rows, folder: Path) -> Take:
-        return self.open(rows, str(folder / f"{rows.name}-{self.name}".replace(" ", "-")))
+    def opened(self, rows: Rows, folder: Path, in_place: bool = False) -> Take:
+        open = self.in_place if in_place and self.in_place is not None else self.open
+        return open(rows, str(folder / f"{rows.name}-{self.name}".replace(" ", "-")))
+
+
+def read(take: Take) -> Take:
+    """`take`, and then every byte of every row is looked at, one row after the other."""
+
+    def batch(ids: Ids) -> int:
+        total = 0
+        for row in take(ids):
+            if isinstance(row, dict):
+                row = row["payload"]
+            total ^= xxh3_64_intdigest(row.as_buffer() if isinstance(row, pa.Scalar) else row)
+        return total
+
+    return batch
 
 
 RIVALS = (
@@ -167,6 +218,6 @@ RIVALS = (
     Rival("lancedb", lancedb),
     Rival("array-record", array_record, 8.0),
     Rival("grain", grain),
-    Rival("hf datasets", hf_datasets, 1.5),
+    Rival("hf datasets", hf_datasets, 1.5, hf_in_place),
     Rival("mds", mds, 15.0),
 )

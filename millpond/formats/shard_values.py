@@ -41,7 +41,14 @@ def canonical(array: pa.Array) -> pa.Array:
         return _blank_struct(array)
     if pa.types.is_fixed_size_list(kind):
         values = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
-        return type(array).from_arrays(canonical(values), type=kind, mask=_nulls(array))
+        values = canonical(values)
+        if is_fixed(kind.value_type) and array.null_count and not array.flatten().null_count:
+            # Elements are null where their list is, which says so itself: without bits of their
+            # own, each list is one run of bytes.
+            values = pa.Array.from_buffers(
+                kind.value_type, len(values), [None, *values.buffers()[1:]]
+            )
+        return type(array).from_arrays(values, type=kind, mask=_nulls(array))
     if is_list(kind) or pa.types.is_map(kind):
         return _blank_list(array)
     if is_bytes(kind):

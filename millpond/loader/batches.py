@@ -6,7 +6,7 @@ that it was given, so that a thread may run it, and it never looks at the loader
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,11 @@ from millpond.loader.sequence import GlobalSequence, Single
 from millpond.loader.state import Cursor, Receipt, receipt_words
 from millpond.loader.steps import Geometry
 from millpond.loader.units import Units, interleave
+from millpond.loader.views import to_views
 
 Int64s = npt.NDArray[np.int64]
-Format = Literal["numpy", "arrow", "torch"]
+Format = Literal["numpy", "arrow", "torch", "views"]
+FORMATS = get_args(Format)
 
 # A gather takes as many steps as give this many positions, which the order is fastest
 # at, but not more bytes than stay in the cache of the processor and of the allocator.
@@ -221,7 +223,7 @@ class Maker:
         wanted = units
         while True:
             try:
-                return of.take(wanted), wanted
+                return of.take(wanted, in_place=self.format == "views"), wanted
             except RowsUnreadable as error:
                 wrong = of.touching(wanted, error.rows)
                 if not self.skip_bad or tries.max(initial=0) >= TRIES or not wrong.any():
@@ -236,7 +238,8 @@ def shown(columns: dict[str, Column], format: Format, dress: Dress | None) -> An
     if format == "arrow":
         arrays = [to_arrow(column) for column in columns.values()]
         return pa.RecordBatch.from_arrays(arrays, names=list(columns))
-    plain = {name: to_numpy(column) for name, column in columns.items()}
+    show = to_views if format == "views" else to_numpy
+    plain = {name: show(column) for name, column in columns.items()}
     return dress(plain) if dress is not None else plain
 
 

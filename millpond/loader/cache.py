@@ -19,7 +19,7 @@ from millpond.errors import OptionError, PathNotFound
 from millpond.formats.shard_index import Shard
 from millpond.loader.flat import LocalShards, ShardUnreadable
 from millpond.loader.memory import Bytes, Memory
-from millpond.loader.remote import RemoteShards
+from millpond.loader.remote import RemoteShards, one_after_another
 from millpond.storage import Range, Storage
 
 Int64s = npt.NDArray[np.int64]
@@ -99,6 +99,11 @@ class CachedShards:
         for i in np.flatnonzero(kept).tolist():
             parts[i] = memoryview(self._local.memory.bytes[starts[i] : ends[i]].tobytes())
         return np.frombuffer(bytearray().join(parts), np.uint8)
+
+    def in_place(self, starts: Int64s, ends: Int64s) -> tuple[Bytes, Int64s]:
+        if self.all_held:
+            return self._local.in_place(starts, ends)
+        return self.ragged(starts, ends), one_after_another(starts, ends)
 
     @property
     def resident(self) -> bool:

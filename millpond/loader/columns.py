@@ -32,7 +32,8 @@ class Column:
     `values`: bytes of fixed values (n, width), bits as bools, or the joined bytes of
     strings. `offsets`: n + 1 of them, for strings in bytes, for lists in elements.
     `valid`: one bool a value, None where all are. `array`: all of it, where a file's
-    decoder gave an Arrow array; then the others do not count.
+    decoder gave an Arrow array; then the others do not count. `rows`: likewise, where
+    values were left where they are stored: an array a row, None for a null.
     """
 
     kind: pa.DataType
@@ -42,6 +43,7 @@ class Column:
     valid: npt.NDArray[np.bool_] | None = None
     children: tuple["Column", ...] = ()
     array: pa.Array | None = None
+    rows: list[npt.NDArray[Any] | None] | None = None
 
 
 class Ragged:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from millpond.errors import OptionError
 from millpond.loader.batches import Format
 from millpond.loader.loader import Loader, OnError, Settings
 from millpond.loader.order import Shuffle
@@ -44,8 +45,14 @@ class Feed(ABC):
         `pack` and `tokens` (a list column) give packed sequences instead of rows.
         `seed` is 0, or that of the mixture, where it is not given. In a mixture, `columns`
         must be in all sources, with equal types; by default those that are.
-        `pin_memory` puts tensors (`format="torch"`) into page-locked memory.
+        `format` is `"numpy"`, `"torch"`, `"arrow"`, or `"views"`: large samples as read-only
+        arrays that look into the stored shards. `pin_memory` puts tensors into page-locked memory.
         """
+        if pack is not None and format == "views":
+            raise OptionError(
+                "loader(pack=…, format='views'): packs are laid out anew, and views look into "
+                "stored rows. Leave format out."
+            )
         seed = self.seed if seed is None else seed
         choice = Choice(shuffle, seed, columns, filter, pack, tokens, block_rows, window_blocks)
         geometry = Geometry(batch_size, rank, world, drop_last, pad)

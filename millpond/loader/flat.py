@@ -72,6 +72,9 @@ class Shards(Protocol):
     def resident(self) -> bool:
         """Whether `advise` has nothing left to do."""
 
+    def in_place(self, starts: Int64s, ends: Int64s) -> tuple[Bytes, Int64s]:
+        """An array that has the bytes between each start and end, and where each begins in it."""
+
     def advise(self, starts: Int64s, lengths: Int64s) -> None:
         """Say what is read next, of shards that are held; returns at once."""
 
@@ -110,6 +113,9 @@ class LocalShards:
 
     def ragged(self, starts: Int64s, ends: Int64s) -> Bytes:
         return self.memory.ragged(starts, ends)
+
+    def in_place(self, starts: Int64s, ends: Int64s) -> tuple[Bytes, Int64s]:
+        return self.memory.bytes, starts
 
     def advise(self, starts: Int64s, lengths: Int64s) -> None:
         """Ask for the pages of each range, without waiting.

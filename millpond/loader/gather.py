@@ -6,7 +6,8 @@ so a damaged file gives an error that names its rows, never a read outside of a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,40 +15,48 @@ import pyarrow as pa
 from xxhash import xxh3_64_intdigest
 
 from millpond.errors import RowsUnreadable
-from millpond.formats.shard_types import has_long_offsets, is_bytes, is_fixed
+from millpond.formats.shard_types import has_long_offsets, is_bytes, is_fixed, is_ragged
 from millpond.loader.columns import Column, NullTokens
 from millpond.loader.flat import ShardUnreadable
 from millpond.loader.layout import Node
-from millpond.loader.verify import extent
+from millpond.loader.verify import extent, slices_of
+from millpond.loader.views import cut, is_viewed, without_nulls
 
 if TYPE_CHECKING:
     from millpond.loader.shard_rows import ShardRows
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+T = TypeVar("T")
 
 
 class Gather:
     """One call of `take`: the rows, where they lie, and a column at a time."""
 
-    def __init__(self, source: ShardRows, rows: Int64s, chunk: Int64s, local: Int64s) -> None:
+    def __init__(
+        self, source: ShardRows, rows: Int64s, chunk: Int64s, local: Int64s, in_place: bool = False
+    ) -> None:
         self.source, self.layout, self.shards = source, source.layout, source.shards
+        self._in_place = in_place
         self.rows, self.chunk, self.local = rows, chunk, local
 
     def column(self, name: str) -> Column:
         node = self.layout.columns[name]
-        if name in self.layout.sums:
+        # Fixed-size lists with null elements are no run of bytes: their buffers are checked whole.
+        if name in self.layout.sums and (is_ragged(node.kind) or fixed_width(node) is not None):
             return self._wide(name, node)
         return self._any(node, self.rows, self.chunk, self.local)
 
     def _wide(self, name: str, node: Node) -> Column:
         """A column with a checksum for each value: fixed and wide, or ragged."""
-        source, rows, chunk, local = self.source, self.rows, self.chunk, self.local
+        rows, chunk, local = self.rows, self.chunk, self.local
         valid = self._valid(node, rows, chunk, local)
         width = fixed_width(node)
         if width is not None:
             self._map_only(node.data)
             starts = self.layout.address[node.data][chunk] + local * width
+            if self._in_place and is_viewed(node.kind):
+                return self._views(name, node, starts, starts + width, valid)
             values = self._read(lambda: self.shards.fixed(starts, width))
             column = Column(node.kind, rows.size, values, valid=valid)
         else:
@@ -56,13 +65,25 @@ class Gather:
             first, last = self._edges(node, leaf.data, each, rows, chunk, local)
             self._map_only(leaf.data)
             base = self.layout.address[leaf.data][chunk]
-            values = self._read(lambda: self.shards.ragged(base + first * each, base + last * each))
+            starts, ends = base + first * each, base + last * each
+            has_nulls_inside = leaf is not node and self.layout.present[leaf.valid]
+            if self._in_place and is_viewed(node.kind) and not has_nulls_inside:
+                return self._views(name, node, starts, ends, valid)
+            values = self._read(lambda: self.shards.ragged(starts, ends))
             offsets = np.zeros(rows.size + 1, np.int64)
             np.cumsum(last - first, out=offsets[1:])
             column = self._ragged(node, leaf, values, offsets, valid, chunk, first)
-        if source.verify != "off":
-            self._verify(name, column)
+        self._verify(name, lambda at: slices_of(*extent(column), at))
         return column
+
+    def _views(
+        self, name: str, node: Node, starts: Int64s, ends: Int64s, valid: Bools | None
+    ) -> Column:
+        """A wide column that is left where it is stored."""
+        flat, begins = self._read(lambda: self.shards.in_place(starts, ends))
+        views = cut(flat, begins, begins + ends - starts, node.kind)
+        self._verify(name, lambda at: map(views.__getitem__, at.tolist()))
+        return Column(node.kind, self.rows.size, rows=without_nulls(views, valid))
 
     def _ragged(
         self,
@@ -84,8 +105,13 @@ class Gather:
         child = Column(leaf.kind, int(offsets[-1]), values.reshape(-1, width), valid=inner)
         return Column(node.kind, len(offsets) - 1, None, offsets, valid, (child,))
 
-    def _verify(self, name: str, column: Column) -> None:
-        """Hold each value that is new to this process against its stored checksum."""
+    def _verify(self, name: str, values: Callable[[Int64s], Iterable[Any]]) -> None:
+        """Hold each value that is new to this process against its stored checksum.
+
+        `values` gives the bytes of those values of this gather that it is asked for.
+        """
+        if self.source.verify == "off":
+            return
         seen = self.source.seen(name)
         new = (
             seen.new(self.rows) if self.source.verify == "first" else np.ones(len(self.rows), bool)
@@ -93,13 +119,9 @@ class Gather:
         if new is None or not new.any():
             return
         at = np.flatnonzero(new)
-        values, edges = extent(column)
         slot = self.layout.sums[name]
         stored = self._fixed_of(slot, 8, self.rows[at], self.chunk[at], self.local[at])
-        # No step of this loop runs in Python: half the time of one that does.
-        slices = map(slice, edges[at].tolist(), edges[at + 1].tolist())
-        values_ = map(memoryview(cast(Any, values)).__getitem__, slices)
-        found = np.fromiter(map(xxh3_64_intdigest, values_), np.uint64, at.size)
+        found = np.fromiter(map(xxh3_64_intdigest, values(at)), np.uint64, at.size)
         bad = found != stored.view(np.uint64).reshape(-1)
         if bad.any():
             shard = int(self.layout.shard[self.chunk[at[bad][0]]])
@@ -243,12 +265,11 @@ class Gather:
         except ShardUnreadable as error:
             raise self._lost(error) from error
 
-    def _read(self, read: Any) -> npt.NDArray[np.uint8]:
+    def _read(self, read: Callable[[], T]) -> T:
         try:
-            values: npt.NDArray[np.uint8] = read()
+            return read()
         except ShardUnreadable as error:
             raise self._lost(error) from error
-        return values
 
     def _lost(self, error: ShardUnreadable) -> RowsUnreadable:
         bad = self.layout.shard[self.chunk] == error.shard

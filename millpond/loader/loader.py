@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from millpond.errors import MillpondError, OptionError, StateMismatch
-from millpond.loader.batches import Delivered, Dress, Format, Group, Maker, Share
+from millpond.loader.batches import FORMATS, Delivered, Dress, Format, Group, Maker, Share
 from millpond.loader.prefetch import Ahead, Forked
 from millpond.loader.schedule import whole_weights
 from millpond.loader.sequence import GlobalSequence, Mixed, Place
@@ -47,7 +47,7 @@ class Settings:
         if self.prefetch < 0:
             raise OptionError(f"loader(prefetch={self.prefetch}): pass 0 (no thread) or more.")
         for name, value, known in (
-            ("format", self.format, ("numpy", "arrow", "torch")),
+            ("format", self.format, FORMATS),
             ("on_error", self.on_error, ("raise", "skip")),
         ):
             if value not in known:

@@ -79,8 +79,10 @@ class MdsRows:
         self.n_rows = int(self._starts[-1])
         self._heads: dict[int, Int64s] = {}
 
-    def take(self, rows: Int64s, columns: Sequence[str]) -> dict[str, Column]:
-        """The named columns of `rows`, in the order asked."""
+    def take(
+        self, rows: Int64s, columns: Sequence[str], in_place: bool = False
+    ) -> dict[str, Column]:
+        """The named columns of `rows`, in the order asked. None is stored as a view could show."""
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         ranges = self._ranges(rows, shard)
         samples = self._storage.read_many(ranges)

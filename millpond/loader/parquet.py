@@ -50,8 +50,10 @@ class ParquetRows:
         self.fingerprint = xxh3_128_hexdigest("\n".join(words).encode())
         self._kept: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
 
-    def take(self, rows: Int64s, columns: Sequence[str]) -> dict[str, Column]:
-        """The named columns of `rows`, in the order asked."""
+    def take(
+        self, rows: Int64s, columns: Sequence[str], in_place: bool = False
+    ) -> dict[str, Column]:
+        """The named columns of `rows`, in the order asked. None is stored as a view could show."""
         group = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(group, kind="stable")
         parts = []

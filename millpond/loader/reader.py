@@ -16,7 +16,7 @@ from millpond import lazy
 from millpond.errors import ColumnNotFound, FileUnreadable, OptionError, warn
 from millpond.formats.find import find_files
 from millpond.formats.shard_index import INDEX_NAME, Index, read_index
-from millpond.loader.batches import Batch, Format, shown
+from millpond.loader.batches import FORMATS, Batch, Format, shown
 from millpond.loader.cache import CachedShards
 from millpond.loader.columns import to_arrow
 from millpond.loader.feed import Feed
@@ -97,13 +97,15 @@ class Dataset(Feed):
 
         `columns` and `format` are those of `loader`. Rows count from 0; they may repeat.
         """
+        if format not in FORMATS:
+            raise OptionError(f"take(format={format!r}): it is one of {', '.join(FORMATS)}.")
         asked = self._rows_of(np.asarray(rows, np.int64).reshape(-1))
         names = list(columns) if columns is not None else self.schema.names
         for name in names:
             if name not in self.schema.names:
                 raise ColumnNotFound(name, self.schema.names, f"dataset {self.path!r}")
         self.rows.advise_new(asked, names)
-        return shown(self.rows.take(asked, names), format, dress_of(format))
+        return shown(self.rows.take(asked, names, format == "views"), format, dress_of(format))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Rows as dicts, in storage order."""

@@ -59,6 +59,9 @@ class RemoteShards:
     def ragged(self, starts: Int64s, ends: Int64s) -> Bytes:
         return np.frombuffer(bytearray().join(self.read(starts, ends)), np.uint8)
 
+    def in_place(self, starts: Int64s, ends: Int64s) -> tuple[Bytes, Int64s]:
+        return self.ragged(starts, ends), one_after_another(starts, ends)
+
     def copy_in(self, other: Memory, starts: Int64s, lengths: Int64s) -> None:
         """Take whole buffers over from memory that holds them already."""
         for at, size in dict(zip(starts.tolist(), lengths.tolist(), strict=True)).items():
@@ -119,3 +122,10 @@ class RemoteShards:
             first, last = -(-at // page) * page, (at + size) // page * page
             if last > first:  # Pages shared with a neighbour stay.
                 libc().madvise(self.memory.base + first, last - first, mmap.MADV_DONTNEED)
+
+
+def one_after_another(starts: Int64s, ends: Int64s) -> Int64s:
+    """Where each range begins, once they are joined."""
+    lengths = ends - starts
+    joined: Int64s = np.cumsum(lengths) - lengths
+    return joined

@@ -70,12 +70,15 @@ class ShardRows:
             self.shards.read_ahead()
         return not self.shards.resident
 
-    def take(self, rows: Int64s, columns: Sequence[str]) -> dict[str, Column]:
+    def take(
+        self, rows: Int64s, columns: Sequence[str], in_place: bool = False
+    ) -> dict[str, Column]:
         """The named columns of `rows`, in the order asked. Rows must lie in 0..n_rows-1.
 
+        With `in_place`, wide columns are left where they are stored: see `loader.views`.
         Raises `RowsUnreadable`, which names the rows of this call that are damaged.
         """
-        gather = Gather(self, rows, *self.layout.chunks.find(rows))
+        gather = Gather(self, rows, *self.layout.chunks.find(rows), in_place)
         with self._turn():
             return {name: gather.column(name) for name in columns}
 

@@ -15,6 +15,7 @@ from millpond.formats.shard_types import is_bytes, is_fixed, is_list
 from millpond.loader.columns import Column, flat_lists, to_arrow
 from millpond.loader.packing import PackPlan
 from millpond.loader.selection import Selection
+from millpond.loader.views import Views, to_views
 
 Int64s = npt.NDArray[np.int64]
 Columns = dict[str, Column]
@@ -31,7 +32,7 @@ class RowSource(Protocol):
     def schema(self) -> pa.Schema: ...
     @property
     def fingerprint(self) -> str: ...
-    def take(self, rows: Int64s, columns: Sequence[str]) -> Columns: ...
+    def take(self, rows: Int64s, columns: Sequence[str], in_place: bool = False) -> Columns: ...
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None: ...
     def advise_new(self, rows: Int64s, columns: Sequence[str]) -> None: ...
     def lengths(self, column: str) -> Int64s: ...
@@ -48,7 +49,7 @@ class Units(Protocol):
 
     @property
     def n(self) -> int: ...
-    def take(self, units: Int64s) -> Columns:
+    def take(self, units: Int64s, in_place: bool = False) -> Columns:
         """Raises `RowsUnreadable` where rows are damaged."""
 
     def rows(self, units: Int64s) -> Int64s:
@@ -92,8 +93,8 @@ class RowUnits:
     def rows(self, units: Int64s) -> Int64s:
         return units if self.selection is None else self.selection.rows(units)
 
-    def take(self, units: Int64s) -> Columns:
-        return self.source.take(self.rows(units), self.columns)
+    def take(self, units: Int64s, in_place: bool = False) -> Columns:
+        return self.source.take(self.rows(units), self.columns, in_place)
 
     def touching(self, units: Int64s, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
         return np.isin(self.rows(units), np.array(rows, np.int64))
@@ -136,7 +137,8 @@ class PackUnits:
     def rows(self, units: Int64s) -> Int64s:
         return self._documents(self.plan.document[self.plan.first_piece[units]])
 
-    def take(self, units: Int64s) -> Columns:
+    def take(self, units: Int64s, in_place: bool = False) -> Columns:
+        """Packs are laid out anew; nothing of them is left in place."""
         pieces, owner = self.plan.pieces(units)
         rows = self._documents(self.plan.document[pieces])
         start = self.plan.start[pieces].astype(np.int64)
@@ -212,6 +214,8 @@ def interleave(parts: Sequence[Column], places: Sequence[Int64s]) -> Column:
         if (order == np.arange(order.size)).all():
             return parts[0]
     n, kind = sum(part.n for part in parts), parts[0].kind
+    if any(part.rows is not None for part in parts):
+        return Column(kind, n, rows=_views(parts, places, n))
     plain = all(part.values is not None and part.offsets is None for part in parts)
     if plain:
         return _placed(parts, places, n)
@@ -223,6 +227,14 @@ def interleave(parts: Sequence[Column], places: Sequence[Int64s]) -> Column:
     whole = arrays.combine_chunks().take(pa.array(order))
     whole = whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
     return Column(kind, n, array=whole)
+
+
+def _views(parts: Sequence[Column], places: Sequence[Int64s], n: int) -> Views:
+    rows: Views = [None] * n
+    for part, at in zip(parts, places, strict=True):
+        for place, row in zip(at.tolist(), to_views(part), strict=True):
+            rows[place] = row
+    return rows
 
 
 def _placed(parts: Sequence[Column], places: Sequence[Int64s], n: int) -> Column:

@@ -232,3 +232,21 @@ def test_remote_parquet_is_read_by_its_footer_and_row_groups(tmp_path: Path) -> 
     taken = source.take(np.array([4001, 7999]), ["id"])["id"]
     assert to_arrow(taken).to_pylist() == [4001, 7999]
     assert 0 < far.sent < size / 4
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_wide_vectors_of_which_some_or_whose_elements_are_null(
+    tmp_path: Path, inside: bool
+) -> None:
+    vectors = [None if i % 3 == 1 else [float(i)] * 80 for i in range(30)]
+    if inside:
+        vectors[6] = [None] + [1.0] * 79
+    table = pa.table({"v": pa.array(vectors, pa.list_(pa.float32(), 80))})
+    write_dataset(table, str(tmp_path / "set"), rows_per_shard=20, batch_rows=8)
+    ds = open_dataset(str(tmp_path / "set"))
+    asked = [29, 6, 1, 0, 6]
+    assert ds[asked].equals(table.take(asked))
+    arrays = ds.take(asked)["v"]
+    assert arrays[0].tolist() == vectors[29]
+    assert arrays[1].tolist() == vectors[6]
+    assert arrays.mask[2].all()
