@@ -275,7 +275,7 @@ def _write_folder(
         result = write[format](target, mode=mode, **options)
     except TargetNotEmpty:
         raise FileExistsError(f"{target!r} holds files; --overwrite replaces them.") from None
-    return result.rows, result.size_bytes
+    return result.rows, result.bytes
 
 
 def _write_file(frame: DataFrame, target: str, format: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from millpond.errors import OptionError
 from millpond.expr import Dialect
 from millpond.plan import build, joins, sinks
 from millpond.plan import nodes as n
@@ -93,7 +94,7 @@ class DataFrame(Results):
         >>> sp.from_items([{"a": 1, "b": 2}]).select("b", "a + b AS c").take(1)
         [{'b': 2, 'c': 3}]
         """
-        where = _where("select", ", ".join(columns_or_sql))
+        where = _where("select", ", ".join(map(str, columns_or_sql)))
         return self._new(build.select(self.plan, columns_or_sql, where, self._d))
 
     def with_columns(self, **sql: str) -> DataFrame:
@@ -111,7 +112,10 @@ class DataFrame(Results):
         >>> sp.from_items([1]).rename({"item": "n"}).columns
         ['n']
         """
-        return self._new(build.rename(self.plan, names, f"rename({dict(names)})", self._d))
+        where = f"rename({names!r})"
+        if not isinstance(names, Mapping):
+            raise OptionError(f'{where}: needs a dict, such as {{"old": "new"}}.')
+        return self._new(build.rename(self.plan, names, where, self._d))
 
     def drop(self, *names: str) -> DataFrame:
         """All columns but these.
@@ -119,7 +123,7 @@ class DataFrame(Results):
         >>> sp.from_items([{"a": 1, "b": 2}]).drop("a").columns
         ['b']
         """
-        return self._new(build.drop(self.plan, names, _where("drop", ", ".join(names))))
+        return self._new(build.drop(self.plan, names, _where("drop", ", ".join(map(str, names)))))
 
     # ---- functions of several rows ---------------------------------------------------
 
@@ -152,8 +156,7 @@ class DataFrame(Results):
         deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """A function or class of all rows that share a key, which meet; else as `map_batches`."""
-        keys = [by] if isinstance(by, str) else list(by)
-        names = tuple(self.plan.schema.field(k, f"map_groups({by!r})").name for k in keys)
+        names = tuple(f.name for f in self.plan.schema.named(by, f"map_groups({by!r})"))
         rest = self._called("map_groups()", format, cpus, gpus) | {"group_keys": names}
         return self._python("map_groups", fn, "group", schema, key, deterministic, **rest)
 
@@ -200,7 +203,7 @@ class DataFrame(Results):
 
     def random_shuffle(self, seed: int | None = None) -> DataFrame:
         """A uniform order over all rows: a function of `seed` and the input alone."""
-        return self._new(n.RandomPartition(self.plan, self._runner.seed if seed is None else seed))
+        return self._new(n.RandomPartition(self.plan, self._seed(seed, "random_shuffle()")))
 
     def partial_sort(self, by: str | list[str]) -> DataFrame:
         """Sort inside each partition; `by` as in `sort`."""
@@ -227,8 +230,12 @@ class DataFrame(Results):
 
     def sample(self, fraction: float, seed: int | None = None) -> DataFrame:
         """Each row with probability `fraction`; the same rows for the same seed and input."""
-        seed = self._runner.seed if seed is None else seed
-        return self._new(build.sample(self.plan, fraction, seed, f"sample({fraction!r})"))
+        where = f"sample({fraction!r})"
+        return self._new(build.sample(self.plan, fraction, self._seed(seed, where), where))
+
+    def _seed(self, seed: int | None, where: str) -> int:
+        least = -(2**63)
+        return self._runner.seed if seed is None else build.whole(seed, where, "seed", least=least)
 
     # ---- sets, joins, groups ---------------------------------------------------------
 
@@ -246,7 +253,8 @@ class DataFrame(Results):
         [{'item': 2}]
         """
         where = f"join(on={on!r}, how={how!r})"
-        return self._new(joins.join(self.plan, other.plan, on, how, suffix, where, self._d))
+        right = plan_of(other, where)
+        return self._new(joins.join(self.plan, right, on, how, suffix, where, self._d))
 
     def union(self, *others: DataFrame) -> DataFrame:
         """All rows of all frames, matched by name, types promoted; duplicates stay.
@@ -254,7 +262,7 @@ class DataFrame(Results):
         >>> sp.from_items([1]).union(sp.from_items([2.5])).take_all()
         [{'item': 1.0}, {'item': 2.5}]
         """
-        inputs = [self.plan, *(other.plan for other in others)]
+        inputs = [self.plan, *(plan_of(other, "union()") for other in others)]
         return self._new(build.union(inputs, "union()", self._d))
 
     def distinct(self, *columns: str) -> DataFrame:
@@ -263,7 +271,8 @@ class DataFrame(Results):
         >>> sp.from_items([1, 1, 2]).distinct().count()
         2
         """
-        return self._new(build.distinct(self.plan, columns, _where("distinct", ", ".join(columns))))
+        where = _where("distinct", ", ".join(map(str, columns)))
+        return self._new(build.distinct(self.plan, columns, where))
 
     def group_by(self, *keys: str) -> Grouped:
         """Groups of equal keys, over the whole frame; NULL is a key like any other.
@@ -273,7 +282,7 @@ class DataFrame(Results):
         [{'k': 'a', 's': 3}]
         """
         for key in keys:
-            self.plan.schema.field(key, _where("group_by", ", ".join(keys)))
+            self.plan.schema.field(key, _where("group_by", ", ".join(map(str, keys))))
         return Grouped(self, keys)
 
     # ---- files -----------------------------------------------------------------------
@@ -300,10 +309,20 @@ class Grouped:
 
     def agg(self, *aggregates: str) -> DataFrame:
         """One row per group: the keys, then the aggregates, such as `"sum(x) AS s"`."""
-        where = _where("agg", ", ".join(aggregates))
+        where = _where("agg", ", ".join(map(str, aggregates)))
         runner = self.frame._runner
         plan = build.aggregate(self.frame.plan, self.keys, aggregates, where, runner.dialect)
         return DataFrame(runner, plan)
+
+
+def plan_of(frame: DataFrame, where: str) -> n.Node:
+    """The plan of what must be a frame."""
+    if not isinstance(frame, DataFrame):
+        raise OptionError(
+            f"{where}: needs a frame, not {type(frame).__name__}. from_items(), from_arrow() and "
+            "from_pandas() make one of rows that you have."
+        )
+    return frame.plan
 
 
 def _where(method: str, given: object) -> str:

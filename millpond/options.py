@@ -66,9 +66,25 @@ def options(**given: Any) -> Options:
     limit_bytes = memory_bytes() * 8 // 10 if limit is None else size("memory_limit", limit)
     if limit_bytes < 64 * 2**20:
         raise OptionError(f"memory_limit: {limit!r} is less than 64 MiB, which DuckDB needs.")
+    _check_given(given, told)
     if told.get("data_root") is not None:
         told["data_root"] = _root(str(told["data_root"]))
     return Options(memory_limit_bytes=limit_bytes, memory_is_given=limit is not None, **told)
+
+
+def _check_given(given: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """What would be taken silently, and mean nothing."""
+    kinds = {
+        "data_root": (str | os.PathLike, "a path or URI"),
+        "name": (str, "text"),
+        "address": (str, "text"),
+        "storage_options": (Mapping, "a dict"),
+    }
+    for name, (kind, what) in kinds.items():
+        if given.get(name) is not None and not isinstance(given[name], kind):
+            raise OptionError(f"{name}: needs {what}, not {type(given[name]).__name__}.")
+    if given.get("address") is not None and told.get("runtime", "local") == "local":
+        raise OptionError("address: is that of a Ray cluster; pass runtime='ray' with it.")
 
 
 def choose(name: str, told: Mapping[str, Any], allowed: tuple[str, ...]) -> None:

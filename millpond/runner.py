@@ -89,6 +89,9 @@ class Runner:
 
     def check_resources(self, cpus: float, gpus: float, where: str) -> None:
         """More than this machine has would wait for ever. A cluster may grow: it is asked later."""
+        for name, asked in (("cpus", cpus), ("gpus", gpus)):
+            if isinstance(asked, bool) or not isinstance(asked, int | float) or asked < 0:
+                raise OptionError(f"{where}: {name}={asked!r}; it must be a number ≥ 0.")
         if self._work.options.runtime != "local":
             return
         threads = self._work.options.threads

@@ -7,7 +7,7 @@ engine knows; nothing here imports either library.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from millpond.errors import ColumnNotFound, SchemaMismatch
+from millpond.errors import ColumnNotFound, OptionError, SchemaMismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,19 @@ class Schema:
 
     def field(self, name: str, where: str) -> Field:
         """The column `name`, or `ColumnNotFound` that names the call `where` it was used."""
+        if not isinstance(name, str):
+            raise OptionError(f"{where}: a column is named by text, not by {type(name).__name__}.")
         found = self.find(name)
         if found is None:
             raise ColumnNotFound(name, self.names, where)
         return found
+
+    def named(self, names: str | Iterable[str], where: str) -> tuple[Field, ...]:
+        """The columns of these names, or of this one."""
+        given = [names] if isinstance(names, str) else names
+        if not isinstance(given, Iterable):
+            raise OptionError(f"{where}: needs names of columns, not {type(given).__name__}.")
+        return tuple(self.field(name, where) for name in given)
 
     def __str__(self) -> str:
         return ", ".join(f"{f.name} {f.type}" for f in self.fields)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from millpond.dataframe import DataFrame
+from millpond.dataframe import DataFrame, plan_of
 from millpond.errors import OptionError, SchemaMismatch
 from millpond.events import Event
 from millpond.formats.iceberg import Catalog
@@ -178,7 +178,12 @@ class Session:
         """
         import pyarrow as pa
 
-        rows = list(items)
+        try:
+            rows = list(items)
+        except TypeError:
+            raise OptionError(
+                f"from_items(): needs a list of rows, not {type(items).__name__}."
+            ) from None
         if rows and all(isinstance(row, dict) for row in rows):
             names = list(dict.fromkeys(name for row in rows for name in row))
             columns = {c: [row.get(c) for row in rows] for c in names}
@@ -196,7 +201,13 @@ class Session:
         """Anything with `__arrow_c_stream__`: pyarrow, Polars, a DuckDB relation."""
         import pyarrow as pa
 
-        table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+        try:
+            table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                "from_arrow(): needs what Arrow can read (a table, a Polars frame, a DuckDB "
+                f"relation), not {type(rows).__name__} ({error}). from_items() takes lists."
+            ) from error
         if not table.num_columns:
             raise SchemaMismatch("from_arrow(): the rows have no columns.")
         for field in table.schema:
@@ -227,7 +238,7 @@ class Session:
         >>> sp.sql("SELECT sum(item)::INTEGER AS s FROM t", t=sp.from_items([1, 2])).take(1)
         [{'s': 3}]
         """
-        plans = {name: frame.plan for name, frame in frames.items()}
+        plans = {name: plan_of(frame, f"sql({name}=…)") for name, frame in frames.items()}
         return self._frame(build.global_sql(query, plans, "sql()", self._runner.dialect))
 
     def partial_sql(
@@ -238,14 +249,14 @@ class Session:
         Partition counts are equal, or 1: that input goes to every partition.
         """
 
-        plans = [frame.plan for frame in frames]
+        plans = [plan_of(frame, "partial_sql()") for frame in frames]
         d = self._runner.dialect
         return self._frame(build.partial_sql(query, plans, "partial_sql()", d, co_partitioned))
 
     def wait(self, *frames: DataFrame) -> None:
         """Compute several frames, and do what lazy writes among them ask for."""
         for frame in frames:
-            plan = frame.plan
+            plan = plan_of(frame, "wait()")
             if isinstance(plan, n.DataSink):
                 self._runner.write(plan)
             else:

@@ -24,6 +24,7 @@ from millpond.errors import (
     SqlError,
 )
 from millpond.expr import quote
+from millpond.expr.parse import check
 from millpond.formats import rows
 from millpond.formats.find import Found, find_files, with_ends
 from millpond.formats.scan import NO_VALUE, Scan, reader
@@ -97,10 +98,13 @@ class Sources:
         return found
 
     def _find(self, paths: Paths, where: str, *, recursive: bool) -> Found:
-        given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        if not given:
+        try:
+            given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+            named = [os.fspath(p) for p in given]
+        except TypeError:
+            raise OptionError(f"{where}: needs a path, or a list of paths.") from None
+        if not named:
             raise OptionError(f"{where}: needs at least one path.")
-        named = [os.fspath(p) for p in given]
         found = find_files(named, self.storage, where, recursive=recursive)
         return with_ends(found, self.storage) if self.durable else found
 
@@ -114,7 +118,7 @@ class Sources:
         if found.schema is not None:  # Committed without a row, so without a file.
             schema = found.schema
             if columns is not None:
-                schema = Schema(tuple(schema.field(name, where) for name in columns))
+                schema = Schema(schema.named(columns, where))
             return DataSource(Scan("parquet", schema))
         hive = self._hive(found)
         options: Options = (("union_by_name", "true"),) if union_by_name else ()
@@ -127,7 +131,7 @@ class Sources:
             schema = self._described("parquet", files[:1], hive.options, where)
         schema = hive.described(schema)
         if columns is not None:
-            schema = Schema(tuple(schema.field(name, where) for name in columns))
+            schema = Schema(schema.named(columns, where))
         return hive.source("parquet", schema, options, found)
 
     def _check_footers(self, files: list[str], where: str) -> None:
@@ -181,7 +185,7 @@ class Sources:
     ) -> DataSource:  # fmt: skip
         found = self.find(paths, where)
         filled = [file for file in found.files if file.size_bytes]
-        told = self._told(schema)
+        told = self._told(schema, where)
         given: list[tuple[str, str]] = [("delim", quote.value(delim))]
         if header is not None:
             given.append(("header", quote.value(header)))
@@ -199,10 +203,13 @@ class Sources:
         options = (("auto_detect", "false"), *fixed, *_columns(columns))
         return self._with_hive("csv", found, columns, options, where)
 
-    def _told(self, schema: Mapping[str, str] | None) -> Schema | None:
+    def _told(self, schema: Mapping[str, str] | None, where: str) -> Schema | None:
         if schema is None:
             return None
-        return self.engine.describe("SELECT * FROM __in0", {"__in0": Schema.of(schema.items())})
+        if not isinstance(schema, Mapping):
+            raise OptionError(f"{where}: schema is a dict of names and DuckDB types.")
+        given = Schema.of((name, str(kind)) for name, kind in schema.items())
+        return check(lambda: self.engine.describe("SELECT * FROM __in0", {"__in0": given}), where)
 
     def _sniff(self, file: FileInfo, given: Iterable[tuple[str, str]], where: str) -> Any:
         options = "".join(f", {name} = {literal}" for name, literal in given)
@@ -256,11 +263,8 @@ class Sources:
         found = self.find(paths, where)
         # Other forms of dates would be guessed from a sample and not be known to a task.
         options: Options = (("dateformat", "'iso'"), ("timestampformat", "'iso'"))
-        if schema is not None:
-            columns = self.engine.describe(
-                "SELECT * FROM __in0", {"__in0": Schema.of(schema.items())}
-            )
-        else:
+        columns = self._told(schema, where)
+        if columns is None:
             filled = [file.path for file in found.files if file.size_bytes][:SNIFFED_FILES]
             if not filled:
                 raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")

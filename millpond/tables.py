@@ -55,7 +55,7 @@ class Tables:
         for file in found.files:
             self.storage(file.path)  # From now on the engine can read there.
         if columns is not None:
-            schema = Schema(tuple(schema.field(name, where) for name in columns))
+            schema = Schema(schema.named(columns, where))
         scan = Scan("parquet", schema, options, keys=found.keys)
         return n.DataSource(scan, found.files, values=found.values)
 

@@ -25,7 +25,7 @@ class WriteResult:
 
     files: tuple[str, ...]
     rows: int
-    size_bytes: int
+    bytes: int
 
 
 class Target(Protocol):

@@ -304,13 +304,18 @@ class Cursor:
     def function(
         self, name: str, call: Callable[..., Any], parameters: Sequence[str], returns: str
     ) -> None:
-        """Let SQL call `call`, with Arrow arrays, as `name`, until this cursor is closed."""
+        """Let SQL call `call`, with Arrow arrays, as `name`, until this cursor is closed.
+
+        A macro has the name, since it may be that of a function of DuckDB's own.
+        """
+        inner, given = f"__udf_{name}", ", ".join(f"a{i}" for i in range(len(parameters)))
         with self._errors():
             self._raw.create_function(
-                name, call, list(parameters), returns, type="arrow", null_handling="special",
+                inner, call, list(parameters), returns, type="arrow", null_handling="special",
                 side_effects=True,
             )  # fmt: skip
-        self._functions.append(name)
+        self._functions.append(inner)
+        self.run(f"CREATE TEMP MACRO {quote.name(name)}({given}) AS {quote.name(inner)}({given})")
 
     def close(self) -> None:
         for name in self._functions:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from millpond.errors import SqlError
+
 # What a ';' may stand in, and be none. What is not closed here does not parse either.
 _TOKENS = re.compile(
     r"""(?P<comment>--[^\n\r]*|/\*)|(?P<end>;)
@@ -43,4 +45,7 @@ def _comment_end(text: str, place: int) -> int:
 
 def listed(items: Sequence[str]) -> str:
     """Items of a select list as one text. Each may end in a comment or a semicolon."""
+    for item in items:
+        if not isinstance(item, str):
+            raise SqlError(f"needs SQL text, not {item!r}.")
     return "\n, ".join(map(ended, items))

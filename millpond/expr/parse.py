@@ -135,7 +135,7 @@ def sort_keys(by: str | list[str] | tuple[str, ...], schema: Schema, where: str,
 ) -> tuple[SortKey, ...]:  # fmt: skip
     """`"a, b desc nulls first"` or a list of such → keys with everything resolved."""
     keys: list[SortKey] = []
-    for text in [by] if isinstance(by, str) else by:
+    for text in by if isinstance(by, list | tuple) else [by]:
         head = "SELECT 1 ORDER BY "
         node, _ = _statement(text, head, where, dialect)
         kinds = [modifier["type"] for modifier in node.get("modifiers", [])]

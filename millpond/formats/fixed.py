@@ -37,7 +37,7 @@ class Layout:
     @classmethod
     def of(cls, fields: Mapping[str, int], where: str) -> "Layout":
         """From `{"key": 10, "value": 90}`; `OptionError` for widths that are none."""
-        if not fields:
+        if not fields or not isinstance(fields, Mapping):
             raise OptionError(f"{where}: no fields. Give the width of each: {{'key': 10, …}}.")
         for name, width in fields.items():
             if isinstance(width, bool) or not isinstance(width, int) or width < 1:

@@ -54,6 +54,7 @@ class Feed(ABC):
                 "stored rows. Leave format out."
             )
         seed = self.seed if seed is None else seed
+        columns = [columns] if isinstance(columns, str) else columns
         choice = Choice(shuffle, seed, columns, filter, pack, tokens, block_rows, window_blocks)
         geometry = Geometry(batch_size, rank, world, drop_last, pad)
         settings = Settings(geometry, epochs, format, prefetch, on_error, pin_memory)

@@ -49,7 +49,7 @@ def select(node: n.Node, items: Sequence[str], where: str, dialect: Dialect) -> 
     """Columns by name, or SQL select items."""
     if not items:
         raise SqlError(f"{where}: needs at least one column.")
-    found = [node.schema.find(item) for item in items]
+    found = [node.schema.find(item) if isinstance(item, str) else None for item in items]
     fields = [field for field in found if field is not None]
     if len(fields) == len(items):
         return _picked(node, fields, where)
@@ -84,6 +84,9 @@ def with_columns(
 
 def rename(node: n.Node, names: Mapping[str, str], where: str, dialect: Dialect) -> n.Project:
     """Other names for some columns."""
+    for name, new in names.items():
+        if not isinstance(new, str):
+            raise OptionError(f"{where}: the new name of {name!r} is {new!r}; names are text.")
     old = {node.schema.field(name, where).name: new for name, new in names.items()}
     parts = [
         f"{quote.name(f.name)} AS {quote.name(old[f.name])}"
@@ -202,10 +205,9 @@ def repartition(
     if sum([hash_by is not None, by is not None, by_rows]) > 1:
         raise OptionError(f"{where}: give one of hash_by, by and by_rows.")
     if hash_by is not None:
-        keys = [hash_by] if isinstance(hash_by, str) else list(hash_by)
-        if not keys:
+        names = tuple(field.name for field in node.schema.named(hash_by, where))
+        if not names:
             raise OptionError(f"{where}: hash_by needs at least one column.")
-        names = tuple(node.schema.field(key, where).name for key in keys)
         return n.HashPartition(node, names, count)
     if by is not None:
         expression = p.predicate(by, node.schema, where, dialect)
@@ -231,6 +233,8 @@ def partial_sql(
     """One query in each partition; `{0}`, `{1}`, … are the inputs, other braces stay."""
     if not inputs:
         raise OptionError(f"{where}: needs at least one frame.")
+    if not isinstance(text, str):
+        raise SqlError(f"{where}: needs SQL text, not {type(text).__name__}.")
     sql = text
     for i in range(len(inputs)):
         sql = sql.replace("{" + str(i) + "}", f"__in{i}")

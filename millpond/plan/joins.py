@@ -25,10 +25,9 @@ def join(
     if isinstance(on, str) and on not in left.schema and not _is_name(on):
         condition = p.predicate(on, Schema(()), where, dialect).sql
     elif on is not None:
+        left.schema.named(on, f"{where}, left side")
+        right.schema.named(on, f"{where}, right side")
         names = [on] if isinstance(on, str) else list(on)
-        for name in names:
-            left.schema.field(name, f"{where}, left side")
-            right.schema.field(name, f"{where}, right side")
     outputs = _joined(left.schema, right.schema, names, how, suffix, where)
     equal = tuple((name, name) for name in names) if names else _equalities(condition, dialect)
     equal = tuple((a, b) for a, b in equal if a in left.schema and b in right.schema)

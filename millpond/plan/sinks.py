@@ -26,7 +26,11 @@ def sink(
     partition_by: str | Sequence[str] | None = None,
 ) -> n.DataSink:  # fmt: skip
     """Write `node` to a folder, or to one file where the path and the partitions say so."""
-    target = os.fspath(path)
+    where = f"write_{format}({path!r})"
+    try:
+        target = os.fspath(path)
+    except TypeError:
+        raise OptionError(f"{where}: needs a path.") from None
     where = f"write_{format}({target!r})"
     checked_mode(mode, where)
     if not target:
@@ -86,8 +90,7 @@ def partition_keys(
     node: n.Node, partition_by: str | Sequence[str] | None, where: str
 ) -> tuple[str, ...]:
     """The columns that `partition_by` names, as the frame spells them."""
-    given = [partition_by] if isinstance(partition_by, str) else list(partition_by or ())
-    fields = [node.schema.field(name, where) for name in given]
+    fields = node.schema.named(partition_by or (), where)
     for field in fields:
         if field.type.endswith("]") or field.type.startswith(("STRUCT", "MAP", "UNION")):
             raise SchemaMismatch(
@@ -96,8 +99,8 @@ def partition_keys(
             )
     if len(set(fields)) < len(fields) or len(fields) == len(node.schema):
         raise SchemaMismatch(
-            f"{where}: partition_by={given!r} must name different columns, and leave at least one "
-            f"for the files. There are: {', '.join(node.schema.names)}."
+            f"{where}: partition_by={partition_by!r} must name different columns, and leave at "
+            f"least one for the files. There are: {', '.join(node.schema.names)}."
         )
     return tuple(field.name for field in fields)
 

@@ -31,6 +31,8 @@ def udf_values(
     *, deterministic: bool,
 ) -> tuple[Udf, ...]:  # fmt: skip
     """The functions as values; a missing or unknown annotation is an `OptionError`."""
+    if not isinstance(functions, Sequence | None):
+        raise OptionError(f"{where}: udfs is a list of functions, as in udfs=[f].")
     found = tuple(_udf(f, where, dialect, deterministic) for f in functions or ())
     names = [udf.name.casefold() for udf in found]
     for name in names:

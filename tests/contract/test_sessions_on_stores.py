@@ -129,7 +129,7 @@ def test_two_processes_of_a_node_share_a_cache_and_a_third_goes_on_alone(
     options, path, cache = server.options(), there.path("set"), tmp_path / "cache"
     with millpond.init(storage_options=options) as sp:
         made = sp.from_items(items(200)).write_dataset(path, rows_per_shard=50)
-    limit = made.size_bytes * 3 // 5  # Two of the four shards.
+    limit = made.bytes * 3 // 5  # Two of the four shards.
     command = [sys.executable, "-c", RANK, path, json.dumps(options), str(cache)]
     ranks = [
         subprocess.Popen([*command, str(rank), str(limit)], stdout=subprocess.PIPE, text=True)

@@ -45,6 +45,27 @@ def nested(levels: int) -> Any:
 Wrong = Callable[[Session, Any], Any]
 AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "unknown column": (lambda sp, f: f.filter("prise > 3"), ColumnNotFound, "Did you mean 'price'"),
+    "no frame to join": (lambda sp, f: f.join(f.to_arrow(), "a"), OptionError, "frame, not Table"),
+    "no frame in a union": (lambda sp, f: f.union([f]), OptionError, "needs a frame, not list"),
+    "no frame in sql": (lambda sp, f: sp.sql("FROM t", t=3), OptionError, "a frame, not int"),
+    "no frame in parts": (lambda sp, f: sp.partial_sql("FROM {0}", 3), OptionError, "not int"),
+    "nothing to wait for": (lambda sp, f: sp.wait(3), OptionError, "needs a frame, not int"),
+    "a path of another kind": (lambda sp, f: sp.read_csv(3), OptionError, "needs a path"),
+    "a target of another kind": (lambda sp, f: f.write_csv(3), OptionError, "needs a path"),
+    "a schema that is a list": (
+        lambda sp, f: sp.read_csv(__file__, ["a"]), OptionError, "names and DuckDB types",
+    ),
+    "no rows": (lambda sp, f: sp.from_items(None), OptionError, "list of rows, not NoneType"),
+    "not for Arrow": (lambda sp, f: sp.from_arrow([1]), OptionError, "needs what Arrow can read"),
+    "keys by number": (lambda sp, f: f.repartition(2, hash_by=1), OptionError, "names of columns"),
+    "a column by number": (lambda sp, f: f.drop(1), OptionError, "named by text, not by int"),
+    "a name that is none": (lambda sp, f: f.rename({"a": 1}), OptionError, "new name of 'a'"),
+    "names that are no dict": (lambda sp, f: f.rename("a"), OptionError, "needs a dict"),
+    "an item that is none": (lambda sp, f: f.select("a", 7), SqlError, "not 7"),
+    "a key that is none": (lambda sp, f: f.sort(7), SqlError, "needs SQL text, not int"),
+    "a seed that is none": (lambda sp, f: f.random_shuffle("x"), OptionError, "seed is 'x'"),
+    "less than no GPU": (lambda sp, f: f.map_batches(str, gpus=-1), OptionError, "gpus=-1"),
+    "udfs that are no list": (lambda sp, f: f.map("f(a)", udfs=len), OptionError, "udfs is a list"),
     "not a pandas frame": (lambda sp, f: sp.from_pandas([1]), OptionError, "frame, not list"),
     "nested too deep": (
         lambda sp, f: sp.from_items([{"a": nested(70)}]), SchemaMismatch, "'a' is nested 71 levels",

@@ -76,6 +76,15 @@ def test_a_function_in_a_filter_and_a_flat_map(sp: Session) -> None:
     ]
 
 
+def test_a_function_may_have_the_name_of_one_of_duckdbs(sp: Session) -> None:
+    def gcd(a: int, b: int) -> int:
+        return 1_000 * a + b
+
+    assert sp.from_items([{"a": 4, "b": 6}]).map("gcd(a, b) AS g", udfs=[gcd]).take_all() == [
+        {"g": 4_006}
+    ]
+
+
 def test_two_functions_of_one_name_in_a_row(sp: Session) -> None:
     def step(x: int) -> int:
         return x + 1

@@ -93,7 +93,7 @@ def test_a_fresh_folder_has_plain_names_and_later_commits_bear_an_id(
     plain = {"part-00000.parquet", "part-00001.parquet"}
     assert {p.name for p in target.iterdir()} == {"_manifest", *plain}
     assert {os.path.basename(file) for file in first.files} == plain
-    assert (first.rows, first.size_bytes) == (10, sum(os.path.getsize(f) for f in first.files))
+    assert (first.rows, first.bytes) == (10, sum(os.path.getsize(f) for f in first.files))
 
     second = split.write_parquet(target, mode="append")
     assert not plain & {os.path.basename(file) for file in second.files}
