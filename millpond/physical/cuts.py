@@ -110,20 +110,23 @@ class Cuts:
         """One pipe whose query reads the queries of all of them."""
         inputs: list[Input] = []
         queries: list[Pieces] = []
-        determinism = FIXED
+        determinism, several = FIXED, len(pipes) > 1
+        pipes = tuple(
+            self.handed_over(p)
+            if (several and (p.steps or p.udfs)) or p.resources != ONE_CPU
+            else p
+            for p in pipes
+        )
         for pipe in pipes:
-            apart = pipe.steps or pipe.udfs
-            if (apart and len(pipes) > 1) or pipe.resources != ONE_CPU:
-                pipe = self.handed_over(pipe)
             queries.append(f.shifted(pipe.sql, len(inputs)))
             inputs += pipe.inputs
             determinism = looser(determinism, pipe.determinism)
-        steps = pipes[0].steps if len(pipes) == 1 else ()
+        steps, udfs = ((), ()) if several or not pipes else (pipes[0].steps, pipes[0].udfs)
         names = {pipe.title for pipe in pipes if pipe.title}
         count = max((pipe.n for pipe in pipes), default=1)
         return Pipe(tuple(inputs), f.render(node, tuple(queries)), node.schema, count, steps,
                     determinism, title=titled(" + ".join(sorted(names)), title),
-                    udfs=pipes[0].udfs if len(pipes) == 1 else ())  # fmt: skip
+                    udfs=udfs)  # fmt: skip
 
     def whole(self, node: n.Node, pipes: tuple[Pipe, ...]) -> Pipe:
         """One task that reads everything."""

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -215,7 +216,43 @@ def test_groups_of_null_and_two_keys(sp: Session) -> None:
     assert sorted(r["n"] for r in given.map_groups(["a", "b"], size).take_all()) == [2, 4]
 
 
+@pytest.mark.parametrize("shape", ["auto", "staged"])
+def test_a_function_of_two_cpus_is_called_once_a_row_before_an_aggregate(shape: str) -> None:
+    """What it gave is handed over to a stage of one CPU, which does not call it again."""
+
+    def twice(batch: pa.Table) -> pa.Table:
+        return batch.set_column(0, "x", pc.multiply(batch["x"], 2))
+
+    with Session(options(split_bytes=400, threads=2, shape=shape)) as sp:
+        doubled = frame(sp).map_batches(twice, cpus=2)
+        assert doubled.group_by().agg("sum(x) AS s").take_all() == [{"s": 2 * sum(range(200))}]
+        assert doubled.count() == 200
+        assert doubled.limit(3).take_all()[-1]["x"] == 4
+        assert sp.sql("SELECT max(x) AS m FROM d", d=doubled).take_all() == [{"m": 398}]
+
+
+def test_functions_of_much_memory_are_called_one_at_a_time(sp: Session, tmp_path: Path) -> None:
+    busy = str(tmp_path / "busy")
+
+    def alone(batch: pa.Table) -> pa.Table:
+        import os
+
+        os.mkdir(busy)  # An error if another has it.
+        os.rmdir(busy)
+        return batch
+
+    more_than_half = sp.options.memory_limit_bytes * 2 // 3
+    spread = frame(sp).repartition(7, by_rows=True)
+    called = spread.map_batches(alone, memory=more_than_half)
+    assert called.count() == frame(sp).count()
+    assert called.schema == frame(sp).schema
+
+
 def test_more_than_the_machine_has_is_an_error_at_once(sp: Session) -> None:
+    with pytest.raises(OptionError, match=r"map_batches\(\): memory=99,000,000,000,000 bytes, and"):
+        frame(sp).map_batches(lambda b: b, memory="99TB")
+    with pytest.raises(OptionError, match=r"map_groups\(\): memory: 'much' is no size"):
+        frame(sp).map_groups("k", lambda b: b, memory="much")
     with pytest.raises(OptionError, match="cpus=99"):
         frame(sp).map_batches(lambda b: b, cpus=99)
     with pytest.raises(OptionError, match=r"map_partitions\(\): cpus=99"):
