@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.errors import OptionError
 from millpond.expr import Dialect
+from millpond.options import size
 from millpond.plan import build, joins, sinks
 from millpond.plan import nodes as n
 from millpond.plan.functions import python_call
@@ -130,40 +131,50 @@ class DataFrame(Results):
     def map_batches(
         self, fn_or_class: Function, *, batch_size: int = 122_880,
         schema: Columns | None = None, format: str = "arrow", cpus: float = 1,
-        gpus: float = 0, key: str | None = None, deterministic: bool = True,
+        gpus: float = 0, memory: str | int | None = None, key: str | None = None,
+        deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """A function of batches of `batch_size` rows; a class is built once per worker.
 
         `format` is what it is called with: "arrow" (a table), "pandas", "numpy" (a dict of
         arrays). It may give any of these. Without `schema` it is tried on up to 100 rows.
+
+        `cpus`, `gpus` and `memory` ("4GB" or bytes) are what a task needs while it calls the
+        function: no more of them run at once than a node, or `memory_limit`, has room for.
         """
         build.whole(batch_size, "map_batches()", "batch_size", least=1)
-        rest = self._called("map_batches()", format, cpus, gpus) | {"batch_size": batch_size}
+        needs = self._needs("map_batches()", format, cpus, gpus, memory)
+        rest = needs | {"batch_size": batch_size}
         return self._python("map_batches", fn_or_class, "batch", schema, key, deterministic, **rest)
 
     def map_partitions(
         self, fn: Function, *, schema: Columns | None = None, format: str = "arrow",
-        cpus: float = 1, gpus: float = 0, key: str | None = None, deterministic: bool = True,
+        cpus: float = 1, gpus: float = 0, memory: str | int | None = None,
+        key: str | None = None, deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """A function or class of whole partitions, held in memory; else as `map_batches`."""
         method = "map_partitions"
-        rest = self._called(f"{method}()", format, cpus, gpus)
+        rest = self._needs(f"{method}()", format, cpus, gpus, memory)
         return self._python(method, fn, "partition", schema, key, deterministic, **rest)
 
     def map_groups(
         self, by: str | Sequence[str], fn: Function, *, schema: Columns | None = None,
-        format: str = "arrow", cpus: float = 1, gpus: float = 0, key: str | None = None,
-        deterministic: bool = True,
+        format: str = "arrow", cpus: float = 1, gpus: float = 0,
+        memory: str | int | None = None, key: str | None = None, deterministic: bool = True,
     ) -> DataFrame:  # fmt: skip
         """A function or class of all rows that share a key, which meet; else as `map_batches`."""
         names = tuple(f.name for f in self.plan.schema.named(by, f"map_groups({by!r})"))
-        rest = self._called("map_groups()", format, cpus, gpus) | {"group_keys": names}
+        needs = self._needs("map_groups()", format, cpus, gpus, memory)
+        rest = needs | {"group_keys": names}
         return self._python("map_groups", fn, "group", schema, key, deterministic, **rest)
 
-    def _called(self, where: str, format: str, cpus: float, gpus: float) -> dict[str, Any]:
-        self._runner.check_resources(cpus, gpus, where)
-        checked = checked_format(format, where)
-        return {"format": checked, "cpus": float(cpus), "gpus": float(gpus)}
+    def _needs(
+        self, where: str, format: str, cpus: float, gpus: float, memory: str | int | None
+    ) -> dict[str, Any]:
+        memory_bytes = None if memory is None else size(f"{where}: memory", memory)
+        self._runner.check_resources(cpus, gpus, memory_bytes, where)
+        needs = {"cpus": float(cpus), "gpus": float(gpus), "memory_bytes": memory_bytes}
+        return {"format": checked_format(format, where)} | needs
 
     def _python(
         self, method: str, fn: Function, kind: str, schema: Columns | None,

@@ -87,7 +87,9 @@ class Runner:
         none = pa.RecordBatchReader.from_batches(schema, [])  # Arrow has no empty union.
         return self._work.worker.engine.schema_of(none)
 
-    def check_resources(self, cpus: float, gpus: float, where: str) -> None:
+    def check_resources(
+        self, cpus: float, gpus: float, memory_bytes: int | None, where: str
+    ) -> None:
         """More than this machine has would wait for ever. A cluster may grow: it is asked later."""
         for name, asked in (("cpus", cpus), ("gpus", gpus)):
             if isinstance(asked, bool) or not isinstance(asked, int | float) or asked < 0:
@@ -99,6 +101,12 @@ class Runner:
             raise OptionError(
                 f"{where}: cpus={cpus:g}, and this session has {threads} threads. "
                 "Ask for less, or open it with init(threads=…)."
+            )
+        limit = self._work.options.memory_limit_bytes
+        if memory_bytes is not None and memory_bytes > limit:
+            raise OptionError(
+                f"{where}: memory={memory_bytes:,} bytes, and this session has {limit:,}. "
+                "Ask for less, or open it with init(memory_limit=…)."
             )
         if gpus and gpus > (has := gpu_count()):
             number = f"{has} GPU{'' if has == 1 else 's'}" if has else "no GPU"

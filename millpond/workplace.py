@@ -27,7 +27,7 @@ from millpond.optimize import RULES, optimize
 from millpond.options import Options
 from millpond.physical.planner import plan_stages
 from millpond.physical.shape import Physical, Settings
-from millpond.physical.stages import OutputFile, PartRef, ToFile
+from millpond.physical.stages import OutputFile, PartRef, SourceInput, ToFile
 from millpond.plan import nodes as n
 from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
@@ -176,6 +176,7 @@ class Workplace:
         try:
             place = self.place()
             journal = self._open_journal()  # Now that it is known where parts lie.
+            place.check_inputs(self._files_of(physical))
             policy = Policy(task_timeout_s=self.options.task_timeout)
             outcome = run(physical.stages, place, self.emit, journal=journal, policy=policy,
                           discard=self._discard)  # fmt: skip
@@ -193,6 +194,18 @@ class Workplace:
         finally:
             self._clear_staged(physical, kept)
             self.emit(RunFinished(time.perf_counter() - begin, error))
+
+    def _files_of(self, physical: Physical) -> list[str]:
+        """The first and the last of each source on a file system: with them go the others."""
+        sources = (i for stage in physical.stages for i in stage.inputs)
+        splits = [
+            split
+            for source in sources
+            if isinstance(source, SourceInput) and source.splits
+            for split in (source.splits[0], source.splits[-1])
+        ]
+        paths = dict.fromkeys(piece.path for split in splits for piece in split.slices)
+        return [found for path in paths if (found := self.storage(path).local_path(path))]
 
     def _clear_staged(self, physical: Physical, kept: set[str]) -> None:
         """What worker processes were writing when they were killed, they could not remove."""

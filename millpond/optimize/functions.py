@@ -18,7 +18,7 @@ def row_functions_together(node: n.Node) -> n.Node | None:
         case n.PythonBatches(n.PythonBatches(below, first, between, before), call) if (
             first.kind in _OF_ROWS
             and call.kind in _OF_ROWS
-            and (first.cpus, first.gpus) == (call.cpus, call.gpus)
+            and first.needs == call.needs
             and plain(between) == between
         ):
             earlier = (*before, n.RowCall(first, between), *node.earlier)

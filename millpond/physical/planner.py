@@ -212,7 +212,7 @@ class _Planner:
         else:
             pipe = self._cut_finer(call, before) or self._lower(before)
         repeatable = all(each.deterministic for each in node.calls)
-        wanted = Resources(call.cpus, call.gpus)
+        wanted = Resources(*call.needs)
         if wanted != pipe.resources:
             if pipe.resources != ONE_CPU or wanted.gpus:
                 pipe = self.cuts.handed_over(pipe)

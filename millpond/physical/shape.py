@@ -75,7 +75,7 @@ def _observer(node: n.Node, is_light: Callable[[n.PythonCall], bool]) -> str | N
     match node:
         case n.PythonBatches(call=call) if (
             call.kind == "batch"
-            and (call.cpus, call.gpus) == (1, 0)
+            and call.needs == (1, 0, None)
             and partitioning(node.input).n in (None, 1)
             and is_light(call)
         ):

@@ -97,7 +97,13 @@ class PythonCall:
     deterministic: bool = True
     cpus: float = 1.0
     gpus: float = 0.0
+    memory_bytes: int | None = None
     group_keys: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> tuple[float, float, int | None]:
+        """CPUs, GPUs and memory of a task that calls it."""
+        return self.cpus, self.gpus, self.memory_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,13 @@ CALL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Hand these tasks of one stage to the runtime: one slot runs them one after another."""
+    """Hand these tasks of one stage to the runtime, which runs them one after another.
+
+    Meanwhile they take `slots`.
+    """
 
     tasks: tuple[Task, ...]
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)

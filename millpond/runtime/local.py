@@ -42,7 +42,8 @@ class LocalRuntime:
         self._closed = False
 
     def capacity(self) -> Capacity:
-        return Capacity(self._slots, self._slots, self._gpus, self._gpus)
+        node_bytes = self._worker.options.memory_limit_bytes
+        return Capacity(self._slots, self._slots, self._gpus, self._gpus, node_bytes=node_bytes)
 
     def submit(self, tasks: Sequence[Task]) -> Sequence[Future[Ended]]:
         return [self._submit(task) for task in tasks]
@@ -65,6 +66,9 @@ class LocalRuntime:
 
     def check_shared(self, folder: str, what: str) -> None:
         """All tasks run on this machine."""
+
+    def check_inputs(self, paths: Sequence[str]) -> None:
+        """Likewise."""
 
     def forget(self, run: str) -> None:
         if run:

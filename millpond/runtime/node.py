@@ -43,6 +43,17 @@ def versions() -> Versions:
     return Versions(python, VERSION, DUCKDB, pa.__version__)
 
 
+def sizes(paths: Sequence[str]) -> list[int | None]:
+    """How large these files are on this machine; None for what is not there."""
+    found: list[int | None] = []
+    for path in paths:
+        try:
+            found.append(os.stat(path).st_size)
+        except OSError:
+            found.append(None)
+    return found
+
+
 Answer = list[bytes] | str  # The ranges of a part, or why it cannot be read.
 
 
@@ -95,9 +106,9 @@ class NodeService:
         """Remove the parts of a run."""
         shutil.rmtree(beneath(self._parts, run), ignore_errors=True)
 
-    def sees(self, path: str) -> bool:
-        """Is there such a file, as seen from this node?"""
-        return os.path.exists(path)
+    def sizes(self, paths: Sequence[str]) -> list[int | None]:
+        """How large these files are, as seen from this node; None for what is not there."""
+        return sizes(paths)
 
     def take_up(self, folder: str) -> str | None:
         """Where the parts are that a dead session left on this machine in `folder`, if it did."""

@@ -23,7 +23,8 @@ Ended = TaskResult | PartsLost | NotBegun  # What a task that did not raise give
 class Capacity:
     """How many tasks of one CPU run at once: in all, and on the largest node; GPUs alike.
 
-    Up to `together` short tasks are worth one call.
+    Up to `together` short tasks are worth one call. `node_bytes` is the memory that the tasks
+    on the largest node take together.
     """
 
     slots: int
@@ -31,6 +32,7 @@ class Capacity:
     gpus: float = 0.0
     node_gpus: float = 0.0
     together: int = 1
+    node_bytes: int | None = None
 
 
 def check_fits(stage: int, wants: Resources, has: Capacity) -> None:
@@ -40,6 +42,11 @@ def check_fits(stage: int, wants: Resources, has: Capacity) -> None:
             f"stage {stage} wants {wants.cpus:g} CPUs and {wants.gpus:g} GPUs for a task, but no "
             f"node has more than {has.node_slots} CPUs and {has.node_gpus:g} GPUs. Start such a "
             "node first, or ask for less (cpus=, gpus=)."
+        )
+    if wants.memory_bytes and has.node_bytes is not None and wants.memory_bytes > has.node_bytes:
+        raise OptionError(
+            f"stage {stage} wants {wants.memory_bytes:,} bytes of memory for a task, but no node "
+            f"has more than {has.node_bytes:,}. Start such a node first, or ask for less (memory=)."
         )
 
 
@@ -63,6 +70,9 @@ class Runtime(Protocol):
 
     def check_shared(self, folder: str, what: str) -> None:
         """Raise unless every place where tasks run has this `folder`, named `what` to the user."""
+
+    def check_inputs(self, paths: Sequence[str]) -> None:
+        """Raise unless every place where tasks run has these files, as they are here."""
 
     def forget(self, run: str) -> None:
         """Remove the parts of a run: nothing reads them any more."""

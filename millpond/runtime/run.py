@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
-from math import ceil
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -182,9 +181,7 @@ class _Run:
 
     def _fill(self) -> None:
         capacity = self._measure()
-        self._schedule.capacity(
-            capacity.slots, capacity.node_slots, capacity.gpus, capacity.together
-        )
+        self._schedule.capacity(capacity)
         self._do(self._schedule.free_slots(capacity.slots - self._busy))
 
     def _wait_for_events(self) -> None:
@@ -235,8 +232,8 @@ class _Run:
         self._tell(result)
         for command in commands:
             match command:
-                case Submit(tasks):
-                    self._submit(tasks)
+                case Submit(tasks, slots):
+                    self._submit(tasks, slots)
                 case Cancel(task_id):
                     self._runtime.cancel(task_id)
                 case Discard(parts, files):
@@ -246,10 +243,9 @@ class _Run:
                 case GiveUp(error):
                     raise error
 
-    def _submit(self, tasks: Sequence[Task]) -> None:
+    def _submit(self, tasks: Sequence[Task], slots: int) -> None:
         for task in tasks:
             self._emit(TaskStarted(*task.id))
-        slots = max(1, ceil(tasks[0].resources.cpus))
         for task, future in zip(tasks, self._runtime.submit(tasks), strict=True):
             self._futures[task.id] = future, slots
             self._busy += slots

@@ -29,6 +29,7 @@ from millpond.runtime.commands import Cancel, Command, Finished, GiveUp, Policy,
 from millpond.runtime.conservation import RowsNotConserved, check, check_stage
 from millpond.runtime.giving_up import attempt_failed, part_damaged, part_lost_again, task_failed
 from millpond.runtime.graph import Graph
+from millpond.runtime.place import Capacity
 from millpond.runtime.progress import DONE, RUNNING, WAITING, Progress, Reused
 from millpond.runtime.sizing import Sizing
 
@@ -78,14 +79,9 @@ class Schedule:
         """Begin. Finishes at once if everything is reused."""
         return self._advance()
 
-    def capacity(self, slots: int, node_slots: int, gpus: float = 0.0, together: int = 1) -> None:
-        """How much runs at once, in all and on the largest node. May change at any time.
-
-        Up to `together` short tasks are worth one call.
-        """
-        sizing = self._sizing
-        sizing.slots, sizing.node_slots = max(1, slots), max(1, node_slots)
-        sizing.gpus, sizing.together = gpus, together
+    def capacity(self, has: Capacity) -> None:
+        """How much runs at once. May change at any time."""
+        self._sizing.has = has
 
     def free_slots(self, n: int) -> list[Command]:
         """`n` slots are free now: tasks to fill them, earliest stage first."""
@@ -104,7 +100,7 @@ class Schedule:
             self._free -= need
             together = range(self._sizing.in_one_call(progress))
             chosen = [progress.waiting.popleft() for _ in together]
-            commands.append(Submit(tuple(self._begin(progress, p) for p in chosen)))
+            commands.append(Submit(tuple(self._begin(progress, p) for p in chosen), need))
         return commands
 
     def tick(self, now_s: float) -> list[Command]:
@@ -125,7 +121,7 @@ class Schedule:
             if need > self._free or not self._fits(progress):
                 break
             self._free -= need
-            commands.append(Submit((self._begin(progress, partition),)))
+            commands.append(Submit((self._begin(progress, partition),), need))
         return commands
 
     def succeeded(self, result: TaskResult) -> list[Command]:
@@ -217,7 +213,7 @@ class Schedule:
             return True
         running = self._attempts.count().items()
         taken = sum(self.progress[stage].stage.resources.gpus * n for stage, n in running)
-        return taken + wants <= self._sizing.gpus
+        return taken + wants <= self._sizing.has.gpus
 
     def _timed_out(self) -> list[Command]:
         limit_s, commands = self._policy.task_timeout_s, list[Command]()

@@ -12,6 +12,7 @@ import numpy as np
 
 from millpond.physical.stages import Task
 from millpond.runtime.commands import CALL_S, Policy
+from millpond.runtime.place import Capacity
 from millpond.runtime.progress import Progress
 
 
@@ -20,13 +21,22 @@ class Sizing:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self.slots = self.node_slots = 0
-        self.gpus = 0.0
-        self.together = 1
+        self.has = Capacity(0, 0)
+
+    @property
+    def slots(self) -> int:
+        return max(1, self.has.slots)
+
+    @property
+    def node_slots(self) -> int:
+        return max(1, self.has.node_slots)
 
     def slots_of(self, progress: Progress, partition: int) -> int:
         """How many slots a task takes."""
-        wants = ceil(progress.stage.resources.cpus)
+        resources, node_bytes = progress.stage.resources, self.has.node_bytes
+        wants = ceil(resources.cpus)
+        if resources.memory_bytes and node_bytes:
+            wants = max(wants, ceil(resources.memory_bytes * self.node_slots / node_bytes))
         if partition in progress.alone:
             wants = max(wants, self.node_slots)
         return max(1, min(wants, self.slots))
@@ -37,7 +47,7 @@ class Sizing:
         As many as end soon, and no more than leave some for the other slots. Whatever befalls
         a process befalls all tasks of a call, so one that has failed before goes by itself.
         """
-        most = min(self.together, ceil(len(progress.waiting) / self.slots))
+        most = min(self.has.together, ceil(len(progress.waiting) / self.slots))
         if most > 1 and not progress.stage.resources.gpus:
             most = min(most, int(CALL_S / max(progress.usual_s, 1e-3)))
             for n, partition in enumerate(islice(progress.waiting, most)):

@@ -178,6 +178,10 @@ def test_resources_that_no_node_has_are_refused_and_not_waited_for(runtime: Runt
     stage = replace(spread(2), resources=Resources(gpus=8))
     with pytest.raises(OptionError, match="wants 1 CPUs and 8 GPUs for a task, but no node has"):
         run([stage], runtime, ignore)
+    skip_in_this_thread(runtime, "it does not know its memory")
+    stage = replace(spread(2), resources=Resources(memory_bytes=1 << 50))
+    with pytest.raises(OptionError, match="bytes of memory for a task, but no node has more than"):
+        run([stage], runtime, ignore)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ray_cluster import add_node, cluster, connected, lose_node
 from small_pipelines import ALL, gather, one_task, python, rows_of, spread, spread_at_random
 
 from millpond.events import Event, PartsMissing, TaskFinished, TaskRetried
-from millpond.physical.stages import Edge, PartRef, Stage, Task, TaskId, TaskResult
+from millpond.physical.stages import Edge, PartRef, Resources, Stage, Task, TaskId, TaskResult
 from millpond.runtime import Capacity, Ended, Policy, Runtime, run
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,9 @@ class Watched:
 
     def check_shared(self, folder: str, what: str) -> None:
         self._runtime.check_shared(folder, what)
+
+    def check_inputs(self, paths: Sequence[str]) -> None:
+        self._runtime.check_inputs(paths)
 
     def forget(self, run: str) -> None:
         self._runtime.forget(run)
@@ -199,6 +203,31 @@ def fill(folder: Path) -> None:
     with suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
+
+
+@pytest.mark.parametrize("given", [None, 64 << 20])
+def test_ray_is_told_the_memory_of_each_task(nodes: Any, tmp_path: Path, given: int | None) -> None:
+    """What the user says, or what its worker may take: then no other takes it meanwhile."""
+
+    def told(row: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        return {"x": int(ray.get_runtime_context().get_assigned_resources()["memory"])}
+
+    with connected(nodes, tmp_path) as runtime:
+        import ray
+
+        least = min(
+            int(node["Resources"]["memory"])
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        )
+        task = replace(one_task(python(told)), resources=Resources(memory_bytes=given))
+        result = runtime.submit([task])[0].result(60)
+        assert isinstance(result, TaskResult)
+        assert result.part is not None
+        (rows,) = rows_of([result.part], runtime.fetch)
+    assert set(rows) == {given or least}
 
 
 def test_each_worker_has_its_share_of_its_own_nodes_memory(nodes: Any, tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ class FakeRuntime:
     def check_shared(self, folder: str, what: str) -> None:
         pass
 
+    def check_inputs(self, paths: Sequence[str]) -> None:
+        pass
+
     def forget(self, run: str) -> None:
         pass
 
@@ -105,6 +108,9 @@ class Faulty:
 
     def check_shared(self, folder: str, what: str) -> None:
         self._runtime.check_shared(folder, what)
+
+    def check_inputs(self, paths: Sequence[str]) -> None:
+        self._runtime.check_inputs(paths)
 
     def forget(self, run: str) -> None:
         self._runtime.forget(run)

@@ -25,6 +25,7 @@ from millpond.physical.stages import (
     ToPart,
 )
 from millpond.runtime.commands import Command, Submit
+from millpond.runtime.place import Capacity
 from millpond.runtime.schedule import Schedule
 from millpond.schema import Schema
 from millpond.storage import Staged
@@ -125,7 +126,7 @@ def begun(
 ) -> Schedule:
     """A schedule that has started, on `slots` slots of one node, or of nodes of `node_slots`."""
     schedule = Schedule(stages, **options)  # type: ignore[arg-type]
-    schedule.capacity(slots, node_slots or slots)
+    schedule.capacity(Capacity(slots, node_slots or slots))
     assert schedule.start() == []
     return schedule
 

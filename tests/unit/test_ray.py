@@ -94,21 +94,21 @@ def test_errors_of_ray_become_ours(error: BaseException, ours: type[BaseExceptio
 
 
 class Node:
-    """Stands for a node's service: does it see the file?"""
+    """Stands for a node's service: does it see the files?"""
 
     def __init__(self, sees: bool) -> None:
-        self.sees = self
+        self.sizes = self
         self._sees = sees
 
-    def remote(self, probe: str) -> bool:
-        assert os.path.exists(probe)
-        return self._sees
+    def remote(self, paths: list[str]) -> list[int | None]:
+        return [os.stat(path).st_size if self._sees else None for path in paths]
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, **sees: bool) -> Any:
-    monkeypatch.setattr(place.ray, "get", lambda reply: reply)
+    monkeypatch.setattr(place.ray, "get", lambda reply, timeout: reply)
     found = object.__new__(nodes.Nodes)
     found.services = {name: Node(answer) for name, answer in sees.items()}
+    found.working = list(sees)
     return found
 
 

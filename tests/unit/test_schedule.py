@@ -20,6 +20,7 @@ from millpond.errors import GaveUp, OutOfMemory, PartDamaged, TaskError, WorkerL
 from millpond.events import PartsMissing, StageFinished, StagePlanned, TaskRetried
 from millpond.physical.stages import Determinism, Edge, PartRows, Resources, TaskId, TaskResult
 from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
+from millpond.runtime.place import Capacity
 from millpond.runtime.progress import Reused
 from millpond.runtime.schedule import Schedule
 
@@ -181,6 +182,13 @@ def test_a_task_of_several_cpus_takes_as_many_slots() -> None:
     assert len(schedule.free_slots(4)) == 2
 
 
+def test_a_task_of_much_memory_takes_the_slots_of_as_much() -> None:
+    schedule = begun(source(0, 3, resources=Resources(memory_bytes=3 << 30)), slots=4)
+    schedule.capacity(Capacity(8, 4, node_bytes=8 << 30))  # 2 GiB for a slot.
+    commands = schedule.free_slots(5)
+    assert [c.slots for c in commands if isinstance(c, Submit)] == [2, 2]
+
+
 def test_late_success_of_an_attempt_given_up_is_discarded() -> None:
     schedule = begun(source(0, 1))
     (first,) = submitted(schedule.free_slots(1))
@@ -257,7 +265,7 @@ def piped(n: int, slots: int = 9, gpus: float = 9) -> Schedule:
     """Stage 1 runs on GPUs, and reads the parts of stage 0 one to one."""
     stages = source(0, n), reader(1, 0, edge=Edge.FORWARD, resources=GPU)
     schedule = begun(*stages, slots=slots)
-    schedule.capacity(slots, slots, gpus)
+    schedule.capacity(Capacity(slots, slots, gpus))
     return schedule
 
 
@@ -302,7 +310,7 @@ def test_a_gpu_task_that_failed_while_its_part_was_lost_waits_for_the_part() -> 
         reader(2, 0, edge=Edge.ALL),
     )
     schedule = begun(*stages)
-    schedule.capacity(9, 9, 9)
+    schedule.capacity(Capacity(9, 9, 9))
     finish(schedule, submitted(schedule.free_slots(9)))
     on_gpu, other, all_parts = submitted(schedule.free_slots(9))
     schedule.parts_lost(lost(all_parts, parts(on_gpu)[0]))
@@ -545,7 +553,7 @@ def sizes(commands: list[Command]) -> list[int]:
 def after_one(wall_s: float, n_tasks: int = 41, **fields: object) -> Schedule:
     """Four slots, calls of up to eight tasks; one is done, and took `wall_s`."""
     schedule = begun(source(0, n_tasks, **fields))
-    schedule.capacity(4, 4, gpus=9.0, together=8)
+    schedule.capacity(Capacity(4, 4, gpus=9.0, together=8))
     (task,) = submitted(schedule.free_slots(1))
     schedule.succeeded(replace(result(task), wall_s=wall_s))
     schedule.take_events()
@@ -567,7 +575,7 @@ def test_a_call_ends_soon(wall_s: float, together: int) -> None:
 
 def test_tasks_of_which_none_is_done_go_one_by_one() -> None:
     schedule = begun(source(0, 40))
-    schedule.capacity(4, 4, together=8)
+    schedule.capacity(Capacity(4, 4, together=8))
     assert sizes(schedule.free_slots(4)) == [1, 1, 1, 1]
 
 

@@ -9,7 +9,7 @@ from millpond.physical.stages import Resources
 from millpond.runtime.ray.cluster import Handle, ray
 from millpond.runtime.ray.workers import Hand
 
-_IDLE_S, _IDLE_WITH_CPUS_S = 60.0, 10.0  # After which a process gives its GPUs back.
+_IDLE_S, _IDLE_WITH_MORE_S = 60.0, 10.0  # After which it goes: more are CPUs or memory.
 
 
 class Hands:
@@ -38,7 +38,8 @@ class Hands:
         """Those that nobody has taken for long."""
         now_s = time.monotonic()
         for resources, idle in self._idle.items():
-            limit_s = _IDLE_S if resources.cpus <= 1 else _IDLE_WITH_CPUS_S
+            has_more = resources.cpus > 1 or resources.memory_bytes is not None
+            limit_s = _IDLE_WITH_MORE_S if has_more else _IDLE_S
             for since_s, hand in [one for one in idle if now_s - one[0] > limit_s]:
                 idle.remove((since_s, hand))
                 ray.kill(hand)

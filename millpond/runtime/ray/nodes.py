@@ -2,13 +2,15 @@
 
 import os
 import secrets
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from millpond.errors import OptionError, WorkerLost
-from millpond.runtime.node import NodeService, versions
+from millpond.runtime.node import NodeService, sizes, versions
 from millpond.runtime.place import Capacity
 from millpond.runtime.ray.cluster import NAMESPACE, START_S, Handle, check_same, only, ray
 from millpond.runtime.ray.workers import service_name
@@ -40,8 +42,10 @@ class Nodes:
         self._serving = serving
         self.services: dict[str, Handle] = {}
         self.capacity = Capacity(0, 1)
+        self.share_bytes: int | None = None  # Of memory, for a task of one CPU on any node.
         self.working: list[str] = []  # Those that run tasks.
         self._turn = 0
+        self._seen = set[str]()  # Inputs that all nodes have.
         self._refreshed_s = float("-inf")
         self._full: dict[str, float] = {}  # Nodes whose disk was full, and when.
         self._taken_up: dict[str, tuple[str, str] | None] = {}  # Folders of dead sessions.
@@ -69,10 +73,23 @@ class Nodes:
         slots = sum(n + 1 for node, n in cpus.items() if n and node not in self._full)
         largest = max(1, *cpus.values(), 1)
         self.working = [node for node, n in cpus.items() if n]
+        node_bytes = self._measure_memory([node["Resources"] for node in alive])
         self.capacity = Capacity(
-            max(1, slots), largest, sum(gpus), max(gpus, default=0.0), _TOGETHER
+            max(1, slots), largest, sum(gpus), max(gpus, default=0.0), _TOGETHER, node_bytes
         )
         return True
+
+    def _measure_memory(self, nodes: Sequence[dict[str, float]]) -> int | None:
+        """That of the largest node, and what a task may take on each. None: one does not tell."""
+        working = [has for has in nodes if has.get("CPU", 0) >= 1]
+        self.share_bytes = None
+        if not working or not all("memory" in has for has in working):
+            return None
+        most = self._serving.node_bytes
+        each = [min(int(has["memory"]), most or sys.maxsize) for has in working]
+        shares = (n / has["CPU"] for n, has in zip(each, working, strict=True))
+        self.share_bytes = int(min(shares))
+        return max(each)
 
     def near(self, prefer: Sequence[str]) -> str:
         """The node where a task should run; "" where Ray may choose."""
@@ -91,18 +108,11 @@ class Nodes:
     def check_versions(self) -> None:
         """Rows and hashes depend on them; a node that joins later is checked by its workers."""
         asked = {node: service.versions.remote() for node, service in self.services.items()}
-        for node, reply in asked.items():
-            try:
-                theirs = ray.get(reply, timeout=START_S)
-            except ray.exceptions.RayTaskError:
-                raise
-            except ray.exceptions.RayError as error:
-                # It died while we connected: the others will do.
-                del self.services[node]
-                if not self.services:
-                    raise WorkerLost(f"no node of the Ray cluster answers ({error}).") from error
-            else:
-                check_same(versions(), theirs, node)
+        told = self._told(asked)
+        if not told:
+            raise WorkerLost("no node of the Ray cluster answers.")
+        for node, theirs in told.items():
+            check_same(versions(), theirs, node)
 
     def check_shared(self, folder: str, what: str) -> None:
         """By a file that all nodes must see; it is removed again."""
@@ -110,17 +120,43 @@ class Nodes:
             folder = os.path.dirname(folder)
         probe = os.path.join(folder, f".millpond-probe-{secrets.token_hex(8)}")
         with explained(folder, "stage"), open(probe, "x"):
-            asked = {node: s.sees.remote(probe) for node, s in self.services.items()}
             try:
-                blind = [node for node, reply in asked.items() if not ray.get(reply)]
+                self._check_seen([probe], f"{what} is below {folder!r}", "folder")
             finally:
                 os.unlink(probe)
+
+    def check_inputs(self, paths: Sequence[str]) -> None:
+        """By their sizes, once: nothing is written where inputs lie."""
+        new = [path for path in paths if path not in self._seen]
+        if new:
+            self._check_seen(new, f"the input {new[0]!r} is", "file")
+            self._seen.update(new)
+
+    def _check_seen(self, paths: Sequence[str], where: str, kind: str) -> None:
+        working = [node for node in self.working if node in self.services]
+        here = sizes(paths)
+        told = self._told({node: self.services[node].sizes.remote(paths) for node in working})
+        blind = [node for node, theirs in told.items() if theirs != here]
         if blind:
             raise OptionError(
-                f"{what} is below {folder!r} on this machine, and {len(blind)} of "
-                f"{len(asked)} nodes have another folder there or none ({', '.join(blind[:3])}). "
+                f"{where} on this machine, and {len(blind)} of {len(told)} nodes have another "
+                f"{kind} there or none ({', '.join(blind[:3])}). "
                 "Use a path on storage that all nodes mount, or an object store."
             )
+
+    def _told(self, asked: Mapping[str, Handle]) -> dict[str, Any]:
+        """What the services answer. One that dies is none of ours: the others will do."""
+        told = {}
+        for node, reply in asked.items():
+            try:
+                told[node] = ray.get(reply, timeout=START_S)
+            except ray.exceptions.GetTimeoutError as error:
+                raise WorkerLost(f"node {node} did not answer within {START_S:g} s.") from error
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError:
+                del self.services[node]
+        return told
 
     def take_up(self, folder: str) -> tuple[str, str] | None:
         """On which node a dead session left parts in `folder`, and where there; all are asked."""

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from millpond.errors import DiskFull, OutOfMemory, Transient, WorkerLost
 from millpond.physical.stages import PartRef, Resources, Task, TaskId
@@ -143,6 +143,9 @@ class RayRuntime:
     def check_shared(self, folder: str, what: str) -> None:
         self._nodes.check_shared(folder, what)
 
+    def check_inputs(self, paths: Sequence[str]) -> None:
+        self._nodes.check_inputs(paths)
+
     # ---- calls -----------------------------------------------------------------------
 
     def _send(self, call: Call, node: str) -> None:
@@ -168,15 +171,19 @@ class RayRuntime:
         # Without a node to prefer: over all of them. Where there is one only, asking for that
         # would cost a millisecond and a half a call, see benchmarks/scale.py.
         where = node or ("SPREAD" if len(self._nodes.working) > 1 else "DEFAULT")
-        if (resources, where) not in self._remotes:
-            self._remotes[resources, where] = ray.remote(run_call).options(
-                num_cpus=resources.cpus,
-                num_gpus=resources.gpus,
-                memory=resources.memory_bytes,
+        memory = resources.memory_bytes
+        if memory is None and self._nodes.share_bytes is not None:
+            # What its worker may take: beside others of this cluster there may be less.
+            memory = int(self._nodes.share_bytes * resources.cpus)
+        asked = replace(resources, memory_bytes=memory)
+        if (asked, where) not in self._remotes:
+            self._remotes[asked, where] = ray.remote(run_call).options(
+                num_cpus=asked.cpus,
+                memory=asked.memory_bytes,
                 max_retries=0,
                 scheduling_strategy=near(node) if node else where,
             )
-        return self._remotes[resources, where]
+        return self._remotes[asked, where]
 
     def _shipped(self, stage: int, parts: Parts) -> Handle:
         """The parts of a stage as an object that each node fetches once."""
