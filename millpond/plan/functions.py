@@ -13,7 +13,15 @@ import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import cache, partial
+from functools import (
+    cache,
+    cached_property,
+    lru_cache,
+    partial,
+    partialmethod,
+    singledispatchmethod,
+)
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +32,7 @@ from millpond.errors import MillpondError
 from millpond.plan.nodes import PythonCall
 
 _LOOKED_INTO = 1_000  # Items of a list that may be functions; a longer one is data.
+_Cached = type(lru_cache(len))
 
 
 class FunctionCannotTravel(MillpondError):
@@ -63,21 +72,62 @@ def _by_value(function: Callable[..., Any], modules: Iterable[types.ModuleType])
     for module in ours:
         cloudpickle.register_pickle_by_value(module)
     try:
-        data: bytes = cloudpickle.dumps(function)
+        file = BytesIO()
+        _Pickler(file).dump(function)
     finally:
         for module in ours:
             cloudpickle.unregister_pickle_by_value(module)
-    return data
+    return file.getvalue()
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Sends the user's cached functions by value, too; the cache is empty where they arrive."""
+
+    def reducer_override(self, item: Any) -> Any:
+        if isinstance(item, _Cached) and _is_users(sys.modules.get(item.__module__)):
+            return _cached_again, (item.__wrapped__, item.cache_parameters())
+        return super().reducer_override(item)
+
+
+def _cached_again(function: Callable[..., Any], parameters: dict[str, Any]) -> Callable[..., Any]:
+    cached: Callable[..., Any] = lru_cache(**parameters)(function)
+    return cached
+
+
+def _inside(item: Any) -> tuple[Any, ...] | None:
+    """What a wrapper or a short list holds; None for anything else."""
+    match item:
+        case types.MethodType():
+            return item.__func__, item.__self__
+        case staticmethod() | classmethod():
+            return (item.__func__,)
+        case property():
+            return item.fget, item.fset, item.fdel
+        case cached_property():
+            return (item.func,)
+        case partial() | partialmethod():
+            return item.func, item.args, item.keywords
+        case singledispatchmethod():
+            return (item.dispatcher,)
+        case _Cached():
+            return item.__wrapped__, item.cache_parameters()
+        case list() | tuple() if len(item) <= _LOOKED_INTO:
+            return tuple(item)
+        case dict() | types.MappingProxyType() if len(item) <= _LOOKED_INTO:
+            return tuple(chain.from_iterable(item.items()))
+    return None
 
 
 def _find_modules(item: Any, found: dict[str, types.ModuleType], seen: set[int]) -> None:
     """The user's modules that an object needs where it is unpickled."""
-    item = getattr(item, "__func__", item)
-    if not isinstance(item, types.ModuleType | types.FunctionType | type):
-        item = type(item)
     if id(item) in seen:
         return
     seen.add(id(item))
+    for held in _inside(item) or ():
+        _find_modules(held, found, seen)
+    if not isinstance(item, types.ModuleType | types.FunctionType | type):
+        _find_modules(type(item), found, seen)
+        return
     module = item if isinstance(item, types.ModuleType) else sys.modules.get(item.__module__)
     if module is None or not _is_users(module):
         return
@@ -148,19 +198,20 @@ def _feed(item: Any, update: Callable[[bytes], None], seen: set[int]) -> None:
         _feed_code(item.__code__, update)
         for default in (item.__defaults__, item.__kwdefaults__):
             _feed(default, update, seen)
-        for name, held in captured(item):
+        attributes = (pair for pair in sorted(vars(item).items()) if not pair[0].startswith("_"))
+        for name, held in chain(captured(item), attributes):
             update(name.encode())
             _feed(held, update, seen)
     elif isinstance(item, type):
         seen.add(id(item))
         update(item.__qualname__.encode())
         if _is_users(sys.modules.get(item.__module__)):
-            for base in item.__bases__:
+            for base in (type(item), *item.__bases__):
                 _feed(base, update, seen)
             for name, held in sorted(vars(item).items()):
                 if name not in ("__dict__", "__weakref__", "__module__", "__firstlineno__"):
                     update(name.encode())
-                    _feed(getattr(held, "__func__", held), update, seen)
+                    _feed(held, update, seen)
         else:
             update(_library_version(item.__module__))
     elif isinstance(item, types.ModuleType):
@@ -173,20 +224,14 @@ def _feed(item: Any, update: Callable[[bytes], None], seen: set[int]) -> None:
         for _, held in sorted(vars(item).items()):
             if isinstance(held, types.ModuleType) and _is_users(held):
                 _feed(held, update, seen)
-    elif isinstance(item, types.MethodType):
-        _feed(item.__func__, update, seen)
-        _feed(item.__self__, update, seen)
-    elif isinstance(item, partial):
-        for held in (item.func, item.args, item.keywords):
-            _feed(held, update, seen)
-    elif isinstance(item, list | tuple | dict) and len(item) <= _LOOKED_INTO:
-        update(f"{type(item).__name__} {len(item)}".encode())
-        for held in chain.from_iterable(item.items()) if isinstance(item, dict) else item:
-            _feed(held, update, seen)
-    elif type(item).__module__ != "builtins" and _is_users(sys.modules.get(type(item).__module__)):
+    elif _is_users_object(item):
         seen.add(id(item))
         _feed(type(item), update, seen)
         _feed_state(item, update, seen)
+    elif (inside := _inside(item)) is not None:
+        update(f"{type(item).__name__} {len(inside)}".encode())
+        for held in inside:
+            _feed(held, update, seen)
     else:
         _feed_value(item, update)
 
@@ -221,6 +266,11 @@ def _feed_value(item: Any, update: Callable[[bytes], None]) -> None:
         update(cloudpickle.dumps(item))
     except Exception:  # It may never travel; `python_call` says so.
         update(type(item).__qualname__.encode())
+
+
+def _is_users_object(item: Any) -> bool:
+    module = type(item).__module__
+    return module != "builtins" and _is_users(sys.modules.get(module))
 
 
 def _is_users(module: types.ModuleType | None) -> bool:

@@ -72,6 +72,75 @@ CASES = {
         "class B:\n    def m(self, b): return b + 1\n"
         "class f(B):\n    def __call__(self, b): return self.m(b)", "b + 1", "b + 2",
     ),
+    "a cached function": (
+        "from functools import lru_cache\n@lru_cache\ndef g(r): return r + 1\n"
+        "def f(r): return g(r)", "r + 1", "r + 2",
+    ),
+    "a cached function by itself": (
+        "from functools import cache\n@cache\ndef f(r): return r + 1", "r + 1", "r + 2",
+    ),
+    "a cached method": (
+        "from functools import cache\nclass f:\n    @cache\n    def m(self, b): return b + 1\n"
+        "    def __call__(self, b): return self.m(b)", "b + 1", "b + 2",
+    ),
+    "a property": (
+        "class f:\n    @property\n    def m(self): return 1\n"
+        "    def __call__(self, b): return b + self.m", "return 1", "return 2",
+    ),
+    "a cached property": (
+        "from functools import cached_property\nclass f:\n    @cached_property\n"
+        "    def m(self): return 1\n    def __call__(self, b): return b + self.m",
+        "return 1", "return 2",
+    ),
+    "a static method": (
+        "class f:\n    @staticmethod\n    def m(b): return b + 1\n"
+        "    def __call__(self, b): return self.m(b)", "b + 1", "b + 2",
+    ),
+    "a decorated function": (
+        "from functools import wraps\ndef d(g):\n    @wraps(g)\n    def w(r): return g(r) * 2\n"
+        "    return w\n@d\ndef f(r): return r + 1", "* 2", "* 3",
+    ),
+    "one of several by type": (
+        "from functools import singledispatch\n@singledispatch\ndef g(r): return r\n"
+        "@g.register\ndef _(r: int): return r + 1\ndef f(r): return g(r)", "r + 1", "r + 2",
+    ),
+    "a partial method": (
+        "from functools import partialmethod\nclass f:\n    def m(self, n, b): return b + n\n"
+        "    p = partialmethod(m, 1)\n    def __call__(self, b): return self.p(b)",
+        "b + n", "b - n",
+    ),
+    "an item getter": (
+        "from operator import itemgetter\ng = itemgetter(1)\ndef f(r): return g(r)",
+        "itemgetter(1)", "itemgetter(2)",
+    ),
+    "a named tuple": (
+        "from typing import NamedTuple\nclass T(NamedTuple):\n    a: int = 1\n"
+        "    def m(self): return self.a + 1\ndef f(r): return T(r).m()", "self.a + 1", "self.a + 2",
+    ),
+    "a dataclass's default": (
+        "from dataclasses import dataclass\n@dataclass\nclass T:\n    a: int = 1\n"
+        "def f(r): return T().a", "= 1", "= 2",
+    ),
+    "a global that a comprehension reads": (
+        "N = 1\ndef f(r): return [x + N for x in r]", "N = 1", "N = 2",
+    ),
+    "an attribute of a class": (
+        "class C:\n    n = 1\ndef f(r): return r + C.n", "n = 1", "n = 2",
+    ),
+    "a metaclass": (
+        "class M(type):\n    def m(cls): return 1\nclass C(metaclass=M): pass\n"
+        "def f(r): return C.m()", "return 1", "return 2",
+    ),
+    "an enum": (
+        "from enum import Enum\nclass E(Enum):\n    A = 1\ndef f(r): return E.A.value",
+        "A = 1", "A = 2",
+    ),
+    "a pattern": (
+        "import re\np = re.compile('a')\ndef f(r): return p.sub('', r)", "'a'", "'b'",
+    ),
+    "an attribute of the function": (
+        "def f(r): return r + f.n\nf.n = 1", "f.n = 1", "f.n = 2",
+    ),
     "a partial": (
         "from functools import partial\ndef g(r, n): return r + n\nf = partial(g, n=1)",
         "n=1", "n=2",

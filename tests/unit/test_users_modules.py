@@ -12,6 +12,7 @@ from millpond.plan.functions import python_call
 
 PROGRAM = """
 import pickle, sys
+from functools import lru_cache, partial
 import cloudpickle
 sys.path.insert(0, sys.argv[1])
 import rules
@@ -25,8 +26,18 @@ def by_module(row):
 def by_name(row):
     return {"x": int(Rounded(row["x"]).cents())}
 
+@lru_cache(maxsize=7)
+def factor(n):
+    return 1 if n == 0 else rules.twice(factor(n - 1)) // 2
+
+def by_cache(row):
+    return {"x": prices.cached(row["x"]) * factor(2) * factor.cache_parameters()["maxsize"]}
+
 wrapped = prices.checked(by_name)
-calls = [python_call(f, "map", "map") for f in (by_module, by_name, wrapped, rules.twice_row)]
+functions = (
+    by_module, by_name, wrapped, rules.twice_row, by_cache, partial(rules.of_a_list, [rules.twice])
+)
+calls = [python_call(f, "map", "map") for f in functions]
 assert not cloudpickle.list_registry_pickle_by_value()
 sys.stdout.buffer.write(pickle.dumps(([c.function for c in calls], [c.identity for c in calls])))
 """
@@ -58,10 +69,13 @@ def test_they_travel_with_it_and_an_edit_of_one_makes_another_function(tmp_path:
         "import shop.prices as p\n"
         "def twice(x):\n    return p.times(x, 2)\n"
         "def twice_row(row):\n    return {'x': twice(row['x'])}\n"
+        "def of_a_list(steps, row):\n    return {'x': steps[0](row['x'])}\n"
     )
     (user / "shop" / "__init__.py").write_text("")
     (user / "shop" / "prices.py").write_text(
+        "from functools import cache\n"
         "def times(x, n):\n    return x * n\n"
+        "@cache\ndef cached(x):\n    return times(x, 1)\n"
         "class Rounded:\n"
         "    def __init__(self, x):\n        self.x = x\n"
         "    def cents(self):\n        return times(self.x, 100)\n"
@@ -70,13 +84,13 @@ def test_they_travel_with_it_and_an_edit_of_one_makes_another_function(tmp_path:
         "    return run\n"
     )
     before = answers(user, elsewhere)
-    assert before[0] == "[6, 300, 300, 6]"
+    assert before[0] == "[6, 300, 300, 6, 21, 6]"
     assert answers(user, elsewhere) == before
 
     prices = user / "shop" / "prices.py"
     prices.write_text(prices.read_text().replace("return x * n", "return n * x + 1"))
     after = answers(user, elsewhere)
-    assert after[0] == "[7, 301, 301, 7]"
+    assert after[0] == "[7, 301, 301, 7, 28, 7]"
     assert not set(after[1]) & set(before[1]), "an edited module is not noticed"
 
 
