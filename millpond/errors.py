@@ -163,6 +163,12 @@ class WorkerLost(Transient):
     """The process or node that ran a task is gone."""
 
 
+class CallLost(WorkerLost):
+    """The same, and the process ran several tasks in turn: which of them it had ended, and which
+    ended it, is not known.
+    """
+
+
 class TaskTimedOut(Transient):
     """A task ran for longer than `task_timeout`, and was ended."""
 

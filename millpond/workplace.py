@@ -99,13 +99,14 @@ class Workplace:
             self.listeners.append(Recorder(self.id, self._record))
         self._closed = False
         self._at_exit = partial(_close_at_exit, weakref.WeakMethod(self.close))
-        atexit.register(self._at_exit)
         if options.runtime != "local":  # Whether there is a cluster, and a fit one, is told now.
             try:
                 self.place()
             except BaseException:
                 self.close()
                 raise
+        # Last in, first out: a library that was imported on the way, as Ray, ends after us.
+        atexit.register(self._at_exit)
 
     def close(self, *, failed: bool = False) -> None:
         """Workers, engine and scratch are gone afterwards, but for parts if work is not done."""

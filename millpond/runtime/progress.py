@@ -72,6 +72,7 @@ class Progress:
         self.state = bytearray(n)
         self.next_attempt = array("L", [self.first_attempt]) * n
         self.failures = bytearray(n)
+        self.apart = set[int]()  # Tasks that go by themselves, as something befell them.
         self.losses = bytearray(n)
         self.damages = bytearray(n)
         # Tasks that ran out of memory, and how they run since: 0 is alone on their node, then

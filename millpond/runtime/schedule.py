@@ -13,7 +13,7 @@ part undoes every task that has read any attempt of it (see ARCHITECTURE.md,
 
 from collections.abc import Mapping, Sequence
 
-from millpond.errors import MillpondError, OutOfMemory, TaskTimedOut, Transient
+from millpond.errors import CallLost, MillpondError, OutOfMemory, TaskTimedOut, Transient
 from millpond.events import (
     Event,
     PartsMissing,
@@ -158,7 +158,9 @@ class Schedule:
         progress, partition = self.progress[task.stage], task.partition
         how = self._sizing.in_words(progress, partition)
         story = self._attempts.tell(task, attempt_failed(task.attempt, how, error))
-        progress.failures[partition] += 1
+        progress.apart.add(partition)
+        # What befell others of its call is none of its own failures: by itself it shows.
+        progress.failures[partition] += not isinstance(error, CallLost)
         may_pass = not isinstance(error, OutOfMemory) or self._sizing.take_less(
             progress, partition, was_alone=not self._attempts
         )

@@ -51,7 +51,7 @@ class Sizing:
         if most > 1 and not progress.stage.resources.gpus:
             most = min(most, int(CALL_S / max(progress.usual_s, 1e-3)))
             for n, partition in enumerate(islice(progress.waiting, most)):
-                if progress.failures[partition]:
+                if partition in progress.apart:
                     return max(1, n)
             return max(1, most)
         return 1

@@ -16,7 +16,7 @@ from runtime_values import (
     submitted,
 )
 
-from millpond.errors import GaveUp, OutOfMemory, PartDamaged, TaskError, WorkerLost
+from millpond.errors import CallLost, GaveUp, OutOfMemory, PartDamaged, TaskError, WorkerLost
 from millpond.events import PartsMissing, StageFinished, StagePlanned, TaskRetried
 from millpond.physical.stages import Determinism, Edge, PartRows, Resources, TaskId, TaskResult
 from millpond.runtime.commands import Cancel, Command, Discard, Finished, GiveUp, Policy, Submit
@@ -593,6 +593,21 @@ def test_a_task_that_has_failed_goes_by_itself() -> None:
     again = schedule.free_slots(2)
     assert sizes(again) == [1, 8]
     assert submitted(again)[0].id == first.id._replace(attempt=1)
+
+
+def test_what_befell_a_call_of_several_counts_for_none_of_them() -> None:
+    """Which of them it was shows when each goes by itself, and then it has all its attempts."""
+    schedule = after_one(0.001)
+    first, second, *_ = submitted(schedule.free_slots(1))
+    for task in (second, first):
+        assert schedule.failed(task.id, CallLost("killed")) == []
+    for attempt in range(1, Policy().max_attempts):
+        assert ids(submitted(schedule.free_slots(1))) == [TaskId(0, 1, attempt)]
+        assert schedule.failed(TaskId(0, 1, attempt), WorkerLost("killed")) == []
+    assert ids(submitted(schedule.free_slots(1))) == [TaskId(0, 1, 4)]
+    (command,) = schedule.failed(TaskId(0, 1, 4), WorkerLost("killed"))
+    assert isinstance(command, GiveUp)
+    assert "no attempt succeeded, of 5" in str(command.error)
 
 
 def test_a_task_that_was_given_back_has_not_failed() -> None:

@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from millpond import lazy
-from millpond.errors import OptionError, OutOfMemory, WorkerLost
+from millpond.errors import MillpondError, OptionError, OutOfMemory, WorkerLost
 from millpond.runtime.node import Versions
 
 ray: Any = lazy.extra("ray", extra="ray", what="runtime='ray'")
@@ -32,6 +32,18 @@ def connect(address: str | None, cpus: int | None) -> bool:
             "Check that it runs (`ray status`), and that Ray and Python have its versions."
         ) from error
     return True
+
+
+def is_connected() -> bool:
+    """False once somebody has shut Ray down: whatever is asked of it then starts a new cluster."""
+    return bool(ray.is_initialized())
+
+
+def check_connected() -> None:
+    if not is_connected():
+        raise MillpondError(
+            "runtime='ray': this process has left the cluster (ray.shutdown()). Open a new session."
+        )
 
 
 def _report_nothing() -> None:

@@ -45,6 +45,7 @@ class Nodes:
         self.share_bytes: int | None = None  # Of memory, for a task of one CPU on any node.
         self.working: list[str] = []  # Those that run tasks.
         self._turn = 0
+        self._forgetting = list[Handle]()
         self._seen = set[str]()  # Inputs that all nodes have.
         self._refreshed_s = float("-inf")
         self._full: dict[str, float] = {}  # Nodes whose disk was full, and when.
@@ -169,13 +170,16 @@ class Nodes:
         return self._taken_up.setdefault(folder, None)
 
     def forget(self, run: str) -> None:
-        """Soon: nobody waits for it."""
-        for service in self.services.values():
-            service.forget.remote(run)
+        """Soon: nobody waits for it, but for the end."""
+        if self._forgetting:
+            going = self._forgetting
+            _, self._forgetting = ray.wait(going, num_returns=len(going), timeout=0)
+        self._forgetting += [service.forget.remote(run) for service in self.services.values()]
 
     def close(self, *, keep: bool) -> None:
         """Remove the folders on the nodes, and end the services."""
         closing = [service.close.remote(keep) for service in self.services.values()]
+        closing += self._forgetting  # Ray prints what befalls a call whose actor is killed.
         with suppress(ray.exceptions.RayError):
             ray.wait(closing, num_returns=len(closing), timeout=_END_S) if closing else None
         for service in self.services.values():

@@ -7,14 +7,23 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from millpond.errors import DiskFull, OutOfMemory, Transient, WorkerLost
+from millpond.errors import CallLost, DiskFull, OutOfMemory, Transient, WorkerLost
 from millpond.physical.stages import PartRef, Resources, Task, TaskId
 from millpond.runtime.answers import opened
 from millpond.runtime.binding import Parts, unbound
 from millpond.runtime.homes import name_in
 from millpond.runtime.node import parts_folder
 from millpond.runtime.place import Capacity, Ended, NotBegun
-from millpond.runtime.ray.cluster import Handle, check_security, connect, near, ray, translated
+from millpond.runtime.ray.cluster import (
+    Handle,
+    check_connected,
+    check_security,
+    connect,
+    is_connected,
+    near,
+    ray,
+    translated,
+)
 from millpond.runtime.ray.hands import Hands
 from millpond.runtime.ray.nodes import Nodes, Serving
 from millpond.runtime.ray.workers import Wanted, fetch, packed, run_call, service_name
@@ -75,6 +84,7 @@ class RayRuntime:
 
     def capacity(self) -> Capacity:
         """The CPUs of the nodes that are alive; asked of Ray once a second."""
+        check_connected()
         if self._nodes.refresh():
             self._hands.end_idle()
         return self._nodes.capacity
@@ -107,6 +117,9 @@ class RayRuntime:
 
     def close(self, *, keep: bool = False) -> None:
         """End all tasks, remove the folders on the nodes, leave or end the cluster."""
+        if not is_connected():
+            self._owns_ray = False
+            return  # Processes and services went with the connection, or go with the cluster.
         for task in list(self._running):
             self.cancel(task)
         self._nodes.close(keep=keep and self._kept)
@@ -226,7 +239,7 @@ class RayRuntime:
 
 
 def _of_all(error: BaseException, n: int) -> BaseException:
-    """What befell a call of `n` tasks. Which of them took the memory, nobody knows."""
-    if n > 1 and isinstance(error, OutOfMemory):
-        return WorkerLost(f"one of {n} tasks that ran in turn took too much: {error}")
+    """What befell a call of `n` tasks. Which of them took the memory, or fell, nobody knows."""
+    if n > 1 and isinstance(error, OutOfMemory | WorkerLost):
+        return CallLost(f"one of {n} tasks that ran in turn ended their process: {error}")
     return error
