@@ -10,9 +10,9 @@ readers reads its segment of the one part.
 `duckdb` is the floor: bare DuckDB runs the same statement over the same runs of rows, in two
 threads with a cursor for each, and gives an Arrow stream.
 
-Found (2026-11-22, DuckDB 2.0, 2 cores, nothing else running), milliseconds a task: 2.6 of
-wall clock by rows and 2.2 in the exchange (the aim is 2), 3.1 and 3.4 of processor; bare
-DuckDB 0.8 of wall clock, 1.5 of processor.
+Found (2026-11-22, DuckDB 2.0, 2 cores, nothing else running), milliseconds a task: 1.0 of
+wall clock by rows and in the exchange (the aim is 2), 1.4 of processor; bare DuckDB 0.66 of
+wall clock, 1.2 of processor. What is kept between tasks for it: docs/decisions/0101.
 """
 
 import argparse

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from millpond.runtime import Runtime
 
 
+_HELD_BYTES = 64 << 20
+
+
 class Workplace:
     """Opened and closed by a session; whoever holds a frame keeps it alive."""
 
@@ -81,6 +84,7 @@ class Workplace:
             threads=options.threads,
             memory_limit_bytes=options.memory_limit_bytes,
             verify=options.verify,
+            held_bytes=0 if root else min(_HELD_BYTES, options.memory_limit_bytes // 50),
             storage_options=options.storage_options,
         )
         self.worker: Worker = build_worker(self.worker_options)
@@ -187,6 +191,7 @@ class Workplace:
             return outcome
         except BaseException as stopped:
             error, self._failed = type(stopped).__name__, True
+            self.forget(physical)
             if isinstance(stopped, KeyboardInterrupt):
                 # It may have struck where the run had not yet noted a task that it started.
                 self._close_runtime()
@@ -229,7 +234,7 @@ class Workplace:
                 warn(f"a listener raised {error!r}, and is not called again")
 
     def forget(self, physical: Physical) -> None:
-        """Parts of a finished run that nothing reuses."""
+        """Parts of a run that is over, and that nothing reuses."""
         if self.options.data_root is None and self._runtime is not None:
             self._runtime.forget(physical.stages[0].run)
 
@@ -247,7 +252,7 @@ class Workplace:
     def _open_runtime(self) -> Runtime:
         mine, given = self.worker_options, self.options
         # A process runs one task of Python at a time, beside the engine of this process.
-        each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine),
+        each = replace(mine, threads=1, memory_limit_bytes=_process_share(mine), held_bytes=0,
                        alone_bytes=int(mine.memory_limit_bytes * 0.3))  # fmt: skip
         if given.runtime == "ray":
             from millpond.runtime.ray import RayRuntime

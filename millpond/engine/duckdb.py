@@ -1,4 +1,4 @@
-"""Owns every DuckDB connection of a process: limits, lock-down, errors, results.
+"""Owns every DuckDB connection of a process: limits, lock-down, errors; what words mean.
 
 One instance per process (a new one costs 13 ms), one cursor per piece of work: a
 DuckDB connection holds one unfinished result at a time. User SQL can read no Python
@@ -8,19 +8,19 @@ variable, install or load no extension, and change no setting.
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from millpond.engine.offsets import from_zero
+from millpond.engine.cursor import Connection, Cursor
 from millpond.errors import (
     DiskFull,
     FileUnreadable,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION: str = duckdb.__version__
-BATCH_ROWS = 122_880  # DuckDB's row group; see benchmarks/exchange.py.
 CLOSED = "this session is closed; open another with millpond.init()."
 FORKED = (
     "this session belongs to the process that opened it, and DuckDB's threads do not outlive a "
@@ -70,7 +69,7 @@ class Engine:
             # It would give old rows of a remote file that was replaced within a second.
             "enable_external_file_cache": False,
         }
-        self._arrow_schema = functools.lru_cache(maxsize=512)(self._find_arrow_schema)
+        self._arrow_schema = lru_cache(maxsize=512)(self._find_arrow_schema)
         self._opened = 0
         self._open()
 
@@ -87,9 +86,23 @@ class Engine:
         self._watched.execute("SET enable_progress_bar = true")
         self._watched.execute("SET enable_progress_bar_print = false")
         self._watched_is_free = True
+        self._idle: list[Connection] = []  # Left by cursors, to be used again.
         self._root.execute("SET lock_configuration = true")
         for files in self._files:
             self._root.register_filesystem(files.filesystem())
+
+    @contextmanager
+    def _errors(self, instance: object) -> Iterator[None]:
+        try:
+            yield
+        except (duckdb.Error, OSError) as error:
+            if (failure := self.failure_in(error)) is not None:
+                raise failure from None
+            # pyarrow wraps what a DuckDB stream raises while it is read: only its text is left.
+            own = error if isinstance(error, duckdb.Error) else _named(str(error))
+            if isinstance(own, duckdb.FatalException | duckdb.InternalException):
+                self.drop(instance)
+            raise translated(own, self.scratch) from error
 
     def drop(self, instance: object) -> None:
         """Leave an instance of DuckDB that failed inside, and so refuses all that comes after.
@@ -108,19 +121,42 @@ class Engine:
     @contextmanager
     def cursor(self) -> Iterator[Cursor]:
         """A cursor of one's own; closed, and its tables forgotten, at the end."""
-        if os.getpid() != self._pid:
-            raise MillpondError(FORKED)
-        with self._lock:
-            root = self._root
-            try:
-                raw = root.cursor()
-            except duckdb.ConnectionException:
-                raise MillpondError(CLOSED) from None
-        cursor = Cursor(raw, self, root)
+        cursor = self._made(self._connected())
         try:
             yield cursor
         finally:
             cursor.close()
+
+    @contextmanager
+    def kept_cursor(self) -> Iterator[Cursor]:
+        """As `cursor`, perhaps on the connection that an earlier one has left as it found it."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        cursor = self._made(connection or self._connected())
+        try:
+            yield cursor
+        except BaseException:
+            cursor.close()
+            raise
+        left = cursor.release()
+        with self._lock:
+            if left and left.root is self._root and len(self._idle) < self._config["threads"]:
+                self._idle.append(left)
+            elif left:
+                left.raw.close()
+
+    def _connected(self) -> Connection:
+        if os.getpid() != self._pid:
+            raise MillpondError(FORKED)
+        with self._lock:
+            try:
+                return Connection(self._root.cursor(), self._root)
+            except duckdb.ConnectionException:
+                raise MillpondError(CLOSED) from None
+
+    def _made(self, connection: Connection) -> Cursor:
+        errors = partial(self._errors, connection.root)
+        return Cursor(connection, errors, reopens=not VERSION.startswith("1."))
 
     @contextmanager
     def watched_cursor(self) -> Iterator[Cursor]:
@@ -132,7 +168,7 @@ class Engine:
             with self.cursor() as plain:
                 yield plain
             return
-        cursor = Cursor(self._watched, self, root)
+        cursor = self._made(Connection(self._watched, root))
         try:
             yield cursor
         finally:
@@ -162,6 +198,10 @@ class Engine:
         return next((failure for failure in found if failure is not None), None)
 
     def close(self) -> None:
+        with self._lock:
+            for connection in self._idle:
+                connection.raw.close()
+            self._idle.clear()
         self._watched.close()
         self._root.close()
 
@@ -248,156 +288,6 @@ class Engine:
         with self.cursor() as cursor:
             cursor.register("given", table)
             return Schema.of((row[0], row[1]) for row in cursor.rows("DESCRIBE FROM given"))
-
-
-class Cursor:
-    """One DuckDB connection and the tables registered with it."""
-
-    def __init__(self, raw: Any, engine: Engine, root: object) -> None:
-        self._raw = raw
-        self._root = root
-        self._functions: list[str] = []
-        self._engine = engine
-        self._registered: list[str] = []
-        self._tables: set[str] = set()
-        self._stream: pa.RecordBatchReader | None = None
-
-    def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
-        """Let SQL read an Arrow table (any number of times) or reader (once) as `name`."""
-        # An Arrow table; a reader, and what else gives a stream, sees to its own batches.
-        self._raw.register(name, from_zero(rows) if hasattr(rows, "set_column") else rows)
-        self._registered.append(name)
-
-    def register_stream(
-        self, name: str, rows: Any, *, once: bool, opens_again: bool = True
-    ) -> None:
-        """Let SQL read an Arrow stream as `name`, any number of times if not `once`.
-
-        DuckDB 2 opens a stream for each scan, DuckDB 1.4 opens it here. Where that is too
-        seldom, its rows go into a table, which spills.
-        """
-        if once or (opens_again and not VERSION.startswith("1.")):
-            self.register(name, rows)
-            return
-        self._raw.register("__stream", rows)
-        try:
-            self.keep(name, "FROM __stream")
-        finally:
-            self._raw.unregister("__stream")
-
-    def keep(self, name: str, sql: str) -> None:
-        """Let SQL read the result as `name`, any number of times: a table, which spills."""
-        self.run(f"CREATE OR REPLACE TEMP TABLE {quote.name(name)} AS {sql}")
-        self._tables.add(name)
-
-    def forget(self) -> None:
-        """Let go of everything that was registered, and of a stream left in the middle."""
-        if self._stream is not None:
-            self._stream.close()
-        for name in self._registered:
-            self._raw.unregister(name)
-        self._registered.clear()
-        for name in self._tables:
-            self.run(f"DROP TABLE {quote.name(name)}")
-        self._tables.clear()
-
-    def function(
-        self, name: str, call: Callable[..., Any], parameters: Sequence[str], returns: str
-    ) -> None:
-        """Let SQL call `call`, with Arrow arrays, as `name`, until this cursor is closed.
-
-        A macro has the name, since it may be that of a function of DuckDB's own.
-        """
-        inner, given = f"__udf_{name}", ", ".join(f"a{i}" for i in range(len(parameters)))
-        with self._errors():
-            self._raw.create_function(
-                inner, call, list(parameters), returns, type="arrow", null_handling="special",
-                side_effects=True,
-            )  # fmt: skip
-        self._functions.append(inner)
-        self.run(f"CREATE TEMP MACRO {quote.name(name)}({given}) AS {quote.name(inner)}({given})")
-
-    def close(self) -> None:
-        for name in self._functions:
-            self._raw.remove_function(name)
-        self._raw.close()
-
-    def run(self, sql: str) -> None:
-        with self._errors():
-            self._raw.execute(sql).fetchall()
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with self._errors():
-            found: list[tuple[Any, ...]] = self._raw.execute(sql).fetchall()
-        return found
-
-    def record(self, sql: str) -> dict[str, Any]:
-        """The only row, by column."""
-        with self._errors():
-            result = self._raw.execute(sql)
-            names = [column[0] for column in result.description]
-            return dict(zip(names, result.fetchone(), strict=True))
-
-    def reader(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """The result as a stream of record batches; the cursor is busy until it ends."""
-        with self._errors():
-            relation = self._raw.sql(sql)
-            # DuckDB 2 renamed the method; 1.4 knows the old one only.
-            make = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
-            reader = self._stream = make(batch_rows)
-        while True:
-            with self._errors():
-                try:
-                    batch = reader.read_next_batch()
-                except StopIteration:
-                    return
-            yield batch
-
-    def schema(self, sql: str) -> pa.Schema:
-        """The columns of the result, in Arrow."""
-        return self.table(f"SELECT * FROM (\n{sql}\n) LIMIT 0").schema
-
-    def table(self, sql: str) -> pa.Table:
-        """The whole result in memory."""
-        with self._errors():
-            relation = self._raw.sql(sql)
-            make = getattr(relation, "to_arrow_table", None) or relation.fetch_arrow_table
-            return make()
-
-    def copy(self, sql: str, path: str, format: str, options: tuple[tuple[str, str], ...]) -> int:
-        """Write the result to one file; gives the number of rows."""
-        extra = "".join(f", {name.upper()} {literal}" for name, literal in options)
-        target = quote.value(path)
-        rows = self.rows(f"COPY (\n{sql}\n) TO {target} (FORMAT {format}{extra})")
-        return int(rows[0][0])
-
-    def copy_apart(
-        self, sql: str, folder: str, options: tuple[tuple[str, str], ...], keys: Sequence[str]
-    ) -> list[tuple[str, int]]:
-        """Write the result into folders of Parquet by `keys`; path and rows of each file."""
-        told = {**dict(options), "partition_by": f"({quote.names(keys)})",
-                "filename_pattern": "'{i}'", "return_stats": "true"}  # fmt: skip
-        extra = "".join(f", {name.upper()} {literal}" for name, literal in told.items())
-        found = self.rows(f"COPY (\n{sql}\n) TO {quote.value(folder)} (FORMAT parquet{extra})")
-        return [(str(row[0]), int(row[1])) for row in found]
-
-    def interrupt(self) -> None:
-        """End what the cursor does; nothing happens if it has ended, or is closed, already."""
-        with suppress(duckdb.Error):
-            self._raw.interrupt()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (duckdb.Error, OSError) as error:
-            if (failure := self._engine.failure_in(error)) is not None:
-                raise failure from None
-            # pyarrow wraps what a DuckDB stream raises while it is read: only its text is left.
-            own = error if isinstance(error, duckdb.Error) else _named(str(error))
-            if isinstance(own, duckdb.FatalException | duckdb.InternalException):
-                self._engine.drop(self._root)
-            raise translated(own, self._engine.scratch) from error
 
 
 def _sort_key(keys: Sequence[SortKey]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from millpond.engine.duckdb import Cursor, Engine
+from millpond.engine.cursor import Cursor
+from millpond.engine.duckdb import Engine
 from millpond.errors import OptionError
 from millpond.expr import quote
 from millpond.physical.stages import ToFile

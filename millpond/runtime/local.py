@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from millpond.errors import WorkerLost
 from millpond.options import gpu_count
-from millpond.physical.stages import Task, TaskId
+from millpond.physical.stages import PartRows, Task, TaskId
 from millpond.runtime.place import Capacity, Ended
 from millpond.runtime.process import WorkerProcess
 from millpond.worker import Worker, WorkerOptions, run_task
@@ -73,6 +73,7 @@ class LocalRuntime:
     def forget(self, run: str) -> None:
         if run:
             parts = os.path.join(self._worker.options.parts, run)
+            self._worker.held.forget(parts)
             shutil.rmtree(parts, ignore_errors=True)
 
     def close(self, *, keep: bool = False) -> None:
@@ -128,6 +129,8 @@ class LocalRuntime:
         return run_task(task, self._worker)
 
     def _in_process(self, task: Task) -> Ended:
+        inputs = (item for item in task.inputs if isinstance(item, PartRows))
+        self._worker.held.write(part.path for item in inputs for part in item.parts)
         with self._lock:
             process = self._idle.pop() if self._idle else self._start()
             self._running[task.id] = process

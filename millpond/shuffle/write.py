@@ -5,7 +5,7 @@ is bounded by the budget whatever the number of partitions or rows. Within a par
 rows keep the order in which they were added.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -53,11 +53,18 @@ class Ordered(NamedTuple):
 class PartWriter:
     """Writes one part. It ends with `close`, with `abort`, or with an error, which aborts.
 
-    Memory: about twice `budget_bytes`, and two more copies of the largest batch.
+    Memory: about twice `budget_bytes`, and two more copies of the largest batch. `hold` may
+    take over a small part (see `BlockFile`).
     """
 
     def __init__(
-        self, path: str, n_partitions: int, schema: pa.Schema, *, budget_bytes: int = RUN_BYTES
+        self,
+        path: str,
+        n_partitions: int,
+        schema: pa.Schema,
+        *,
+        budget_bytes: int = RUN_BYTES,
+        hold: Callable[[str, memoryview], bool] | None = None,
     ) -> None:
         assert n_partitions > 0
         for field in schema:
@@ -71,7 +78,7 @@ class PartWriter:
         self._ordered: list[Ordered] = []
         self._loose_rows = self._held_bytes = self._rows = 0
         self._runs: list[part.Entries] = []
-        self._file = BlockFile(path)
+        self._file = BlockFile(path, hold=hold)
         self._file.append(part.header(n_partitions))
 
     def add(self, batch: pa.RecordBatch, partition: npt.NDArray[Any] | None = None) -> None:

@@ -10,7 +10,7 @@ the way to the disk differs. `read_direct` is the way back. Figures: benchmarks/
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -37,7 +37,8 @@ class BlockFile:
     The first `direct_after` bytes go through the page cache, and so does the last block
     that is not full: a small file stays where its reader finds it. All else goes past
     the cache. None: nothing does. With `apart=False` the caller's own thread writes, for
-    one who has many files and threads of his own.
+    one who has many files and threads of his own. What is no more than a block, `hold` may
+    take over: then there is no file.
     """
 
     def __init__(
@@ -47,13 +48,15 @@ class BlockFile:
         direct_after: int | None = 0,
         block_bytes: int = BLOCK_BYTES,
         apart: bool = True,
+        hold: Callable[[str, memoryview], bool] | None = None,
     ) -> None:
         assert block_bytes % GRID == 0
         self._apart = apart
         self.path, self.position = path, 0
         self._direct_after, self._is_direct = direct_after, False
-        with explained(path, "write"):
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._fd, self._hold = -1, hold
+        if hold is None:
+            self._make()
         self._block, self._filled = page_aligned(block_bytes), 0
         self._spare: memoryview | None = None  # The block that is being written, or was.
         self._thread: ThreadPoolExecutor | None = None
@@ -74,8 +77,11 @@ class BlockFile:
     def close(self) -> None:
         """Write what is left and close. The file is complete, not synced."""
         self._wait()
-        self._set_direct(False)  # The tail is not a whole number of disk blocks.
-        self._write(self._block[: self._filled])
+        rest = self._block[: self._filled]
+        if self._fd >= 0 or self._hold is None or not self._hold(self.path, rest):
+            self._make()
+            self._set_direct(False)  # The tail is not a whole number of disk blocks.
+            self._write(rest)
         self._release()
 
     def abort(self) -> None:
@@ -86,8 +92,15 @@ class BlockFile:
         with suppress(FileNotFoundError):
             os.unlink(self.path)
 
+    def _make(self) -> None:
+        if self._fd < 0:
+            with explained(self.path, "write"):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                self._fd = os.open(self.path, flags, 0o600)
+
     def _hand_over(self) -> None:
         """Have the full block written, and fill the other one meanwhile."""
+        self._make()
         self._wait()
         if self._direct_after is not None and self.position > self._direct_after:
             self._set_direct(True)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote as escaped
 from urllib.parse import unquote
 
-from millpond.engine.duckdb import Cursor
+from millpond.engine.cursor import Cursor
 from millpond.errors import SchemaMismatch
 from millpond.expr import quote
 from millpond.formats.scan import NO_VALUE

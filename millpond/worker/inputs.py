@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from millpond.engine.duckdb import BATCH_ROWS, Cursor
+from millpond.engine.cursor import BATCH_ROWS, Cursor
 from millpond.errors import MillpondError
 from millpond.formats.rows import FORMATS, read_rows, schema_of
 from millpond.formats.scan import Scan, Split, scan_sql

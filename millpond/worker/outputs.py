@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from millpond.engine.duckdb import Cursor
+from millpond.engine.cursor import Cursor
 from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import as_written, codec_of, write_rows
 from millpond.formats.memory import let_go
@@ -48,7 +48,7 @@ def write_part(
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     writer = PartWriter(
         path, output.n, worker.engine.arrow_schema(task.schema),
-        budget_bytes=worker.options.buffer_bytes,
+        budget_bytes=worker.options.buffer_bytes, hold=worker.held.hold,
     )  # fmt: skip
     sized = 0
     hashed = 0 if worker.options.verify == "rows" else None
@@ -289,5 +289,5 @@ def discard(result: dict[str, Any], worker: Worker) -> None:
     part = result.get("part")
     if part is not None and part.node == "memory":
         worker.memory.pop(part.path, None)
-    elif part is not None:
+    elif part is not None and not worker.held.forget(part.path):
         os.unlink(part.path)

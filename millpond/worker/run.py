@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
-from millpond.engine.duckdb import Cursor
+from millpond.engine.cursor import Cursor
 from millpond.engine.freed_memory import keep_freed_memory
 from millpond.engine.udfs import vectorised
 from millpond.errors import MillpondError, WorkerLost
@@ -102,7 +102,7 @@ def _alone(worker: Worker, task: Task) -> Iterator[Worker]:
     scratch = options.scratch
     os.makedirs(scratch, mode=0o700, exist_ok=True)  # DuckDB makes its own folder in it, no more.
     one = build_worker(options, node=worker.node, fetch=worker.fetch)
-    one.memory, one.running = worker.memory, worker.running
+    one.memory, one.running, one.held = worker.memory, worker.running, worker.held
     worker.engine.deputy = one.engine
     try:
         yield one
@@ -246,7 +246,9 @@ class _Run:
 
     def _cursor(self, *, watched: bool = False) -> Cursor:
         engine = self.worker.engine
-        cursor = self.stack.enter_context(engine.watched_cursor() if watched else engine.cursor())
+        cursor = self.stack.enter_context(
+            engine.watched_cursor() if watched else engine.kept_cursor()
+        )
         self._cursors.append(cursor)
         self._check()
         return cursor

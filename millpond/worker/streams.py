@@ -29,7 +29,7 @@ class Stream:
     def __init__(
         self, schema: pa.Schema, rows: Callable[[], Iterator[pa.RecordBatch]], failed: Failed
     ) -> None:
-        self._schema, self._rows, self._failed = schema, rows, failed
+        self.schema, self._rows, self._failed = schema, rows, failed
 
     def numbered(self, name: str, first: int) -> Stream:
         """The same rows with their numbers, from `first` on, as a last column."""
@@ -45,13 +45,13 @@ class Stream:
                 after += batch.num_rows
                 yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=schema)
 
-        schema = self._schema.append(pa.field(name, pa.int64()))
+        schema = self.schema.append(pa.field(name, pa.int64()))
         return Stream(schema, rows, self._failed)
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         import pyarrow as pa
 
-        stream = pa.RecordBatchReader.from_batches(self._schema, self._kept())
+        stream = pa.RecordBatchReader.from_batches(self.schema, self._kept())
         return stream.__arrow_c_stream__(requested_schema)
 
     def _kept(self) -> Iterator[pa.RecordBatch]:

@@ -16,6 +16,7 @@ from millpond.engine.duckdb import Engine
 from millpond.physical.stages import PartRef, TaskId
 from millpond.shuffle.read import Elsewhere
 from millpond.storage import STORES, LocalStorage, Range, RemoteFiles, Storage, open_storage
+from millpond.worker.held import HeldParts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +45,7 @@ class WorkerOptions:
     alone_bytes: int = 0  # What a task may take that runs alone on its node, if more.
     engine_share: float = 0.6  # Of the memory, DuckDB's; 30 % are buffers.
     verify: str = "parts"
+    held_bytes: int = 0  # Of small parts that stay in memory; 0 where others must find them.
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -64,6 +66,7 @@ class Worker:
     engine: Engine
     storage: Callable[[str], Storage]
     options: WorkerOptions
+    held: HeldParts
     node: str = ""
     fetch: Fetch | None = None
     memory: dict[str, pa.Table] = field(default_factory=dict)
@@ -94,6 +97,9 @@ class Worker:
             if isinstance(found, OSError):
                 raise found
             return found
+        held = self.held.read(ref.path, ranges)
+        if held is not None:
+            return held
         storage = self.storage(ref.path)
         if type(storage) is LocalStorage:  # Not 3FS, which has a faster way of its own.
             # Parts were written past the page cache: reading them through it costs ten times
@@ -142,4 +148,4 @@ def build_worker(options: WorkerOptions, *, node: str = "", fetch: Fetch | None 
                     engine.read_through(RemoteFiles(stores[scheme], scheme))
             return stores[scheme]
 
-    return Worker(engine, storage, options, node, fetch)
+    return Worker(engine, storage, options, HeldParts(options.held_bytes), node, fetch)
