@@ -130,6 +130,7 @@ class Engine:
     @contextmanager
     def kept_cursor(self) -> Iterator[Cursor]:
         """As `cursor`, perhaps on the connection that an earlier one has left as it found it."""
+        self._check_process()
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         cursor = self._made(connection or self._connected())
@@ -145,9 +146,12 @@ class Engine:
             elif left:
                 left.raw.close()
 
-    def _connected(self) -> Connection:
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise MillpondError(FORKED)
+
+    def _connected(self) -> Connection:
+        self._check_process()
         with self._lock:
             try:
                 return Connection(self._root.cursor(), self._root)
