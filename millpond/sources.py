@@ -30,7 +30,7 @@ from millpond.formats.find import Found, find_files, with_ends
 from millpond.formats.scan import NO_VALUE, Scan, reader
 from millpond.plan.nodes import DataSource
 from millpond.schema import Field, Schema
-from millpond.storage import FileInfo, Storage
+from millpond.storage import FileInfo, Storage, expect
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Options = tuple[tuple[str, str], ...]
@@ -122,7 +122,7 @@ class Sources:
             return DataSource(Scan("parquet", schema))
         hive = self._hive(found)
         options: Options = (("union_by_name", "true"),) if union_by_name else ()
-        files = [file.path for file in found.files]
+        files = found.files
         if union_by_name:
             schema = self._described("parquet", files, (*options, *hive.options), where)
         else:
@@ -134,22 +134,22 @@ class Sources:
             schema = Schema(schema.named(columns, where))
         return hive.source("parquet", schema, options, found)
 
-    def _check_footers(self, files: list[str], where: str) -> None:
+    def _check_footers(self, files: Sequence[FileInfo], where: str) -> None:
         """All files have the columns of the first; DuckDB would drop or cast what differs."""
         columns: dict[str, list[tuple[Any, ...]]] = {}
         what = "file_name, name, type, num_children, converted_type, scale, precision, logical_type"
+        expect(self.storage, files, ends=True)
+        paths = quote.value([file.path for file in files])
         with _unreadable(where), self.engine.cursor() as cursor:
-            for path, *column in cursor.rows(
-                f"SELECT {what} FROM parquet_schema({quote.value(files)})"
-            ):
+            for path, *column in cursor.rows(f"SELECT {what} FROM parquet_schema({paths})"):
                 columns.setdefault(path, []).append(tuple(column))
         first, *others = files
-        for path in others:
+        for file in others:
             # The first entry is the root, whose name is the writer's own choice.
-            if columns[path][1:] != columns[first][1:]:
-                one, two = (self._described("parquet", [p], (), where) for p in (first, path))
+            if columns[file.path][1:] != columns[first.path][1:]:
+                one, two = (self._described("parquet", [f], (), where) for f in (first, file))
                 if set(one.fields) != set(two.fields):
-                    raise _differ(where, first, one, path, two)
+                    raise _differ(where, first.path, one, file.path, two)
 
     def _hive(self, found: Found) -> _Hive:
         """Types of the `key=value` folders, from all of their values."""
@@ -185,6 +185,7 @@ class Sources:
     ) -> DataSource:  # fmt: skip
         found = self.find(paths, where)
         filled = [file for file in found.files if file.size_bytes]
+        expect(self.storage, _some(filled), ends=False)
         told = self._told(schema, where)
         given: list[tuple[str, str]] = [("delim", quote.value(delim))]
         if header is not None:
@@ -220,7 +221,7 @@ class Sources:
         """Names of the first file; types in which the values of several files fit."""
         one = _sniffed(first)
         schemas = [one] if self._has_rows(files[0], fixed, one) else []
-        for file in files[1 :: -(-len(files) // SNIFFED_FILES)]:
+        for file in _some(files)[1:]:
             other = _sniffed(self._sniff(file, fixed, where))
             if other.names != one.names:
                 raise _differ(where, files[0].path, one, file.path, other)
@@ -265,7 +266,7 @@ class Sources:
         options: Options = (("dateformat", "'iso'"), ("timestampformat", "'iso'"))
         columns = self._told(schema, where)
         if columns is None:
-            filled = [file.path for file in found.files if file.size_bytes][:SNIFFED_FILES]
+            filled = [file for file in found.files if file.size_bytes][:SNIFFED_FILES]
             if not filled:
                 raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
             off = (("hive_partitioning", "false"), ("union_by_name", "true"))
@@ -277,15 +278,18 @@ class Sources:
     ) -> DataSource:
         hive = self._hive(found)
         if hive.types:
-            first = [found.files[0].path]
             columns = hive.described(
-                self._described(format, first, (*options, *hive.options), where)
+                self._described(format, found.files[:1], (*options, *hive.options), where)
             )
         return hive.source(format, columns, options, found)
 
-    def _described(self, format: str, files: list[str], options: Options, where: str) -> Schema:
+    def _described(
+        self, format: str, files: Sequence[FileInfo], options: Options, where: str
+    ) -> Schema:
+        expect(self.storage, files, ends=format == "parquet")
+        paths = [file.path for file in files]
         with _unreadable(where):
-            return self.engine.describe(f"FROM {reader(format, files, options)}", {})
+            return self.engine.describe(f"FROM {reader(format, paths, options)}", {})
 
     # ---- other formats ---------------------------------------------------------------
 
@@ -334,6 +338,11 @@ class _unreadable:
             raise FileUnreadable(f"{self._where}: {error}") from error.__cause__
         if isinstance(error, MillpondError):
             raise error.located(self._where) from error.__cause__
+
+
+def _some(files: list[FileInfo]) -> list[FileInfo]:
+    """The first file, and some of the others."""
+    return [*files[:1], *files[1 :: -(-len(files) // SNIFFED_FILES)]] if files else []
 
 
 def _has_header(sniffed: Any, told: Schema | None, file: FileInfo, where: str) -> bool:

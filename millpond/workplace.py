@@ -7,6 +7,7 @@ may use a session: each run has its memory and processors to itself, so runs tak
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import os
 import secrets
@@ -25,6 +26,7 @@ from millpond.events import Event, RunFinished, RunStarted
 from millpond.formats.parquet import RowGroups, row_groups
 from millpond.optimize import RULES, optimize
 from millpond.options import Options
+from millpond.physical.fused import all_nodes
 from millpond.physical.planner import plan_stages
 from millpond.physical.shape import Physical, Settings
 from millpond.physical.stages import OutputFile, PartRef, SourceInput, ToFile
@@ -38,7 +40,7 @@ from millpond.runtime.journal import StoredJournal
 from millpond.runtime.leftovers import clear_staged
 from millpond.runtime.presence import Presence, clock_s, sessions
 from millpond.runtime.publish import Receipts
-from millpond.storage import Staged, Storage, put_new
+from millpond.storage import Staged, Storage, expect, put_new
 from millpond.storage.checksums import checksum_of
 from millpond.storage.commit import commit_id_in
 from millpond.storage.scratch import Scratch
@@ -145,13 +147,17 @@ class Workplace:
         return optimize(plan, (*RULES, self.tables.prune_files) if self.options.optimize else ())
 
     def stages(self, plan: n.Node) -> Physical:
-        return plan_stages(self.optimized(plan), self.settings())
+        optimized = self.optimized(plan)
+        for node in all_nodes(optimized):
+            if isinstance(node, n.DataSource):
+                expect(self.storage, node.files, ends=node.scan.format == "parquet")
+        return plan_stages(optimized, self.settings())
 
     def settings(self) -> Settings:
         self.check_open()
         return Settings(
             split_bytes=self.options.split_bytes,
-            footer=self.footer,
+            footer=functools.cache(self.footer),
             sort_key=self.worker.engine.sort_key,
             shape=self.options.shape,
             staged_only=self.options.runtime != "local",
@@ -164,7 +170,7 @@ class Workplace:
 
     def footer(self, path: str) -> RowGroups:
         storage = self.storage(path)
-        info = storage.stat(path)
+        info = storage.looks.look(path).info if storage.looks else storage.stat(path)
         key = path, info.version if info else ""
         if key not in self._footers:
             self._footers[key] = row_groups(storage, path)

@@ -37,7 +37,7 @@ OWNERS = {
     "duckdb": {"engine/duckdb.py"},
     "ray": {"runtime/ray/cluster.py"},
     "torch": {"loader/torch.py"},
-    "obstore": {"storage/object_store.py"},
+    "obstore": {"storage/object_client.py"},
     "deltalake": {"formats/delta.py"},
     "pyiceberg": {"formats/iceberg.py", "formats/iceberg_io.py"},
     "hf3fs_fuse": {"storage/threefs.py"},

@@ -13,7 +13,7 @@ from millpond.storage.local import LocalStorage
 from millpond.storage.object_keys import STORES
 from millpond.storage.object_store import ObjectStorage
 from millpond.storage.paths import plain, scheme
-from millpond.storage.protocol import Storage, put_new, read_ahead
+from millpond.storage.protocol import Storage, expect, put_new, read_ahead
 from millpond.storage.threefs import ThreeFsStorage, any_mount, find_client
 from millpond.storage.values import Buffers, FileInfo, OutputFile, Range, Staged
 
@@ -30,6 +30,7 @@ __all__ = [
     "Staged",
     "Storage",
     "ThreeFsStorage",
+    "expect",
     "open_file",
     "open_storage",
     "put_new",

@@ -10,19 +10,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
-from time import monotonic
 from typing import Any, TypeVar
 
 from millpond.errors import MillpondError, PathNotFound, StorageError
 from millpond.lazy import extra
+from millpond.storage.looks import Look, Looks
 from millpond.storage.paths import is_glob
 from millpond.storage.protocol import Storage
 from millpond.storage.values import FileInfo, Range
 
 T = TypeVar("T")
 
-# A query asks for size and time of each file several times while it is planned.
-REMEMBER_S = 2.0
 _TOKEN = re.compile(r"millpond-failure-[0-9a-f]{16}")
 
 
@@ -31,34 +29,40 @@ class RemoteFile:
 
     DuckDB moves to a place and reads there in two calls, from many threads, and lets
     others run in between: with one position for all, threads read each other's places.
+    What Python keeps for a thread (`threading.local`) would not do: with DuckDB 1.4 it is
+    gone after each call from a thread that Python did not start.
     """
 
     mode = "rb"
     closed = False
 
-    def __init__(self, storage: Storage, info: FileInfo) -> None:
-        self._storage, self._info = storage, info
-        self._own = threading.local()
+    def __init__(self, storage: Storage, look: Look) -> None:
+        self._storage, self._look = storage, look
+        self._places: dict[int, int] = {}
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        start = (0, self.tell(), self._info.size_bytes)[whence]
-        self._own.position = start + offset
-        return int(self._own.position)
+        start = (0, self.tell(), self._look.info.size_bytes)[whence]
+        self._places[threading.get_ident()] = start + offset
+        return start + offset
 
     def tell(self) -> int:
-        return int(getattr(self._own, "position", 0))
+        return self._places.get(threading.get_ident(), 0)
 
     def read(self, length: int | None = -1) -> bytes:
-        at = self.tell()
-        rest = max(self._info.size_bytes - at, 0)
+        at, info = self.tell(), self._look.info
+        rest = max(info.size_bytes - at, 0)
         length = rest if length is None or length < 0 else min(length, rest)
-        view = self._storage.read_many([Range(self._info.path, at, length)])[0]
+        seen = at - self._look.offset
+        if seen >= 0 and seen + length <= len(self._look.data):
+            view = self._look.data[seen : seen + length]
+        else:
+            view = self._storage.read_many([Range(info.path, at, length)])[0]
         if len(view) != length:
             raise StorageError(
-                f"read {self._info.path}: it has become shorter while it was being read. "
+                f"read {info.path}: it has become shorter while it was being read. "
                 "Read it again, and write new files instead of changing old ones."
             )
-        self._own.position = at + length
+        self.seek(at + length)
         return bytes(view)
 
     def readable(self) -> bool:
@@ -74,7 +78,8 @@ class RemoteFile:
         """Nothing was written."""
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is held open, but what was seen of it."""
+        self._look = self._look._replace(data=memoryview(b""))
 
 
 def open_file(storage: Storage, path: str) -> str | RemoteFile:
@@ -82,10 +87,12 @@ def open_file(storage: Storage, path: str) -> str | RemoteFile:
     local = storage.local_path(path)
     if local is not None:
         return local
-    info = storage.stat(path)
-    if info is None:
-        raise PathNotFound(path, "read")
-    return RemoteFile(storage, info)
+    return RemoteFile(storage, looks_of(storage).look(path))
+
+
+def looks_of(storage: Storage) -> Looks:
+    assert storage.looks is not None, "a store has either local paths or looks"
+    return storage.looks
 
 
 class RemoteFiles:
@@ -97,8 +104,8 @@ class RemoteFiles:
 
     def __init__(self, storage: Storage, scheme: str) -> None:
         self._storage, self._scheme = storage, scheme
+        self._looks = looks_of(storage)
         self._lock = threading.Lock()
-        self._infos: dict[str, tuple[float, FileInfo]] = {}
         self._failures: OrderedDict[str, MillpondError] = OrderedDict()
 
     def filesystem(self) -> Any:
@@ -138,33 +145,20 @@ class RemoteFiles:
     def _open(self, path: str, mode: str) -> "_Told":
         if mode.strip("b") != "r":
             raise StorageError(f"open {self._full(path)}: through here, files are only read.")
-        return _Told(RemoteFile(self._storage, self._info(path)), self._told)
+        look = self._told(self._looks.look, self._full(path))
+        return _Told(self._storage, look, self._told)
 
     def _glob(self, path: str) -> list[str]:
         full = self._full(path)
         if is_glob(full):
             infos = list(self._storage.list(full))
-        else:  # DuckDB asks for each name of a list: no listing of what may lie below it.
-            found = self._storage.stat(full)
-            infos = [found] if found else []
-        now = monotonic()
-        with self._lock:
-            self._infos.update({info.path: (now, info) for info in infos})
-        return [info.path for info in infos]
+            self._looks.expect(infos, ends=True)
+            return [info.path for info in infos]
+        # DuckDB asks for each name of a list: no listing of what may lie below it.
+        return [full] if self._looks.renew(full) or self._exists(full) else []
 
     def _info(self, path: str) -> FileInfo:
-        full, now = self._full(path), monotonic()
-        with self._lock:
-            asked, info = self._infos.get(full, (0.0, None))
-            if len(self._infos) > 100_000:
-                self._infos.clear()
-        if info is None or now - asked > REMEMBER_S:
-            info = self._storage.stat(full)
-            if info is None:
-                raise PathNotFound(full, "read")
-            with self._lock:
-                self._infos[full] = (now, info)
-        return info
+        return self._looks.look(self._full(path)).info
 
     def _exists(self, path: str) -> bool:
         try:
@@ -187,8 +181,8 @@ class RemoteFiles:
 class _Told(RemoteFile):
     """A file whose failures are kept for `failure_in`."""
 
-    def __init__(self, file: RemoteFile, told: Callable[..., Any]) -> None:
-        super().__init__(file._storage, file._info)
+    def __init__(self, storage: Storage, look: Look, told: Callable[..., Any]) -> None:
+        super().__init__(storage, look)
         self._told = told
 
     def read(self, length: int | None = -1) -> bytes:

@@ -36,6 +36,8 @@ from millpond.storage.values import Buffers, FileInfo, Range, Staged
 class LocalStorage:
     """Files by path, `~/…` or `file://` URI. Given and returned paths are absolute."""
 
+    looks = None
+
     def list(self, prefix: str) -> Iterator[FileInfo]:
         """All files at or below `prefix`, a folder, a file or a glob, sorted by path.
 

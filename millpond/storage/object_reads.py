@@ -9,7 +9,7 @@ from millpond.errors import StorageError
 from millpond.storage.pool import THREADS, each
 from millpond.storage.preads import memory_of
 from millpond.storage.ranges import Read, cut
-from millpond.storage.values import Buffers
+from millpond.storage.values import Buffers, FileInfo
 
 # One connection gives some 50 to 100 MB/s, so what is longer is read by several. But each
 # request costs a server as much as some MiB of a body: those of 64 MiB cost it half of what
@@ -23,14 +23,13 @@ _NOTHING = memoryview(b"")
 
 
 class Fetched(NamedTuple):
-    """The answer to one request: how many bytes, and size and version of the whole object.
+    """The answer to one request: how many bytes, and the object as it was then.
 
     `data` holds the bytes, unless they were put where the caller said.
     """
 
     n_bytes: int
-    size_bytes: int
-    version: str
+    info: FileInfo
     data: memoryview = _NOTHING
 
 
@@ -61,12 +60,12 @@ def read_objects(reads: Sequence[Read], fetch: Fetch) -> Buffers:
     versions: dict[str, str] = {}
     for request, answer in zip(asked, answers, strict=True):
         path = request.path
-        if versions.setdefault(path, answer.version) != answer.version:
+        if versions.setdefault(path, answer.info.version) != answer.info.version:
             raise StorageError(
                 f"read {path}: it was replaced while it was being read. Read it again; for "
                 "data that changes, write new files and name them in a manifest."
             )
-        sizes[path] = answer.size_bytes
+        sizes[path] = answer.info.size_bytes
         if not request.memory:
             buffers[request.first] = answer.data
     for i, read in enumerate(reads):
@@ -138,7 +137,7 @@ def gather(chunks: Iterable[Any], memory: Sequence[memoryview]) -> int:
 
 def _fetched(request: Request, fetch: Fetch) -> Fetched:
     answer = fetch(request.path, request.offset, request.length, request.memory)
-    wanted = max(min(request.length, answer.size_bytes - request.offset), 0)
+    wanted = max(min(request.length, answer.info.size_bytes - request.offset), 0)
     if answer.n_bytes != wanted:
         raise StorageError(
             f"read {request.path}: {answer.n_bytes} bytes came from offset {request.offset}, but "

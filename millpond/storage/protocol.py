@@ -2,11 +2,12 @@
 
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from millpond.errors import NotAtomic
+from millpond.storage.looks import Looks
 from millpond.storage.values import Buffers, FileInfo, Range, Staged
 
 AHEAD = 2  # Requests under way while the answer to one is used.
@@ -14,6 +15,10 @@ AHEAD = 2  # Requests under way while the answer to one is used.
 
 class Storage(Protocol):
     """What every store can do. Paths are full paths or URIs of that store."""
+
+    @property
+    def looks(self) -> Looks | None:
+        """How files are opened that `local_path` does not give; None where it gives all."""
 
     def list(self, prefix: str) -> Iterator[FileInfo]:
         """All files at or below `prefix`, sorted by path; hidden and staged ones left out."""
@@ -77,6 +82,22 @@ def put_new(storage: Storage, path: str, data: bytes) -> bool:
         file.write(data)
     storage.publish([storage.seal(staged)])
     return True
+
+
+def expect(
+    storage: Callable[[str], Storage], files: Sequence[FileInfo | str], *, ends: bool
+) -> None:
+    """These files will be opened soon, in this order; `ends` says that it begins at the end.
+
+    Costs nothing by itself: the first one that is opened lets others be looked at meanwhile.
+    """
+    apart: dict[int, tuple[Looks, list[FileInfo | str]]] = {}
+    for file in files:
+        looks = storage(file if isinstance(file, str) else file.path).looks
+        if looks is not None:
+            apart.setdefault(id(looks), (looks, []))[1].append(file)
+    for looks, some in apart.values():
+        looks.expect(some, ends=ends)
 
 
 def read_ahead(storage: Storage, ranges: Iterable[Range]) -> Iterator[tuple[Range, memoryview]]:

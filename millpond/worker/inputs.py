@@ -15,6 +15,7 @@ from millpond.physical.stages import PartRows, SplitRows, Task, ToPart
 from millpond.schema import Schema
 from millpond.shuffle.index import PartsUnreadable
 from millpond.shuffle.read import read_part_rows
+from millpond.storage import expect
 from millpond.worker.streams import CountedRows, Stream
 from millpond.worker.worker import Worker
 
@@ -114,8 +115,9 @@ class Inputs:
     def _splits(
         self, name: str, scan: Scan, splits: tuple[Split, ...], sql: str, cursor: Cursor
     ) -> str:
-        for path in {s.path for split in splits for s in split.slices}:
-            self._worker.storage(path)  # From now on the engine can read there.
+        paths = dict.fromkeys(s.path for split in splits for s in split.slices)
+        # From now on the engine can read there, too.
+        expect(self._worker.storage, list(paths), ends=scan.format == "parquet")
         table = ""
         held = [s.rows.table for s in splits if s.rows is not None]
         if held:

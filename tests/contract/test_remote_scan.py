@@ -1,12 +1,14 @@
 """What lies in an object store gives the same rows and types as a local file."""
 
+import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import clouds
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -18,16 +20,17 @@ from places import Place, remote
 
 import millpond
 from millpond.engine.duckdb import Engine
-from millpond.errors import MillpondError, PathNotFound, StorageError
+from millpond.errors import MillpondError, PathNotFound, SchemaMismatch, StorageError
 from millpond.storage import (
     LocalStorage,
     ObjectStorage,
     Range,
     RemoteFile,
     RemoteFiles,
-    Storage,
     open_file,
 )
+from millpond.storage.looks import Look, Looks
+from millpond.storage.object_client import ObjectClient
 
 
 @pytest.fixture
@@ -87,8 +90,9 @@ def test_a_missing_path_is_named(session: Any, there: Place) -> None:
 class Counted:
     """A storage that counts the bytes that are read from it."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: ObjectStorage) -> None:
         self.storage, self.asked = storage, 0
+        self.looks = Looks(self.peek)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.storage, name)
@@ -97,6 +101,11 @@ class Counted:
         views = self.storage.read_many(ranges)
         self.asked += sum(len(view) for view in views)
         return views
+
+    def peek(self, path: str, offset: int, length: int) -> Look:
+        look = self.storage.peek(path, offset, length)
+        self.asked += len(look.data)
+        return look
 
 
 @pytest.fixture
@@ -177,9 +186,9 @@ def test_a_replaced_object_is_read_anew_even_within_a_second(
         def list(self, prefix: str) -> Any:
             return (replace(info, modified_s=1_700_000_000) for info in self.storage.list(prefix))
 
-        def stat(self, path: str) -> Any:
-            info = self.storage.stat(path)
-            return info and replace(info, modified_s=1_700_000_000)
+        def peek(self, path: str, offset: int, length: int) -> Look:
+            look = super().peek(path, offset, length)
+            return look._replace(info=replace(look.info, modified_s=1_700_000_000))
 
     engine.read_through(RemoteFiles(Fixed(there.storage), "s3"))  # type: ignore[arg-type]
     for first in (5000, 7000, 8000):
@@ -197,7 +206,7 @@ def test_a_failure_of_the_store_comes_through_the_engine_as_it_is(engine: Engine
         engine.read_through(RemoteFiles(storage, "s3"))
         with engine.cursor() as cursor:
             assert cursor.rows("SELECT count(*) FROM 's3://bucket/a.csv'") == [(1000,)]
-            server.faults = ["", "403"] * 20
+            server.faults = ["403"] * 20
             with pytest.raises(StorageError, match=r"s3://bucket/b\.csv.*403 Forbidden") as caught:
                 cursor.rows("SELECT count(*) FROM read_csv('s3://bucket/b.csv')")
             assert "the-session-token" not in str(caught.value)
@@ -214,7 +223,122 @@ def test_files_of_a_list_cost_no_listing_each(gs_cloud: Any, tmp_path: Path) -> 
         pytest.MonkeyPatch.context() as patch,
         millpond.init(storage_options=gs_cloud.options(), threads=2, progress=False) as sp,
     ):
-        listed, below = [], ObjectStorage._below
-        patch.setattr(ObjectStorage, "_below", lambda *at: listed.append(at) or below(*at))
+        listed, below = [], ObjectClient.below
+        patch.setattr(ObjectClient, "below", lambda *at: listed.append(at) or below(*at))
         assert sp.read_parquet("gs://contract/many/*.parquet").count() == 30
     assert len(listed) <= 3
+
+
+class Requests:
+    """A store of many small Parquet files, and how many requests it answered since `clear`."""
+
+    def __init__(self, cloud: clouds.Clouds, n: int, patch: pytest.MonkeyPatch) -> None:
+        self.cloud, self.n, self.count = cloud, n, 0
+        for i in range(n):
+            self.put(i, pa.table({"i": [i], "t": [f"row {i}"]}))
+        handler: Any = cloud.RequestHandlerClass
+        parse = handler.parse
+
+        def counted(request: Any) -> Any:
+            found = parse(request)
+            with cloud.lock:
+                self.count += 1
+            return found
+
+        patch.setattr(handler, "parse", counted)
+
+    def put(self, i: int, table: pa.Table) -> None:
+        made = io.BytesIO()
+        pq.write_table(table, made)
+        self.cloud.objects[f"many/{i:05}.parquet"] = (made.getvalue(), {})
+
+    def of(self, work: Callable[[], Any]) -> int:
+        self.count = 0
+        work()
+        return self.count
+
+
+@pytest.fixture
+def requests_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Requests]]:
+    with clouds.clouds("gs") as cloud:
+        monkeypatch.setattr(clouds, "PAGE", 1000)
+        yield lambda n: Requests(cloud, n, monkeypatch)
+
+
+MANY = "gs://contract/many/*.parquet"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [150, pytest.param(10_000, marks=pytest.mark.full)])
+def test_each_of_many_small_files_costs_one_request_a_run(
+    requests_of: Callable[[int], Requests], n: int
+) -> None:
+    store = requests_of(n)
+    with millpond.init(storage_options=store.cloud.options(), threads=2, progress=False) as sp:
+        frames = []
+        at_the_call = store.of(lambda: frames.append(sp.read_parquet(MANY)))
+        # Up to 1,000 files all footers are looked at; a listing has pages of 1,000.
+        assert at_the_call <= (n if n <= 1000 else 1) + n // 1000 + 4
+        (df,) = frames
+        runs: dict[str, Callable[[], Any]] = {
+            "count": lambda: df.count() == n,
+            "collect": lambda: sorted(df.to_arrow()["i"].to_pylist()) == list(range(n)),
+            "sort": lambda: df.sort("i DESC").to_arrow()["i"].to_pylist() == [*range(n)][::-1],
+            "groups": lambda: len(df.group_by("t").agg("count(*) AS n").take_all()) == n,
+            "staged": lambda: df.repartition(3, hash_by="i").count() == n,
+        }
+        for name, work in runs.items():
+            right: list[bool] = []
+            asked = store.of(lambda: right.append(work()))  # noqa: B023
+            assert (right, asked <= n + 10) == ([True], True), (name, asked)
+        written = sp.read_parquet(MANY)
+        beside = store.of(lambda: written.write_parquet("gs://contract/out", mode="overwrite"))
+        assert beside <= n + 60
+        assert sp.read_parquet("gs://contract/out").count() == n
+
+
+@pytest.mark.slow
+def test_row_counts_of_many_files_are_asked_for_together(
+    requests_of: Callable[[int], Requests],
+) -> None:
+    store = requests_of(120)
+    with millpond.init(storage_options=store.cloud.options(), threads=2, progress=False) as sp:
+        df = sp.read_parquet(MANY).repartition(5, by_rows=True)
+        plan = store.of(lambda: df.explain(physical=True))
+        assert plan <= 120 + 5
+        assert df.count() == 120
+
+
+def test_a_file_of_other_columns_is_named_among_many_of_a_store(
+    requests_of: Callable[[int], Requests],
+) -> None:
+    store = requests_of(40)
+    store.put(33, pa.table({"i": [1.5]}))
+    with (
+        millpond.init(storage_options=store.cloud.options(), progress=False) as sp,
+        pytest.raises(SchemaMismatch, match=r"00033\.parquet lacks t VARCHAR and has other"),
+    ):
+        sp.read_parquet(MANY)
+
+
+def test_a_file_that_vanishes_after_the_listing_is_named(
+    requests_of: Callable[[int], Requests],
+) -> None:
+    store = requests_of(20)
+    with millpond.init(storage_options=store.cloud.options(), progress=False) as sp:
+        df = sp.read_parquet(MANY)
+        del store.cloud.objects["many/00013.parquet"]
+        with pytest.raises(MillpondError, match=r"gs://contract/many/00013\.parquet"):
+            df.count()
+
+
+def test_a_file_that_was_replaced_between_call_and_run_is_read_as_it_is(
+    requests_of: Callable[[int], Requests],
+) -> None:
+    store = requests_of(20)
+    with millpond.init(storage_options=store.cloud.options(), progress=False) as sp:
+        df = sp.read_parquet(MANY)
+        store.put(7, pa.table({"i": range(100, 50_000), "t": ["x" * 20] * 49_900}))
+        assert df.count() == 19 + 49_900
+        store.put(7, pa.table({"i": [7], "t": ["short"]}))
+        assert df.count() == 20

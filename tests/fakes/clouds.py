@@ -72,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: Clouds
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # Else each answer waits 40 ms for the client to confirm.
     meta = ""  # How the names of headers with metadata begin.
 
     def log_message(self, *args: Any) -> None:

@@ -98,6 +98,7 @@ def faulty_s3() -> Iterator[FaultyS3]:
 class _Handler(BaseHTTPRequestHandler):
     server: FaultyS3
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # Else each answer waits 40 ms for the client to confirm.
 
     def log_message(self, *args: Any) -> None:
         pass
