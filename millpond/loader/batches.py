@@ -5,8 +5,10 @@ that it was given, so that a thread may run it, and it never looks at the loader
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from itertools import islice
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ import pyarrow as pa
 from millpond.errors import RowsUnreadable
 from millpond.loader.columns import Column, to_arrow, to_numpy
 from millpond.loader.order import BlockOrder, splitmix64_array
+from millpond.loader.prefetch import Ahead
 from millpond.loader.sequence import GlobalSequence, Single
 from millpond.loader.state import Cursor, Receipt, receipt_words
 from millpond.loader.steps import Geometry
@@ -22,6 +25,7 @@ from millpond.loader.units import Units, interleave
 from millpond.loader.views import to_views
 
 Int64s = npt.NDArray[np.int64]
+T = TypeVar("T")
 Format = Literal["numpy", "arrow", "torch", "views"]
 FORMATS = get_args(Format)
 
@@ -29,6 +33,8 @@ FORMATS = get_args(Format)
 # at, but not more bytes than stay in the cache of the processor and of the allocator.
 GROUP_ROWS = 8192
 GROUP_BYTES = 8 << 20
+# Groups whose rows were asked for and wait to be read: more of them gain nothing.
+_ASKED_AHEAD = 2
 # A damaged unit has that many substitutes to try before the loader gives up.
 TRIES = 64
 
@@ -95,21 +101,28 @@ class Maker:
     skip_bad: bool = False
     share: Share = Share()
     dress: Dress | None = None
+    threads: bool = False
 
     def groups(self, cursor: Cursor, end_epoch: int | None) -> Iterator[Group]:
         """All batches of our share from `cursor` to the end of the run, in order."""
-        ready: _Plan | None = None
         prepared = [units.prepare(self._blocks(cursor.epoch) is None) for units in self.units]
-        advise, epoch = any(prepared), -1
-        for plan in self._plans(cursor, end_epoch):
-            if advise:
-                self._ask_for(plan, begins=plan.epoch != epoch)
-                epoch = plan.epoch
-            if ready is not None:
-                yield self._group(ready)
-            ready = plan
-        if ready is not None:
-            yield self._group(ready)
+        plans = self._plans(cursor, end_epoch)
+        if not any(prepared):
+            yield from map(self._group, plans)
+        elif self.threads:
+            # The disk takes requests at its own pace: a thread waits for it.
+            with closing(Ahead(self._asked_for(plans), _ASKED_AHEAD)) as asked:
+                yield from map(self._group, asked)
+        else:
+            yield from map(self._group, one_ahead(self._asked_for(plans)))
+
+    def _asked_for(self, plans: Iterator["_Plan"]) -> Iterator["_Plan"]:
+        """Plans whose rows were asked for."""
+        epoch = -1
+        for plan in plans:
+            self._ask_for(plan, begins=plan.epoch != epoch)
+            epoch = plan.epoch
+            yield plan
 
     def _plans(self, cursor: Cursor, end_epoch: int | None) -> Iterator["_Plan"]:
         turn = 0
@@ -231,6 +244,15 @@ class Maker:
             bad[places[wrong]] = True
             tries[wrong] += 1
             wanted = np.where(wrong, substitute(units, tries, of.n), wanted)
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Each item when the one after it was made."""
+    ready = list(islice(items, 1))
+    for item in items:
+        yield ready.pop()
+        ready.append(item)
+    yield from ready
 
 
 def shown(columns: dict[str, Column], format: Format, dress: Dress | None) -> Any:

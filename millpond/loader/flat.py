@@ -24,8 +24,8 @@ from millpond.loader.memory import (
     Pool,
     available_bytes,
     libc,
-    libc_locked,
     map_file,
+    will_need,
 )
 
 Int64s = npt.NDArray[np.int64]
@@ -118,17 +118,9 @@ class LocalShards:
         return self.memory.bytes, starts
 
     def advise(self, starts: Int64s, lengths: Int64s) -> None:
-        """Ask for the pages of each range, without waiting.
-
-        The calls keep the interpreter's lock: each is a microsecond, and to hand the
-        lock over a thousand times would cost a waiting consumer far more.
-        """
-        page = mmap.PAGESIZE
-        begins = starts // page * page
-        sizes = starts + lengths - begins
-        madvise, base = libc_locked().madvise, self.memory.base
-        for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
-            madvise(base + begin, size, mmap.MADV_WILLNEED)
+        """Ask for the pages of each range. It waits while the disk takes no more requests."""
+        begins = starts // mmap.PAGESIZE * mmap.PAGESIZE
+        will_need(self.memory.base + begins, starts + lengths - begins)
 
     def read_ahead(self) -> None:
         """Read all shards into the page cache, front to back: 2 to 4 times sooner warm than

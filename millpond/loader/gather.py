@@ -53,7 +53,7 @@ class Gather:
         valid = self._valid(node, rows, chunk, local)
         width = fixed_width(node)
         if width is not None:
-            self._map_only(node.data)
+            self.source.map_only(self.rows, self.chunk)
             starts = self.layout.address[node.data][chunk] + local * width
             if self._in_place and is_viewed(node.kind):
                 return self._views(name, node, starts, starts + width, valid)
@@ -63,7 +63,7 @@ class Gather:
             leaf = node if is_bytes(node.kind) else node.children[0]
             each = 1 if is_bytes(node.kind) else leaf.kind.bit_width // 8
             first, last = self._edges(node, leaf.data, each, rows, chunk, local)
-            self._map_only(leaf.data)
+            self.source.map_only(self.rows, self.chunk)
             base = self.layout.address[leaf.data][chunk]
             starts, ends = base + first * each, base + last * each
             has_nulls_inside = leaf is not node and self.layout.present[leaf.valid]
@@ -205,7 +205,7 @@ class Gather:
             expanded = self._expand(offsets, self.chunk, first + start)
             if self._valid(leaf, *expanded) is not None:
                 raise NullTokens
-        self._map_only(leaf.data)
+        self.source.map_only(self.rows, self.chunk)
         begin = self.layout.address[leaf.data][self.chunk] + (first + start) * each
         values = self._read(lambda: self.shards.ragged(begin, begin + size * each))
         return values.view(leaf.kind.to_pandas_dtype())
@@ -254,16 +254,6 @@ class Gather:
         at = self.layout.address[slot][chunk] + local * width
         found = self.shards.memory.fixed(at, width * count, align=min(width, 8) if count > 1 else 0)
         return found.view(np.uint8).reshape(rows.size, width * count)
-
-    def _map_only(self, slot: int) -> None:
-        """For wide values: local files are mapped, other storages read by ranges."""
-        if self.shards.all_held:
-            return
-        nothing = np.zeros_like(self.layout.length[slot][self.chunk])
-        try:
-            self.shards.hold(self.layout.shard[self.chunk], nothing, nothing)
-        except ShardUnreadable as error:
-            raise self._lost(error) from error
 
     def _read(self, read: Callable[[], T]) -> T:
         try:

@@ -330,6 +330,7 @@ class Loader:
             s.on_error == "skip",
             share,
             self._dress,
+            threads=s.prefetch > 0,
         )
 
     def _must_be(self, generation: int) -> None:

@@ -95,25 +95,32 @@ class ShardRows:
         return self._lock
 
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None:
-        """Say that `count` rows from each of `rows` on are read next: of wide columns."""
+        """Say that `count` rows from each of `rows` on are read next.
+
+        Of wide columns they are asked for, of narrow buffers all that is not checked yet.
+        """
         if self.shards.resident:
             return
         chunk, local = self.layout.chunks.find(rows)
+        try:
+            self.map_only(rows, chunk)
+        except RowsUnreadable:
+            return  # Whoever takes these rows is told, and may skip them.
         for name in columns:
             node, width = self.layout.columns[name], self.layout.row_bytes[name]
-            if name not in self.layout.sums:
-                continue  # Narrow: its buffers are read whole at the first touch.
-            slot = node.data if node.data >= 0 else node.children[0].data
-            size = self.layout.length[slot][chunk]
-            # Where a ragged value lies is not known before its offset is read; on
-            # average, rows lie as many bytes apart as they are long.
-            first = np.minimum((local * width).astype(np.int64), size)
-            at = self.layout.address[slot][chunk] + first
-            try:
-                self._open(slot, rows, chunk)
-            except RowsUnreadable:
-                return  # Whoever takes these rows is told, and may skip them.
-            self.shards.advise(at, np.minimum(size - first, int(width * count)))
+            narrow, wide = set(node.slots()), -1
+            if name in self.layout.sums:
+                wide = node.data if node.data >= 0 else node.children[0].data
+                narrow = narrow - {wide} | {self.layout.sums[name]}
+            for slot in narrow:
+                self._ask_for(slot, np.unique(chunk[~self._checked[slot][chunk]]))
+            if wide >= 0:
+                # Where a ragged value lies is not known before its offset is read; on
+                # average, rows lie as many bytes apart as they are long.
+                size = self.layout.length[wide][chunk]
+                first = np.minimum((local * width).astype(np.int64), size)
+                at = self.layout.address[wide][chunk] + first
+                self.shards.advise(at, np.minimum(size - first, int(width * count)))
 
     def advise_new(self, rows: Int64s, columns: Sequence[str]) -> None:
         """`advise` for those of `rows` that this process has not checked yet: no others cost
@@ -179,20 +186,27 @@ class ShardRows:
             need = np.unique(chunk)
         self._open(slot, rows, chunk)
         if not self.shards.resident:
-            self.shards.advise(self.layout.address[slot][need], self.layout.length[slot][need])
+            self._ask_for(slot, need)
         for c in need.tolist():
             self._check(slot, c, rows, chunk)
         self._slot_done[slot] = self._checked[slot].all()
 
+    def _ask_for(self, slot: int, chunks: Int64s) -> None:
+        self.shards.advise(self.layout.address[slot][chunks], self.layout.length[slot][chunks])
+
     def _open(self, slot: int, rows: Int64s, chunk: Int64s) -> None:
+        self._hold(rows, chunk, self.layout.address[slot][chunk], self.layout.length[slot][chunk])
+
+    def map_only(self, rows: Int64s, chunk: Int64s) -> None:
+        """For wide values: local files are mapped, other storages read by ranges."""
+        nothing = np.zeros_like(chunk)
+        self._hold(rows, chunk, nothing, nothing)
+
+    def _hold(self, rows: Int64s, chunk: Int64s, starts: Int64s, lengths: Int64s) -> None:
         if self.shards.all_held:
             return
         try:
-            self.shards.hold(
-                self.layout.shard[chunk],
-                self.layout.address[slot][chunk],
-                self.layout.length[slot][chunk],
-            )
+            self.shards.hold(self.layout.shard[chunk], starts, lengths)
         except ShardUnreadable as error:
             bad = self.layout.shard[chunk] == error.shard
             raise self.unreadable(rows[bad], error.shard, error.what) from error

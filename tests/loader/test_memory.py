@@ -1,14 +1,19 @@
 """Output memory: used again when nobody looks at it, by one taker at a time."""
 
+import mmap
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from millpond.loader import open_dataset, write_dataset
-from millpond.loader.memory import Memory, Pool
+from millpond.loader.memory import Memory, Pool, map_file, will_need
+from millpond.loader.shard_rows import ShardRows
+from tests.support.loader_sets import Make, ids
 
 SIZE = 1 << 20
 
@@ -78,3 +83,52 @@ def test_rows_to_the_very_end_of_the_range_are_gathered(width: int, tmp_path: Pa
 def test_an_empty_value_at_the_end_of_a_range_is_not_looked_at() -> None:
     memory = Memory(8192)
     assert memory.ragged(np.array([0, 8192]), np.array([8192, 8192])).size == 8192
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_pages_are_asked_for_with_and_without_a_call_for_many_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    if not many:
+        monkeypatch.setattr("millpond.loader.memory._own_process", lambda pid: -1)
+    size = 4 << 20
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size))
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        memory = Memory(size)
+        map_file(memory.base, size, file.fileno())
+        begins = memory.base + np.arange(0, size, mmap.PAGESIZE)
+        will_need(begins[::-1], np.full(begins.size, 100))
+    # Whoever reads them finds the file's bytes; asking for nothing at all is no error.
+    assert not memory.bytes[:size].any()
+    will_need(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+class Recorded(ShardRows):
+    """Rows that note what was asked for, and what was read before that."""
+
+    asked: set[int]
+    early: list[int]
+
+    def advise(self, rows: np.ndarray, columns: Any, count: int = 1) -> None:
+        self.asked |= {row + i for row in rows.tolist() for i in range(count)}
+        super().advise(rows, columns, count)
+
+    def take(self, rows: np.ndarray, columns: Any, in_place: bool = False) -> Any:
+        self.early += [row for row in rows.tolist() if row not in self.asked]
+        return super().take(rows, columns, in_place)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("shuffle", [False, "global", "block"])
+def test_every_row_is_asked_for_before_it_is_read(make: Make, prefetch: int, shuffle: Any) -> None:
+    ds = make(3000, rows_per_shard=1000)
+    ds.rows.__class__ = Recorded
+    rows = cast(Recorded, ds.rows)
+    rows.asked, rows.early = set(), []
+    blocks = {"block_rows": 10, "window_blocks": 20} if shuffle == "block" else {}
+    loader = ds.loader(7, shuffle=shuffle, prefetch=prefetch, epochs=2, **blocks)
+    assert sorted(ids(loader)) == sorted([*range(3000)] * 2)
+    assert not rows.early
