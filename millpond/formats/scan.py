@@ -16,13 +16,15 @@ IDENTITY = (FILE, ROW)  # Hidden columns: a row's place in the input.
 class FileSlice:
     """Rows of one file: `n_rows` from `first_row`, or all of them (`n_rows` None).
 
-    `values` are those of the scan's `keys` in all of its rows, as text; None is NULL.
+    `values` are those of the scan's `keys` in all of its rows, as text; None is NULL. `place` is
+    the file's among those of the source, where rows tell theirs and not all files are read.
     """
 
     path: str
     first_row: int = 0
     n_rows: int | None = None
     values: tuple[str | None, ...] = ()
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def _reader(scan: Scan, paths: list[str]) -> str:
 def _run_sql(scan: Scan, run: list[FileSlice]) -> str:
     source = _reader(scan, [piece.path for piece in run])
     if not scan.keys:
-        return _select(scan, source, _rows_of(run[0]))
+        return _select(scan, source, _rows_of(run[0]), run[0].place)
     values = dict(zip(scan.keys, run[0].values, strict=True))
     items = [
         _constant(f, values[f.name]) if f.name in values else quote.name(f.name)
@@ -142,7 +144,7 @@ def _rows_of(part: FileSlice) -> str:
     return f" WHERE file_row_number BETWEEN {part.first_row} AND {last}"
 
 
-def _select(scan: Scan, source: str, tail: str) -> str:
+def _select(scan: Scan, source: str, tail: str, place: int = 0) -> str:
     # Rows that were kept may have come back in plainer types.
     kept = scan.format in ("memory", "arrow")
     columns = ", ".join(
@@ -150,7 +152,8 @@ def _select(scan: Scan, source: str, tail: str) -> str:
         for f in scan.schema
     )
     if scan.identity:
-        columns += f", file_index AS {quote.name(FILE)}, file_row_number AS {quote.name(ROW)}"
+        number = f"file_index + {place}" if place else "file_index"
+        columns += f", {number} AS {quote.name(FILE)}, file_row_number AS {quote.name(ROW)}"
     return f"SELECT {columns or 'NULL'} FROM {source}{tail}"
 
 

@@ -117,11 +117,11 @@ class Statement:
         return (*self._ctes, "\nSELECT * FROM (\n", *sql, "\n)") if self._ctes else sql
 
     def _render(self, at: n.Node) -> Pieces:
-        if isinstance(at, n.Sort) and (placed := self._placed(at.input)):
+        if isinstance(at, n.Sort) and (placed := self.placed(at.input)):
             return f.sorted_(self.query(placed), at.schema.names, at.keys, (FILE, ROW))
         return f.render(at, tuple(self.query(i) for i in n.inputs_of(at)))
 
-    def _placed(self, at: n.Node) -> n.Node | None:
+    def placed(self, at: n.Node) -> n.Node | None:
         """`at` with each row's place in the input, where every thread knows it as it reads.
 
         To number rows as they come is one thread's work, and nearly doubles a sort's time.
@@ -131,7 +131,7 @@ class Statement:
                 if dict(scan.options).get("union_by_name") or scan.keys or scan.limit is not None:
                     return None
                 return replace(at, scan=replace(scan, identity=True))
-            case n.Filter() if self._readers[id(at)] < 2 and (below := self._placed(at.input)):
+            case n.Filter() if self._readers[id(at)] < 2 and (below := self.placed(at.input)):
                 return replace(at, input=below)
         return None
 

@@ -24,6 +24,7 @@ LEAST_GROUP_BYTES = 4 << 20
 # Of a random order. A file, as its rows lie where they come from, is a small part of memory:
 # they grow, and are there twice for a moment.
 FILES_IN_MEMORY = 32
+RANGES_IN_MEMORY = 8  # As rows, for each thread. Of larger ones, one is put in order at a time.
 MOST_FILES = 512  # All are open at once, and a process may usually open 1024.
 _STORED_ROW_BYTES = 512  # Batches are cut by rows; wider ones would not stay small.
 _ROW_GROWTH = 8  # Rows in memory to rows in a file, at most, or nearly so.
@@ -77,11 +78,11 @@ def _why_not(sink: n.DataSink, node: n.HashPartition, settings: Settings) -> str
         return f"more than {MOST_FILES} files would be open at once"
     if why := why_not_arrow(node.schema, sink.options):
         return why
-    stored, rows = _stored(node, settings)
-    if rows and stored // rows > _STORED_ROW_BYTES:
-        return f"rows of {stored // rows} bytes are wide"
+    size, rows = stored(node, settings)
+    if rows and size // rows > _STORED_ROW_BYTES:
+        return f"rows of {size // rows} bytes are wide"
     held = held_bytes(node.n, settings.memory_bytes)
-    if held // node.n < LEAST_GROUP_BYTES and stored * _ROW_GROWTH > held:
+    if held // node.n < LEAST_GROUP_BYTES and size * _ROW_GROWTH > held:
         return (
             f"row groups of {held / node.n / 2**20:.1f} MiB are small, and "
             f"{node.n} of {LEAST_GROUP_BYTES >> 20} MiB do not fit into a quarter of the memory"
@@ -103,7 +104,7 @@ def _why_not_random(sink: n.DataSink, node: n.RandomPartition, settings: Setting
 
 def _n_files(node: n.RandomPartition, settings: Settings) -> int:
     each = min(settings.split_bytes // 2, settings.memory_bytes // FILES_IN_MEMORY)
-    return max(1, -(-_stored(node, settings)[0] // max(1, each)))
+    return max(1, -(-stored(node, settings)[0] // max(1, each)))
 
 
 def why_not_arrow(schema: Schema, options: tuple[tuple[str, str], ...]) -> str:
@@ -117,7 +118,7 @@ def why_not_arrow(schema: Schema, options: tuple[tuple[str, str], ...]) -> str:
     return ""
 
 
-def _stored(node: n.Node, settings: Settings) -> tuple[int, int]:
+def stored(node: n.Node, settings: Settings) -> tuple[int, int]:
     """Bytes and rows of all sources below, where rows are known; bytes as they lie there."""
     match node:
         case n.Kept(source=source) | (n.DataSource() as source):
@@ -127,7 +128,7 @@ def _stored(node: n.Node, settings: Settings) -> tuple[int, int]:
             if source.scan.format != "parquet":
                 return size, 0
             return size, sum(sum(settings.footer(file.path).rows) for file in source.files)
-    found = [_stored(i, settings) for i in n.inputs_of(node)]
+    found = [stored(i, settings) for i in n.inputs_of(node)]
     return sum(size for size, _ in found), sum(rows for _, rows in found)
 
 

@@ -31,7 +31,8 @@ from millpond.physical.pipe import (
 from millpond.physical.records import record_sort, record_stages
 from millpond.physical.shape import Physical, Settings, why_staged
 from millpond.physical.shuffling import random_order, sample
-from millpond.physical.sorting import FEW_ROWS, files_in_order, first_rows, sort
+from millpond.physical.sorted_write import files_in_order, ranges_in_order
+from millpond.physical.sorting import FEW_ROWS, first_rows, sort
 from millpond.physical.splits import can_cut, even_splits, finer_splits, source_splits
 from millpond.physical.stages import (
     ConcatInput,
@@ -68,6 +69,9 @@ def _planned(node: n.Node, settings: Settings) -> Physical:
     if stages := record_stages(node, settings):
         why = reason or "tasks that a rerun finds again, or files of an object store"
         return Physical(stages, "staged", f"{why}; records of fixed width, sorted without SQL")
+    if reason is None and (stage := ranges_in_order(node, settings)):
+        only = identified(stage, node, settings.versions)
+        return Physical((only,), "fused", "a sort of more than memory holds, range by range")
     if reason is None:
         why, only = "one machine, and nothing observes partitions", fused(node, settings.run)
         only = files_in_order(only, node, settings)

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
-from millpond.physical.one_pass import why_not_arrow
+from millpond.physical.fragment import Pieces
 from millpond.physical.pipe import FIXED, Pipe, called, keys_of, looser, ordered
-from millpond.physical.shape import Settings, read_bytes
+from millpond.physical.shape import Settings
 from millpond.physical.shuffling import many
 from millpond.physical.splits import thinned
 from millpond.physical.stages import (
@@ -17,9 +17,7 @@ from millpond.physical.stages import (
     ShardsInput,
     SortStep,
     SourceInput,
-    Stage,
     StageInput,
-    ToFile,
     ToPart,
 )
 from millpond.physical.wide import told, wide
@@ -36,8 +34,6 @@ SOURCE_GROUPS = 32  # Row groups of these splits that are read, but one of each 
 # Of a longer key, a bound is a prefix: a sample of keys of 1 MB is no burden. Rows carry one
 # byte more, so that none of them equals a bound that it only begins like.
 KEY_BYTES = 1024
-# Of rows in memory: at most eight files are written at once, and one is being filled.
-_LEAST_FILE_BYTES, _FILES_IN_MEMORY = 8 << 20, 32
 FEW_ROWS = 10_000  # Of a sort: found by each task without moving all rows.
 
 
@@ -70,20 +66,6 @@ def sort(cuts: Cuts, node: n.Sort, pipe: Pipe) -> Pipe:
     places = f.text(f.sorted_places(f.slot(0), node.keys))
     step = SortStep(places, f.text(sql), schema)
     return replace(after.then(f.slot(0), schema, "sort"), steps=(step,))
-
-
-def files_in_order(stage: Stage, node: n.Node, settings: Settings) -> Stage:
-    """A sort that is one statement, written by Arrow's encoder: a sixth of all CPU
-    seconds is saved, see benchmarks/sort_peers.py.
-    """
-    match node, stage.output:
-        case n.DataSink(n.Sort(), format="parquet", name=name, keys=()), ToFile() as output if (
-            name and not why_not_arrow(node.schema, node.options)
-        ):
-            each = max(_LEAST_FILE_BYTES, settings.memory_bytes // _FILES_IN_MEMORY)
-            if read_bytes(node) > each:
-                return replace(stage, output=replace(output, each_bytes=each))
-    return stage
 
 
 def _ordinal(pipe: Pipe, task: str) -> str:
@@ -138,13 +120,18 @@ def _bounds(cuts: Cuts, pipe: Pipe, key: str, count: int) -> int:
     sample = replace(few, sql=f.over("SELECT key, ordinal", copies, tail), schema=schema)
     sampled = cuts.close(replace(sample, row_wise=False), ToPart(), "sample keys")
     read = cuts.read(sampled, Edge.ALL, sample, 1)
-    ranked = f.over(
-        "SELECT *, row_number() OVER (ORDER BY key, ordinal) AS r, count(*) OVER () AS c", read.sql
-    )
-    cut = f" WHERE r < c AND (r * {count}) // c > ((r - 1) * {count}) // c ORDER BY r"
-    pipe = replace(read, sql=f.over("SELECT key, ordinal", ranked, cut), schema=schema)
+    pipe = replace(read, sql=cuts_of(read.sql, count), schema=schema)
     pipe = replace(pipe, row_wise=False)
     return cuts.close(pipe, ToPart(), "bounds")
+
+
+def cuts_of(sample: Pieces, count: int) -> Pieces:
+    """The `count - 1` of the keys and ordinals of a sample that cut it evenly, in order."""
+    ranked = f.over(
+        "SELECT *, row_number() OVER (ORDER BY key, ordinal) AS r, count(*) OVER () AS c", sample
+    )
+    cut = f" WHERE r < c AND (r * {count}) // c > ((r - 1) * {count}) // c ORDER BY r"
+    return f.over("SELECT key, ordinal", ranked, cut)
 
 
 def _narrowed(pipe: Pipe, settings: Settings) -> tuple[Pipe, float]:

@@ -81,12 +81,15 @@ class SortStep:
     """The rows of the task's first input in order, ties in that in which they come.
 
     `places` is SQL for the order of their places, over rows with their place as a last column;
-    `sql` gives the rows themselves in order, where they are more than memory holds.
+    `sql` gives the rows themselves in order, where they are more than memory holds. `bounds` is
+    SQL for the keys and ordinals that cut all rows into files, where one task writes several;
+    then the last columns of the step before are an ordinal and a key, and are dropped.
     """
 
     places: str
     sql: str
     schema: Schema
+    bounds: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +278,7 @@ class ToFile:
     """Write one output file per task, staged aside; the run publishes all of them at the end.
 
     With `n`, a task writes `n` files: the last column of the fragment is the number of a
-    row's file, and is dropped.
+    row's file, and is dropped, or its last step says how rows are cut.
     With `each_bytes`, one file after the other, each of rows that take so many bytes in memory.
     With `keys`, one per value of these columns and task, in folders named `key=value`.
     `sorted_by` are columns that the rows are in the order of.

@@ -100,6 +100,15 @@ class PartWriter:
             self._ordered = [rows]
             self._flush()
 
+    def add_ordered(self, rows: Ordered) -> None:
+        """Add rows that are in partition order already; they are kept until a run is full."""
+        with self._no_file_after_an_error():
+            self._order()
+            self._ordered.append(rows)
+            self._held_bytes += rows.batch.nbytes
+            if self._held_bytes >= self._budget:
+                self._flush()
+
     def close(self) -> Written:
         """Write what is held and the index. The file is complete."""
         with self._no_file_after_an_error():

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from millpond.engine.kernels import Ints, integers, random_places, row_numbers
+from millpond.engine.narrow import narrow_schema, narrowed
+from millpond.errors import MillpondError
 from millpond.physical.fragment import ORDINAL_NAME
 from millpond.physical.stages import PartRows, ShuffleStep, SortStep, Task
+from millpond.shuffle.index import PartsUnreadable
 from millpond.storage.direct import reused_memory
+from millpond.worker.streams import Stream
 from millpond.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -23,7 +27,12 @@ _SHARE = 4  # Of a task's memory, one in so many bytes; they are there twice for
 
 def fits(task: Task, worker: Worker) -> bool:
     """Whether the rows of the first input can be held in memory."""
-    return read_bytes(task) <= worker.options.memory_limit_bytes // worker.options.threads // _SHARE
+    return holds(read_bytes(task), worker)
+
+
+def holds(size_bytes: float, worker: Worker) -> bool:
+    """Whether so many bytes of rows can be held in memory by a task, or by a thread of one."""
+    return size_bytes <= worker.options.memory_limit_bytes // worker.options.threads // _SHARE
 
 
 def read_bytes(task: Task) -> int:
@@ -41,11 +50,9 @@ def gathered(
     """The rows of all batches in the order of `step.key`."""
     import pyarrow as pa
 
-    held = list(batches)
-    if not held:
+    one = _together(batches)
+    if one is None:
         return
-    one = held[0] if len(held) == 1 else pa.concat_batches(held, memory_pool=reused_memory())
-    del held
     rows = one.select(range(one.num_columns - 1))
     identities = one.column(one.num_columns - 1)
     with worker.engine.cursor() as cursor:
@@ -62,11 +69,9 @@ def in_sorted_order(
     import numpy as np
     import pyarrow as pa
 
-    held = list(batches)
-    if not held:
+    rows = _together(batches)
+    if rows is None:
         return
-    rows = held[0] if len(held) == 1 else pa.concat_batches(held, memory_pool=reused_memory())
-    del held
     numbers = row_numbers(np.arange(rows.num_rows))
     names = [*rows.schema.names, ORDINAL_NAME]
     with worker.engine.cursor() as cursor:
@@ -74,6 +79,31 @@ def in_sorted_order(
         cursor.register("__s0", pa.table([*rows.columns, numbers], names))
         order = integers(cursor.table(step.places).column(0).combine_chunks())
     yield from _in_order(rows, order)
+
+
+def spilling_order(
+    step: SortStep, batches: Iterator[pa.RecordBatch], worker: Worker
+) -> Iterator[pa.RecordBatch]:
+    """The same of rows that are more than memory holds: DuckDB sorts them whole, and spills."""
+    failed: list[MillpondError | PartsUnreadable] = []
+    schema = narrow_schema(worker.engine.arrow_schema(step.schema))
+    stream = Stream(schema, lambda: batches, failed.append)
+    try:
+        with worker.engine.cursor() as cursor:
+            cursor.register_stream("__s0", stream, once=True)
+            yield from map(narrowed, cursor.reader(step.sql))
+    except MillpondError as error:  # DuckDB tells only that its input failed.
+        raise (failed[0] if failed else error) from error
+
+
+def _together(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+    """All rows in one batch; None if there are none."""
+    import pyarrow as pa
+
+    held = list(batches)
+    if len(held) < 2:
+        return held[0] if held else None
+    return pa.concat_batches(held, memory_pool=reused_memory())
 
 
 def _in_order(rows: pa.RecordBatch, order: Ints) -> Iterator[pa.RecordBatch]:

@@ -12,21 +12,31 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine.cursor import Cursor
+from millpond.engine.narrow import narrow_schema, narrowed
 from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import as_written, codec_of, write_rows
 from millpond.formats.memory import let_go
-from millpond.physical.one_pass import FILES_IN_MEMORY, held_bytes, shuffled_bytes, why_not_arrow
-from millpond.physical.stages import OutputFile, PartRef, ShuffleStep, Task, ToFile, ToPart
+from millpond.physical.one_pass import RANGES_IN_MEMORY, held_bytes, shuffled_bytes, why_not_arrow
+from millpond.physical.stages import (
+    OutputFile,
+    PartRef,
+    ShuffleStep,
+    SortStep,
+    Task,
+    ToFile,
+    ToPart,
+)
 from millpond.schema import Schema
 from millpond.storage import Staged
 from millpond.worker.folders import sealed, write_folders
-from millpond.worker.gather import gathered, read_bytes
+from millpond.worker.gather import gathered, holds, in_sorted_order, read_bytes, spilling_order
 from millpond.worker.worker import Worker
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from millpond.engine.parquet import Made
+    from millpond.shuffle.range_files import Numbered
 
 HELD = 0.3  # Of the memory: what is not DuckDB's and no reserve.
 FILES_AT_ONCE = 8  # Of rows in order: each is in memory; see `physical/sorting.py`.
@@ -152,29 +162,17 @@ def write_in_order(
     """Parquet files of rows as they come, the last of them smaller, without DuckDB."""
     from millpond.shuffle.ordered_files import write_ordered
 
-    output, staged = task.output, list[Staged]()
+    output = task.output
     assert isinstance(output, ToFile)
-    storage, schema = worker.storage(output.directory), worker.engine.arrow_schema(task.schema)
+    schema, codec = worker.engine.arrow_schema(task.schema), codec_of(output)
 
-    def begun() -> str:
-        staged.append(staged_file(task, output, len(staged), worker))
-        return staged[-1].local
+    def write(begun: Callable[[], str]) -> list[Made]:
+        return write_ordered(
+            rows, begun, schema, codec=codec, keys=output.sorted_by, check=check,
+            each_bytes=output.each_bytes, threads=min(worker.options.threads, FILES_AT_ONCE),
+        )  # fmt: skip
 
-    try:
-        made = []
-        for i, (count, checksum) in enumerate(
-            write_ordered(
-                rows, begun, schema, codec=codec_of(output), keys=output.sorted_by,
-                each_bytes=output.each_bytes, threads=min(worker.options.threads, FILES_AT_ONCE),
-                check=check,
-            )
-        ):  # fmt: skip
-            made.append(sealed(storage, staged[i], count, checksum=checksum))
-            staged[i] = made[i].staged
-    except BaseException:
-        storage.discard(staged)
-        raise
-    return _told(made)
+    return _files(task, worker, write)
 
 
 def write_partitions(
@@ -186,12 +184,13 @@ def write_partitions(
     output, options = task.output, worker.options
     assert isinstance(output, ToFile)
     assert output.n is not None
-    schema, held = worker.engine.arrow_schema(task.schema), output.n
+    schema, count = narrow_schema(worker.engine.arrow_schema(task.schema)), output.n
 
-    def write(paths: Sequence[str]) -> list[Made]:
+    def write(begun: Callable[[], str]) -> list[Made]:
         return write_files(
-            cursor.reader(sql), paths, schema, codec=codec_of(output),
-            budget_bytes=held_bytes(held, options.memory_limit_bytes),
+            map(narrowed, cursor.reader(sql)), [begun() for _ in range(count)], schema,
+            codec=codec_of(output),
+            budget_bytes=held_bytes(count, options.memory_limit_bytes),
             threads=options.threads,
             check=check,
         )  # fmt: skip
@@ -200,18 +199,21 @@ def write_partitions(
 
 
 def _files(
-    task: Task, worker: Worker, write: Callable[[Sequence[str]], list[Made]]
+    task: Task, worker: Worker, write: Callable[[Callable[[], str]], list[Made]]
 ) -> dict[str, Any]:
-    """The `n` files of a task, begun aside, written by `write` and sealed."""
-    output = task.output
+    """The files of a task, written by `write`, and sealed. It is given what begins the next one
+    aside, and tells its path."""
+    output, staged = task.output, list[Staged]()
     assert isinstance(output, ToFile)
-    assert output.n is not None
     storage = worker.storage(output.directory)
-    staged: list[Staged] = []
+
+    def begun() -> str:
+        staged.append(staged_file(task, output, len(staged), worker))
+        return staged[-1].local
+
     try:
-        staged += (staged_file(task, output, number, worker) for number in range(output.n))
         made = []
-        for i, (count, checksum) in enumerate(write([each.local for each in staged])):
+        for i, (count, checksum) in enumerate(write(begun)):
             made.append(sealed(storage, staged[i], count, checksum=checksum))
             staged[i] = made[i].staged
     except BaseException:
@@ -233,23 +235,74 @@ def write_random(
     check: Callable[[], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Files of all rows in random order: the last columns are a row's identity and its file."""
+    from millpond.engine.kernels import partition_numbers
+
+    assert isinstance(task.output, ToFile)
+    where = f"{task.output.n} files"
+
+    def numbered(batch: pa.RecordBatch) -> Numbered:
+        last = batch.num_columns - 1
+        numbers = partition_numbers(batch.column(last), where)
+        return narrowed(batch.select(range(last))), numbers
+
+    def in_order(given: Iterator[pa.RecordBatch], size_bytes: float) -> Iterator[pa.RecordBatch]:
+        return gathered(step, given, worker)
+
+    return _ranges(rows, numbered, in_order, task, worker, check)
+
+
+def write_sorted(
+    rows: Iterator[pa.RecordBatch], bounds: pa.Table, step: SortStep, task: Task, worker: Worker,
+    check: Callable[[], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Files of all rows in order: the last columns are an ordinal and a key, as in `bounds`."""
+    from millpond.engine.kernels import Ranges
+
+    ranges = Ranges(bounds)
+
+    def numbered(batch: pa.RecordBatch) -> Numbered:
+        width = batch.num_columns - 2
+        numbers = ranges.of(batch.column(width + 1), batch.column(width))
+        return narrowed(batch.select(range(width))), numbers
+
+    def in_order(given: Iterator[pa.RecordBatch], size_bytes: float) -> Iterator[pa.RecordBatch]:
+        if holds(size_bytes, worker):
+            return in_sorted_order(step, given, worker)
+        return spilling_order(step, given, worker)
+
+    return _ranges(rows, numbered, in_order, task, worker, check)
+
+
+def _ranges(
+    rows: Iterator[pa.RecordBatch],
+    numbered: Callable[[pa.RecordBatch], Numbered],
+    in_order: Callable[[Iterator[pa.RecordBatch], float], Iterator[pa.RecordBatch]],
+    task: Task,
+    worker: Worker,
+    check: Callable[[], None],
+) -> dict[str, Any]:
+    """The `n` files of a task, each a range of the rows' order."""
     from millpond.engine import parquet
-    from millpond.shuffle.random_files import Room, write_shuffled
+    from millpond.shuffle.range_files import Room, write_ranges
 
     output, options = task.output, worker.options
     assert isinstance(output, ToFile)
-    schema, codec = worker.engine.arrow_schema(task.schema), codec_of(output)
-    part = _part_path(task, worker)
+    assert output.n is not None
+    schema, codec = narrow_schema(worker.engine.arrow_schema(task.schema)), codec_of(output)
+    part, count, keys = _part_path(task, worker), output.n, output.sorted_by
     os.makedirs(os.path.dirname(part), mode=0o700, exist_ok=True)
     room = Room(
         shuffled_bytes(options.memory_limit_bytes), options.buffer_bytes,
-        options.memory_limit_bytes // (2 * FILES_IN_MEMORY), options.threads, part,
+        options.memory_limit_bytes // (RANGES_IN_MEMORY * options.threads), options.threads, part,
     )  # fmt: skip
 
-    def make(given: Iterator[pa.RecordBatch], path: str) -> parquet.Made:
-        return parquet.write_file(gathered(step, given, worker), path, schema, codec)
+    def make(given: Iterator[pa.RecordBatch], size_bytes: float, path: str) -> parquet.Made:
+        return parquet.write_file(in_order(given, size_bytes), path, schema, codec, keys)
 
-    return _files(task, worker, lambda paths: write_shuffled(rows, paths, make, room, check))
+    def write(begun: Callable[[], str]) -> list[Made]:
+        return write_ranges(rows, [begun() for _ in range(count)], numbered, make, room, check)
+
+    return _files(task, worker, write)
 
 
 def staged_file(task: Task, output: ToFile, number: int, worker: Worker) -> Staged:

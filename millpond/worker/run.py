@@ -48,6 +48,7 @@ from millpond.worker.outputs import (
     write_part,
     write_partitions,
     write_random,
+    write_sorted,
 )
 from millpond.worker.told import said, unreadable
 from millpond.worker.worker import Worker, WorkerOptions, build_worker
@@ -177,6 +178,10 @@ class _Run:
             case ToFile(n=int()), ShuffleStep():
                 assert rows is not None
                 return write_random(rows, last, task, worker, self._check)
+            case ToFile(n=int()), SortStep(bounds=str() as bounds):
+                assert rows is not None
+                found = cursor.table(self.inputs.bind(bounds, cursor))
+                return write_sorted(rows, found, last, task, worker, self._check)
             case ToFile(format="dataset"), SqlStep() if self._reads_parts(last):
                 from millpond.worker.shards import write_shard
 

@@ -56,6 +56,31 @@ def test_files_are_in_order_and_ties_in_that_of_the_input(
     assert found.column_names == ["i", "k", "s", "t", "few"]
 
 
+@pytest.mark.parametrize("n_files", [1, 3])
+@pytest.mark.parametrize("by", ["s", "k desc", "few nulls first, k", "k % 10, s desc"])
+def test_more_than_memory_holds_is_sorted_range_by_range(
+    source: str, tmp_path: Path, by: str, n_files: int
+) -> None:
+    files = [str(tmp_path / f"{i}.parquet") for i in range(n_files)]
+    for i, file in enumerate(files):  # Rows of one value lie in all of them.
+        some = f"FROM '{source}' WHERE i % {n_files} = {i}"
+        duckdb.sql(f"COPY ({some}) TO '{file}' (FORMAT parquet, ROW_GROUP_SIZE 20_000)")
+    with millpond.init(threads=2, memory_limit="128MB", progress=False) as sp:
+        rows = sp.read_parquet(files).filter("i % 10 < 9").sort(by)
+        made = rows.write_parquet(tmp_path / "out")
+        plan = rows.write_parquet_lazy(tmp_path / "other").explain(physical=True)
+    assert "\nfused: a sort of more than memory holds, range by range" in plan
+    assert made.rows == ROWS * 9 // 10
+    out = parts(tmp_path / "out")
+    sizes = [pq.read_metadata(file).num_rows for file in out]
+    assert len(out) > 10
+    assert max(sizes) < 2 * made.rows / len(out)  # A key of many rows is cut inside.
+    found = pa.concat_tables([pq.read_table(file) for file in out])
+    columns = ", ".join(f"{c} NULLS LAST" if "nulls" not in c else c for c in by.split(", "))
+    query = f"SELECT i FROM '{source}' WHERE i % 10 < 9 ORDER BY {columns}, i % {n_files}, i"
+    assert found.column("i").equals(duckdb.sql(query).to_arrow_table().column("i"))
+
+
 def test_files_tell_the_range_of_a_text_that_they_are_sorted_by(
     source: str, tmp_path: Path
 ) -> None:

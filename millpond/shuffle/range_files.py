@@ -1,28 +1,32 @@
-"""Rows to Parquet files in a random order, in one pass: in memory as far as that goes.
+"""Rows to Parquet files, each a range of their order, in one pass: in memory as far as that goes.
 
 Rows wait by the file they belong to. What comes when the budget is full is written to one
 part, and read back file by file: bytes go to the disk and back only if they must.
 """
 
 import os
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from millpond.engine.kernels import partition_numbers
 from millpond.engine.parquet import Made
 from millpond.errors import MillpondError, Transient
 from millpond.physical.stages import PartRef, PartRows
 from millpond.schema import Schema
 from millpond.shuffle.index import PartsUnreadable
 from millpond.shuffle.read import read_part_rows
-from millpond.shuffle.write import Partitions, PartWriter, checked, ordered
+from millpond.shuffle.write import Ordered, PartWriter, checked, ordered
 from millpond.storage.direct import read_direct
+
+Numbered: TypeAlias = tuple[pa.RecordBatch, npt.NDArray[Any]]  # Rows, and the file of each.
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,39 +43,38 @@ class Room:
     part: str
 
 
-def write_shuffled(
+def write_ranges(
     batches: Iterator[pa.RecordBatch],
     paths: Sequence[str],
-    how: Callable[[Iterator[pa.RecordBatch], str], Made],
+    numbered: Callable[[pa.RecordBatch], Numbered],
+    how: Callable[[Iterator[pa.RecordBatch], float, str], Made],
     room: Room,
     check: Callable[[], None] = lambda: None,
 ) -> list[Made]:
-    """Write each row to the file whose number is its last column, with `how`.
+    """Write each row to the file whose number `numbered` gives, with `how`.
 
-    `how` gets all rows of a file in any order, and makes it. `check` is called often; it
-    raises to make an end.
+    `how` gets all rows of a file as they came, and about how many bytes they take, and makes
+    it. `check` is called often; it raises to make an end.
     """
-    rows, reading, large = _Rows(len(paths), room), threading.Lock(), threading.Lock()
+    rows, large = _Rows(len(paths), room), Lock()
 
-    def next_batch() -> pa.RecordBatch | None:
-        with reading:
-            return next(batches, None)
-
-    def fill(_: int) -> None:
-        while (batch := next_batch()) is not None:
-            check()
-            rows.add(batch)
+    def by_file(batch: pa.RecordBatch) -> Ordered:
+        kept, numbers = numbered(batch)
+        return ordered(kept, checked(numbers, kept.num_rows, len(paths)), len(paths))
 
     def write(number: int) -> Made:
         check()
-        if rows.size_bytes(number) <= room.large_bytes:
-            return how(rows.of(number), paths[number])
+        size = rows.size_bytes(number)
+        if size <= room.large_bytes:
+            return how(rows.of(number), size, paths[number])
         with large:
-            return how(rows.of(number), paths[number])
+            return how(rows.of(number), size, paths[number])
 
     try:
         with ThreadPoolExecutor(room.threads, thread_name_prefix="write-files") as pool:
-            list(pool.map(fill, range(room.threads)))
+            for some in _in_turn(pool, by_file, batches, room.threads + 1):
+                check()
+                rows.add(some)
             rows.complete()
             made = list(pool.map(write, range(len(paths))))
         if rows.n_rows != (n := sum(file.rows for file in made)):
@@ -86,12 +89,27 @@ def write_shuffled(
         rows.forget()
 
 
+def _in_turn(
+    pool: ThreadPoolExecutor,
+    call: Callable[[pa.RecordBatch], Ordered],
+    batches: Iterator[pa.RecordBatch],
+    ahead: int,
+) -> Iterator[Ordered]:
+    """What `call` makes of each batch, in their order; of so many at once."""
+    under_way: deque[Future[Ordered]] = deque()
+    for batch in batches:
+        under_way.append(pool.submit(call, batch))
+        if len(under_way) == ahead:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
+
+
 class _Rows:
-    """The rows that wait for each file; threads may add, and then take those of different ones."""
+    """The rows that wait for each file, in the order they came in."""
 
     def __init__(self, n_files: int, room: Room) -> None:
         self._n, self._room = n_files, room
-        self._lock, self._spilling = threading.Lock(), threading.Lock()
         self._waiting: list[list[pa.RecordBatch]] = [[] for _ in range(n_files)]
         self._held_bytes = self.n_rows = 0
         self._sizes = np.zeros(n_files)
@@ -99,27 +117,22 @@ class _Rows:
         self._writer: PartWriter | None = None
         self._part: PartRef | None = None
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        last = batch.num_columns - 1
-        numbers = partition_numbers(batch.column(last), f"{self._n} files")
-        numbers = checked(numbers, batch.num_rows, self._n)
-        kept = batch.select(range(last))
-        counts = np.bincount(numbers, minlength=self._n)
-        with self._lock:
-            self._schema = kept.schema
-            self.n_rows += kept.num_rows
-            self._sizes += counts * (kept.nbytes / max(kept.num_rows, 1))
-            fits = self._held_bytes + kept.nbytes <= self._room.held_bytes
-            self._held_bytes += kept.nbytes if fits else 0
-        if not fits:
-            self._spill(kept, numbers)
+    def add(self, some: Ordered) -> None:
+        rows, offsets = some
+        if not rows.num_rows:
             return
-        rows, offsets = ordered(kept, numbers, self._n)
+        counts = np.diff(offsets)
+        self._schema = rows.schema
+        self.n_rows += rows.num_rows
+        self._sizes += counts * (rows.nbytes / rows.num_rows)
+        if self._writer is not None or self._held_bytes + rows.nbytes > self._room.held_bytes:
+            self._spill(some)  # And all that come later: their order is kept.
+            return
+        self._held_bytes += rows.nbytes
         edges = offsets.tolist()
-        with self._lock:
-            for number in np.flatnonzero(counts).tolist():
-                first, end = edges[number], edges[number + 1]
-                self._waiting[number].append(rows.slice(first, end - first))
+        for number in np.flatnonzero(counts).tolist():
+            first, end = edges[number], edges[number + 1]
+            self._waiting[number].append(rows.slice(first, end - first))
 
     def complete(self) -> None:
         """All rows were added."""
@@ -153,13 +166,12 @@ class _Rows:
         with suppress(FileNotFoundError):
             os.unlink(self._room.part)
 
-    def _spill(self, batch: pa.RecordBatch, numbers: Partitions) -> None:
-        with self._spilling:
-            if self._writer is None:
-                self._writer = PartWriter(
-                    self._room.part, self._n, batch.schema, budget_bytes=self._room.buffer_bytes
-                )
-            self._writer.add(batch, numbers)
+    def _spill(self, some: Ordered) -> None:
+        if self._writer is None:
+            self._writer = PartWriter(
+                self._room.part, self._n, some.batch.schema, budget_bytes=self._room.buffer_bytes
+            )
+        self._writer.add_ordered(some)
 
 
 def _ranges(ref: PartRef, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:

@@ -1,4 +1,4 @@
-"""Files of a random order: rows that wait in memory, and rows that wait on the disk."""
+"""Files that are ranges of an order: rows that wait in memory, and rows that wait on the disk."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from millpond.engine.kernels import integers
 from millpond.engine.parquet import Made
 from millpond.errors import Transient
-from millpond.shuffle.random_files import Room, write_shuffled
+from millpond.shuffle.range_files import Numbered, Room, write_ranges
 
 ROWS, FILES = 20_000, 5
 
@@ -22,6 +23,10 @@ def batches(numbers: np.ndarray) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch(given, names=["s", "identity", "file"])
 
 
+def numbered(batch: pa.RecordBatch) -> Numbered:
+    return batch.select([0, 1]), integers(batch.column(2))
+
+
 def room(path: Path, held_bytes: int, large_bytes: int = 10_000) -> Room:
     return Room(held_bytes, 50_000, large_bytes, 3, str(path / "x.part"))
 
@@ -32,30 +37,30 @@ def test_each_file_gets_its_rows(tmp_path: Path, held_bytes: int, one_file: bool
     numbers = np.zeros(ROWS, int) if one_file else np.arange(ROWS) * 7 // 3 % FILES
     found: dict[str, list[int]] = {}
 
-    def keep(rows: Iterator[pa.RecordBatch], path: str) -> Made:
+    def keep(rows: Iterator[pa.RecordBatch], size_bytes: float, path: str) -> Made:
         some = pa.Table.from_batches(list(rows), pa.schema({"s": "string", "identity": "int64"}))
         found[path] = some["identity"].to_pylist()
         assert some["s"].to_pylist() == [f"row {i}" for i in found[path]]
         return Made(some.num_rows, "")
 
     names = [str(i) for i in range(FILES)]
-    made = write_shuffled(batches(numbers), names, keep, room(tmp_path, held_bytes))
+    made = write_ranges(batches(numbers), names, numbered, keep, room(tmp_path, held_bytes))
     assert [file.rows for file in made] == np.bincount(numbers, minlength=FILES).tolist()
     for number, name in enumerate(names):
-        assert sorted(found[name]) == np.flatnonzero(numbers == number).tolist()
+        assert found[name] == np.flatnonzero(numbers == number).tolist()  # As they came.
     assert not list(tmp_path.iterdir())
 
 
 def test_no_row_is_no_part(tmp_path: Path) -> None:
-    def keep(rows: Iterator[pa.RecordBatch], path: str) -> Made:
+    def keep(rows: Iterator[pa.RecordBatch], size_bytes: float, path: str) -> Made:
         return Made(len(list(rows)), "")
 
-    made = write_shuffled(iter(()), ["a", "b"], keep, room(tmp_path, 0))
+    made = write_ranges(iter(()), ["a", "b"], numbered, keep, room(tmp_path, 0))
     assert made == [Made(0, ""), Made(0, "")]
 
 
 def test_a_flipped_bit_in_rows_that_waited_is_found(tmp_path: Path) -> None:
-    def damage(rows: Iterator[pa.RecordBatch], path: str) -> Made:
+    def damage(rows: Iterator[pa.RecordBatch], size_bytes: float, path: str) -> Made:
         with open(tmp_path / "x.part", "r+b") as file:
             file.seek(5000)
             byte = file.read(1)[0]
@@ -64,13 +69,13 @@ def test_a_flipped_bit_in_rows_that_waited_is_found(tmp_path: Path) -> None:
         return Made(sum(batch.num_rows for batch in rows), "")
 
     with pytest.raises(Transient, match=r"rows that waited .* bad checksum"):
-        write_shuffled(batches(np.zeros(ROWS, int)), ["a"], damage, room(tmp_path, 0))
+        write_ranges(batches(np.zeros(ROWS, int)), ["a"], numbered, damage, room(tmp_path, 0))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_lost_row_is_an_error(tmp_path: Path) -> None:
-    def lose(rows: Iterator[pa.RecordBatch], path: str) -> Made:
+    def lose(rows: Iterator[pa.RecordBatch], size_bytes: float, path: str) -> Made:
         return Made(sum(batch.num_rows for batch in rows) - 1, "")
 
     with pytest.raises(Exception, match="20000 rows were to be written, and 19999 were"):
-        write_shuffled(batches(np.zeros(ROWS, int)), ["a"], lose, room(tmp_path, 10**9))
+        write_ranges(batches(np.zeros(ROWS, int)), ["a"], numbered, lose, room(tmp_path, 10**9))
