@@ -183,6 +183,7 @@ def ray_epoch(scale: float, folder: Path) -> Found:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         data = ray.data.read_parquet(str(folder / "rows.parquet"))
+        data.take(1)  # Its workers have started.
         began = time.perf_counter()
         seen = 0
         for batch in data.iter_batches(batch_size=1024, local_shuffle_buffer_size=16_384):

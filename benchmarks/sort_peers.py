@@ -60,7 +60,7 @@ def check_lineitem(source: Path, out: Path) -> None:
     """All rows are there, in order."""
     import duckdb
 
-    files = sorted(map(str, out.iterdir())) if out.is_dir() else [str(out)]
+    files = sorted(map(str, out.glob("*.parquet"))) if out.is_dir() else [str(out)]
     count = "SELECT sum(num_rows)::BIGINT FROM parquet_file_metadata({})"
     if (
         duckdb.sql(count.format(files)).fetchall()

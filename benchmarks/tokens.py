@@ -19,6 +19,7 @@ import base64
 import shutil
 import sysconfig
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--encoder", choices=("gigatoken", "bpe"), default="gigatoken")
     asked = parser.parse_args()
+    if (
+        find_spec("datasets") is None
+        or find_spec(asked.encoder.replace("bpe", "bpe_openai")) is None
+    ):
+        raise SystemExit("pip install 'millpond[torch]' bpe-openai gigatoken datasets")
     folder = Path(tempfile.mkdtemp(prefix="millpond-tokens-"))
     try:
         file = corpus(folder, asked.megabytes)
