@@ -25,7 +25,7 @@ from millpond.errors import (
 )
 from millpond.expr import quote
 from millpond.expr.parse import check
-from millpond.formats import rows
+from millpond.formats import csv_dialect, rows
 from millpond.formats.find import Found, find_files, with_ends
 from millpond.formats.scan import NO_VALUE, Scan, reader
 from millpond.plan.nodes import DataSource
@@ -73,11 +73,12 @@ class _Hive:
             )
             keys = tuple(key for key, _ in self.types)
             scan = Scan(format, schema, (*options, *self.options), keys=keys)
-            return DataSource(scan, found.files, values=values)
+            return DataSource(scan, found.files, values=values, state=found.state)
         # Where a folder is NULL, the scan converts: DuckDB 1.4 takes its name for a value.
         kinds = ((key, "VARCHAR" if key in self.null_keys else kind) for key, kind in self.types)
         told = (*options, *_Hive(tuple(kinds), ()).options)
-        return DataSource(Scan(format, schema, told, null_keys=self.null_keys), found.files)
+        scan = Scan(format, schema, told, null_keys=self.null_keys)
+        return DataSource(scan, found.files, state=found.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,11 @@ class Sources:
         union_by_name: bool,
     ) -> DataSource:  # fmt: skip
         found = self._find(paths, where, recursive=recursive)
-        if found.schema is not None:  # Committed without a row, so without a file.
+        if found.schema is not None and not found.files:  # Committed without a row.
             schema = found.schema
             if columns is not None:
                 schema = Schema(schema.named(columns, where))
-            return DataSource(Scan("parquet", schema))
+            return DataSource(Scan("parquet", schema), state=found.state)
         hive = self._hive(found)
         options: Options = (("union_by_name", "true"),) if union_by_name else ()
         files = found.files
@@ -183,7 +184,9 @@ class Sources:
         self, paths: Paths, where: str, *, schema: Mapping[str, str] | None, delim: str,
         header: bool | None,
     ) -> DataSource:  # fmt: skip
-        found = self.find(paths, where)
+        found = self._find(paths, where, recursive=True)
+        if not found.files:
+            return _without_files("csv", self._told(schema, where), found)
         filled = [file for file in found.files if file.size_bytes]
         expect(self.storage, _some(filled), ends=False)
         told = self._told(schema, where)
@@ -192,15 +195,14 @@ class Sources:
             given.append(("header", quote.value(header)))
         if filled:
             first = self._sniff(filled[0], given, where)
-            header = _has_header(first, told, filled[0], where) if header is None else header
-            fixed = _dialect(delim, header, first)
-            columns = told or self._csv_columns(filled, fixed, first, where)
+            if header is None:
+                header = csv_dialect.has_header(first, told, found.schema, filled[0].path, where)
+            fixed = csv_dialect.options(delim, header, first)
+            columns = told or self._csv_columns(filled, fixed, first, found.schema, where)
             if header:
                 self._check_headers(filled, int(first["SkipRows"]), where)
-        elif told is None:
-            raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
         else:
-            fixed, columns = tuple(given), told
+            fixed, columns = tuple(given), told or _committed(found, where)
         options = (("auto_detect", "false"), *fixed, *_columns(columns))
         return self._with_hive("csv", found, columns, options, where)
 
@@ -217,16 +219,28 @@ class Sources:
         with _unreadable(where), self.engine.cursor() as cursor:
             return cursor.record(f"FROM sniff_csv({quote.value(file.path)}{options})")
 
-    def _csv_columns(self, files: list[FileInfo], fixed: Options, first: Any, where: str) -> Schema:
-        """Names of the first file; types in which the values of several files fit."""
-        one = _sniffed(first)
+    def _csv_columns(
+        self,
+        files: list[FileInfo],
+        fixed: Options,
+        first: Any,
+        committed: Schema | None,
+        where: str,
+    ) -> Schema:
+        """Names of the first file; types in which the values of several files fit.
+
+        Where there are no rows, those of an output are what was committed.
+        """
+        one = csv_dialect.columns(first)
         schemas = [one] if self._has_rows(files[0], fixed, one) else []
         for file in _some(files)[1:]:
-            other = _sniffed(self._sniff(file, fixed, where))
+            other = csv_dialect.columns(self._sniff(file, fixed, where))
             if other.names != one.names:
                 raise _differ(where, files[0].path, one, file.path, other)
             if self._has_rows(file, fixed, other):
                 schemas.append(other)
+        if not schemas and committed is not None and committed.names == one.names:
+            return committed
         tables = {f"__in{i}": schema for i, schema in enumerate(schemas or [one])}
         sql = " UNION ALL ".join(f"SELECT * FROM {name}" for name in tables)
         return self.engine.describe(sql, tables)
@@ -261,16 +275,20 @@ class Sources:
             return stream.readline().decode("utf-8-sig", "replace").strip()
 
     def json(self, paths: Paths, where: str, *, schema: Mapping[str, str] | None) -> DataSource:
-        found = self.find(paths, where)
+        found = self._find(paths, where, recursive=True)
+        if not found.files:
+            return _without_files("json", self._told(schema, where), found)
         # Other forms of dates would be guessed from a sample and not be known to a task.
         options: Options = (("dateformat", "'iso'"), ("timestampformat", "'iso'"))
         columns = self._told(schema, where)
         if columns is None:
             filled = [file for file in found.files if file.size_bytes][:SNIFFED_FILES]
-            if not filled:
-                raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
             off = (("hive_partitioning", "false"), ("union_by_name", "true"))
-            columns = self._described("json", filled, (*options, *off), where)
+            columns = (
+                self._described("json", filled, (*options, *off), where)
+                if filled
+                else _committed(found, where)
+            )
         return self._with_hive("json", found, columns, _columns(columns), where)
 
     def _with_hive(
@@ -301,7 +319,7 @@ class Sources:
             other = self._arrow_schema(file)
             if other != schema:
                 raise _differ(where, first.path, schema, file.path, other)
-        return DataSource(Scan("arrow", schema), found.files)
+        return DataSource(Scan("arrow", schema), found.files, state=found.state)
 
     def _arrow_schema(self, file: FileInfo) -> Schema:
         with rows.opened(self.storage(file.path), file.path) as opened:
@@ -345,41 +363,17 @@ def _some(files: list[FileInfo]) -> list[FileInfo]:
     return [*files[:1], *files[1 :: -(-len(files) // SNIFFED_FILES)]] if files else []
 
 
-def _has_header(sniffed: Any, told: Schema | None, file: FileInfo, where: str) -> bool:
-    found = _sniffed(sniffed)
-    if told is None:
-        return bool(sniffed["HasHeader"])
-    if len(found) != len(told):
-        raise SchemaMismatch(
-            f"{where}: {file.path} has {len(found)} columns, and schema= has {len(told)}."
-        )
-    names = [name.casefold() for name in found.names]
-    if all(kind == "VARCHAR" for kind in found.types):
-        # Nothing tells a header from text but the names that the user expects.
-        return names == [name.casefold() for name in told.names]
-    return bool(sniffed["HasHeader"])
+def _without_files(format: str, told: Schema | None, found: Found) -> DataSource:
+    """An output that was committed without a row, so without a file."""
+    assert found.schema is not None, "only manifests name no files"
+    return DataSource(Scan(format, told or found.schema), state=found.state)
 
 
-def _dialect(delim: str, header: bool, sniffed: Any) -> Options:
-    """What was sniffed, as options that leave nothing to sniff."""
-    text = {
-        name: "" if sniffed[column] in (None, "(empty)") else sniffed[column]
-        for name, column in (("quote", "Quote"), ("escape", "Escape"), ("comment", "Comment"))
-    }
-    options = [
-        ("delim", quote.value(delim)),
-        ("header", quote.value(header)),
-        ("skip", quote.value(int(sniffed["SkipRows"]))),
-        *((name, quote.value(item)) for name, item in text.items()),
-    ]
-    for name, column in (("dateformat", "DateFormat"), ("timestampformat", "TimestampFormat")):
-        if sniffed[column]:
-            options.append((name, quote.value(sniffed[column])))
-    return tuple(options)
-
-
-def _sniffed(found: Any) -> Schema:
-    return Schema.of((column["name"], column["type"]) for column in found["Columns"])
+def _committed(found: Found, where: str) -> Schema:
+    """The columns of empty files, if they are an output's."""
+    if found.schema is None or not found.schema.names:
+        raise FileUnreadable(f"{where}: the files are empty. Pass schema= to read no rows.")
+    return found.schema
 
 
 def _columns(schema: Schema | None) -> Options:

@@ -15,7 +15,7 @@ from millpond.errors import (
     TargetNotEmpty,
 )
 from millpond.expr import Expression, quote
-from millpond.formats import delta, iceberg
+from millpond.formats import delta, iceberg, iceberg_write
 from millpond.formats.tables import stored
 from millpond.plan import nodes as n
 from millpond.plan.sinks import checked_mode, sink
@@ -113,7 +113,7 @@ class TableTargets:
         where = f"write_iceberg({table!r})"
         plain = _checked(node, table, mode, partition_by, options, where)
         want = stored(node.schema, iceberg.OTHER, iceberg.UNSUPPORTED, where)
-        target = iceberg.Target(
+        target = iceberg_write.Target(
             self.storage, table, self.engine.arrow_schema(want), mode, where, catalog=catalog,
             keys=None if partition_by is None else plain.keys,
         )  # fmt: skip

@@ -31,6 +31,7 @@ from millpond.physical.planner import plan_stages
 from millpond.physical.shape import Physical, Settings
 from millpond.physical.stages import OutputFile, PartRef, SourceInput, ToFile
 from millpond.plan import nodes as n
+from millpond.present import Present
 from millpond.report.interrupt import one_line
 from millpond.report.line import live_line
 from millpond.report.record import Recorder
@@ -144,14 +145,17 @@ class Workplace:
     # ---- plans -----------------------------------------------------------------------
 
     def optimized(self, plan: n.Node) -> n.Node:
-        return optimize(plan, (*RULES, self.tables.prune_files) if self.options.optimize else ())
-
-    def stages(self, plan: n.Node) -> Physical:
-        optimized = self.optimized(plan)
-        for node in all_nodes(optimized):
+        """The plan as it runs now; its files are expected to be opened soon."""
+        present = Present(self.storage, self.options.data_root is not None)
+        more = (*RULES, self.tables.prune_files) if self.options.optimize else ()
+        found = optimize(plan, (present.files, *more))
+        for node in all_nodes(found):
             if isinstance(node, n.DataSource):
                 expect(self.storage, node.files, ends=node.scan.format == "parquet")
-        return plan_stages(optimized, self.settings())
+        return found
+
+    def stages(self, plan: n.Node) -> Physical:
+        return plan_stages(self.optimized(plan), self.settings())
 
     def settings(self) -> Settings:
         self.check_open()

@@ -21,7 +21,7 @@ LEVELS = {
             ["shuffle"],
             ["worker"],
             ["runtime", "loader"],
-            ["report", "tables", "targets"],
+            ["present", "report", "tables", "targets"],
             ["dataset_target", "keep", "sources", "table_targets", "workplace"],
             ["runner"],
             ["results"],
@@ -39,7 +39,7 @@ OWNERS = {
     "torch": {"loader/torch.py"},
     "obstore": {"storage/object_client.py"},
     "deltalake": {"formats/delta.py"},
-    "pyiceberg": {"formats/iceberg.py", "formats/iceberg_io.py"},
+    "pyiceberg": {"formats/iceberg.py", "formats/iceberg_io.py", "formats/iceberg_write.py"},
     "hf3fs_fuse": {"storage/threefs.py"},
     "hf3fs_py_usrbio": {"storage/threefs.py"},
 }

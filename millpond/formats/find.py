@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from millpond.errors import PathNotFound, SchemaMismatch, StorageError, warn
+from millpond.formats.scan import State
 from millpond.schema import Schema
 from millpond.storage import FileInfo, Range, Storage
-from millpond.storage.manifest import file_paths, newest_manifest
+from millpond.storage.manifest import Manifest, file_paths, newest_manifest
 from millpond.storage.paths import glob_root, is_glob, scheme
 
 _END_BYTES, _ENDS_AT_ONCE = 64 << 10, 256
@@ -18,14 +19,16 @@ _END_BYTES, _ENDS_AT_ONCE = 64 << 10, 256
 class Found:
     """Files, and for each the values of the `key=value` folders below the path given.
 
-    `schema` is there instead of files for an output that was committed without any.
-    `plain_keys` says that no key is written otherwise in the names of folders: `a%20b=1`.
+    `state` and `schema` are those of the one output that was asked for, if it has manifests; it
+    may be without files. `plain_keys` says that no key is written otherwise in the names of
+    folders: `a%20b=1`.
     """
 
     files: tuple[FileInfo, ...]
     hive: tuple[tuple[tuple[str, str], ...], ...]
     schema: Schema | None = None
     plain_keys: bool = True
+    state: State | None = None
 
 
 def find_files(
@@ -39,14 +42,16 @@ def find_files(
     """
     files: list[FileInfo] = []
     hive: list[tuple[tuple[str, str], ...]] = []
-    plain_keys = True
+    plain_keys, state, schema = True, None, None
     for path in paths:
         store = storage(path)
         before = len(files)
         root, listed = store.local_path(path) or path.rstrip("/"), list(store.list(path))
         committed = None if is_glob(path) else committed_files(store, root, listed, where)
-        if committed is not None and not committed[0] and len(paths) == 1:
-            return Found((), (), committed[1])
+        if committed is not None and len(paths) == 1:
+            state, schema = State(root, committed[1].number), committed[1].schema
+            if not committed[0]:
+                return Found((), (), schema, state=state)
         for file in listed if committed is None else committed[0]:
             folders, name = _below(root, file.path)
             named = is_glob(path) or file.path == root or committed is not None
@@ -60,7 +65,7 @@ def find_files(
         if len(files) == before:
             raise PathNotFound(path, where)
     _check_keys(files, hive, where)
-    return Found(tuple(files), tuple(hive), plain_keys=plain_keys)
+    return Found(tuple(files), tuple(hive), schema, plain_keys, state)
 
 
 def with_ends(found: Found, storage: Callable[[str], Storage]) -> Found:
@@ -90,8 +95,8 @@ def _end(file: FileInfo) -> Range:
 
 def committed_files(
     store: Storage, root: str, listed: Sequence[FileInfo], where: str
-) -> tuple[list[FileInfo], Schema] | None:
-    """What the newest manifest of a folder names, and its columns; None without manifests.
+) -> tuple[list[FileInfo], Manifest] | None:
+    """The newest manifest of a folder and the files that it names; None without manifests.
 
     Raises `StorageError` for a file that is missing or has another size. Files beside
     those are left out, with a warning.
@@ -120,7 +125,7 @@ def committed_files(
             f"{others[0]!r}. They belong to a write that is under way or was killed (`millpond "
             "gc` removes those), or came there in another way: read them by their own names."
         )
-    return [info for info in files if info is not None], newest.schema
+    return [info for info in files if info is not None], newest
 
 
 def _below(root: str, path: str) -> tuple[list[str], str]:

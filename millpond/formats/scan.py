@@ -13,6 +13,14 @@ IDENTITY = (FILE, ROW)  # Hidden columns: a row's place in the input.
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """The manifest of an output that named its files."""
+
+    root: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileSlice:
     """Rows of one file: `n_rows` from `first_row`, or all of them (`n_rows` None).
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from millpond.expr import Expression, Query, SortKey
 from millpond.formats.memory import ArrowRows
-from millpond.formats.scan import Scan, Split
+from millpond.formats.scan import Scan, Split, State
 from millpond.schema import Field, Schema
 from millpond.storage import FileInfo
 
@@ -19,13 +19,15 @@ from millpond.storage import FileInfo
 class DataSource:
     """Rows of files, in the order of the files; or of a table made from Python objects.
 
-    `values` holds, for each file, those of the scan's `keys`.
+    `values` holds, for each file, those of the scan's `keys`; `state` says which manifest named
+    the files, if one did.
     """
 
     scan: Scan
     files: tuple[FileInfo, ...] = ()
     rows: ArrowRows | None = None
     values: tuple[tuple[str | None, ...], ...] = ()
+    state: State | None = None
 
     @property
     def schema(self) -> Schema:
