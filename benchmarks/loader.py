@@ -36,6 +36,7 @@ from loader_rivals import (
 )
 from pairs import in_words, keep
 
+import millpond
 from millpond import open_dataset
 from millpond.loader.order import Feistel, Order, permutation
 from millpond.loader.packing import plan_packs
@@ -171,6 +172,44 @@ def epoch(rounds: int, scale: float, folder: Path) -> Found:
     }
 
 
+def writing(rounds: int, scale: float, folder: Path) -> Found:
+    """The same rows of a Parquet file as a training set, as Parquet by us, and by DuckDB."""
+    import duckdb
+    import pyarrow.parquet as pq
+
+    rows = fixed_rows("write", int(1_000_000 * scale), 1024)
+    given = str(folder / "given.parquet")
+    with pq.ParquetWriter(given, rows.schema, compression="none") as file:
+        for batch in rows.batches():
+            file.write_batch(batch)
+
+    def by_duckdb(path: str) -> None:
+        to = f"'{path}' (FORMAT parquet, COMPRESSION uncompressed)"
+        with duckdb.connect() as connection:
+            connection.sql(f"COPY (SELECT * FROM '{given}') TO {to}")
+
+    with millpond.init(memory_limit="1GB") as session:
+        frame = session.read_parquet(given)
+        ways: dict[str, Callable[[str], Any]] = {
+            "dataset": frame.write_dataset,
+            "parquet": lambda path: frame.write_parquet(path, compression="uncompressed"),
+            "duckdb": by_duckdb,
+        }
+        spent: dict[str, list[float]] = {name: [] for name in ways}
+        for i in range(rounds):
+            for name, write in ways.items():
+                out = folder / f"{name}{i}"
+                began = time.perf_counter()
+                write(str(out))
+                spent[name].append(time.perf_counter() - began)
+                shutil.rmtree(out) if out.is_dir() else out.unlink()
+    size = rows.n * 1032 / 1e6
+    return {
+        "work": f"{size:,.0f} MB written",
+        **{f"{name}_MB_s": size / statistics.median(took) for name, took in spent.items()},
+    }
+
+
 def ray_epoch(scale: float, folder: Path) -> Found:
     """Ray Data on the same rows as Parquet, mixed inside a buffer only: less than uniform."""
     import pyarrow.parquet as pq
@@ -300,6 +339,7 @@ def main() -> None:
     }  # fmt: skip
     works["64 KiB in place"] = lambda: in_place(tables[2], rounds, folder, rivals)
     works["epoch"] = lambda: iter([epoch(rounds, scale, folder)])
+    works["write"] = lambda: iter([writing(rounds, scale, folder)])
     works["ray"] = lambda: iter([ray_epoch(scale, folder)])
     works["order"] = lambda: iter([order_speed(rounds)])
     works["packing"] = lambda: iter([packing_speed(rounds)])

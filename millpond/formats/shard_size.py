@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from millpond.errors import OptionError
 
 SHARD_NAME = "shard-{partition}.arrow"
-# A record batch holds this many rows, or as many as fit in 64 MiB: its narrow buffers
+# A record batch holds this many rows, or as many as fit in 16 MiB: its narrow buffers
 # are then half a megabyte, which is read and checked whole at the first touch.
 BATCH_ROWS = 65_536
-BATCH_BYTES = 64 << 20
+BATCH_BYTES = 16 << 20
 # The checksum of a row, where it has one of its own.
 _SUM_BYTES = 8
 
@@ -58,7 +58,7 @@ def rows_per_batch(row_bytes: int, align: int | None = None, most_bytes: int = B
     With `align`, as many rows as surely fit into one chunk if all are alike.
 
     >>> rows_per_batch(4096), rows_per_batch(4096, align=1 << 20)
-    (8192, 226)
+    (2048, 226)
     """
     row_bytes = max(1, row_bytes) + _SUM_BYTES
     if align is not None:

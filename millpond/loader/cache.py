@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_hexdigest
 
-from millpond.errors import OptionError, PathNotFound
+from millpond.errors import DiskFull, OptionError, PathNotFound
 from millpond.formats.shard_index import Shard
 from millpond.loader.flat import LocalShards, ShardUnreadable
 from millpond.loader.memory import Bytes, Memory
 from millpond.loader.remote import RemoteShards, one_after_another
 from millpond.storage import Range, Storage
+from millpond.storage.oserrors import explained
 
 Int64s = npt.NDArray[np.int64]
 _PIECE = 64 << 20
@@ -46,7 +47,8 @@ class CachedShards:
             raise OptionError(f"open_dataset(cache_bytes={keep_bytes}): pass 1 or more.")
         self._paths, self._shards, self._storage = paths, shards, storage
         self._folder, self._keep_bytes = folder, keep_bytes
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with explained(folder, "stage"):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
         files = [
             os.path.join(folder, f"{xxh3_64_hexdigest(f'{fingerprint} {shard.name}'.encode())}")
             for shard in shards
@@ -128,9 +130,13 @@ class CachedShards:
                 return 1
             if self._used() + size > self._keep_bytes:
                 return 0
-            aside = f"{file}.part"
-            self._download(shard, aside)
-            os.rename(aside, file)
+            try:
+                with explained(file, "cache"):
+                    self._download(shard, f"{file}.part")
+                    os.rename(f"{file}.part", file)
+            except DiskFull:  # As if `cache_bytes` were used up.
+                os.unlink(f"{file}.part")
+                return 0
         return 1
 
     def _download(self, shard: int, aside: str) -> None:

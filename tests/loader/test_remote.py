@@ -1,9 +1,11 @@
 """Training sets on an object store: the same rows and order, over a store that fails."""
 
+import os
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -145,3 +147,35 @@ def test_threads_may_read_a_store_while_it_forgets(make: Make) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(read, range(60)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
+def test_a_cache_on_a_full_disk_keeps_what_has_room_and_reads_the_rest_by_ranges(
+    server: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def filling(path: str, mode: str) -> IO[bytes]:
+        if path.endswith(".part"):
+            begun.append(path)
+            if len(begun) > 1:
+                os.symlink("/dev/full", path)
+        return open(path, mode)
+
+    monkeypatch.setattr("millpond.loader.cache.open", filling, raising=False)
+    cache = tmp_path / "cache"
+    ds = open_dataset(PATH, server.options(), cache=str(cache))
+    assert sorted(ids(ds.loader(7, shuffle="global"))) == list(range(100))
+    assert len(begun) == 3
+    kept = [file.name for file in cache.iterdir() if file.name != "lock"]
+    assert kept == [Path(begun[0]).stem]
+
+
+@pytest.mark.slow
+def test_a_cache_where_no_folder_can_be_is_one_clear_error(
+    server: FaultyS3, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="a file where a folder is needed"):
+        open_dataset(PATH, server.options(), cache=str(tmp_path / "file"))

@@ -17,6 +17,7 @@ from millpond.loader.parquet import ParquetRows
 from millpond.loader.reader import Dataset, open_dataset
 from millpond.loader.write import write_dataset
 from millpond.storage import LocalStorage, Range
+from millpond.storage.looks import Look, Looks
 
 N = 50
 DAY = datetime.datetime(2024, 2, 29, 23, 59, 59, 999_999)
@@ -214,8 +215,17 @@ class Far(LocalStorage):
 
     sent = 0
 
+    def __init__(self) -> None:
+        self.looks = Looks(self.peek)  # type: ignore[assignment]
+
     def local_path(self, path: str) -> None:
         return None
+
+    def peek(self, path: str, offset: int, length: int) -> Look:
+        info = self.stat(path)
+        assert info is not None
+        data = self.read_many([Range(path, offset, min(length, info.size_bytes - offset))])[0]
+        return Look(info, offset, data)
 
     def read_many(self, ranges: Sequence[Range]) -> list[memoryview]:
         found = super().read_many(ranges)
