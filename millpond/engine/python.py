@@ -56,13 +56,14 @@ def apply(
                     for each, gives in (*earlier, (call, wanted))]  # fmt: skip
             yield from through(line, batches)
         case "batch":
-            for batch in sized(batches, given, call.batch_size):
-                yield from call_on(function, batch, call, wanted)
+            for run in runs(batches, call.batch_size):
+                rows = _one(run, given) if call.format == "arrow" else _pieces(run, given)
+                yield from call_on(function, rows, call, wanted)
         case "partition":
-            rows = _Whole(given, call.name, "partition", most_bytes)
+            whole = _Whole(given, call.name, "partition", most_bytes)
             for batch in batches:
-                rows.add(batch)
-            yield from call_on(function, rows.take(), call, wanted)
+                whole.add(batch)
+            yield from call_on(function, whole.take(), call, wanted)
         case "group":
             for group in _groups(batches, given, call.group_keys, call.name, most_bytes):
                 yield from call_on(function, group, call, wanted)
@@ -94,8 +95,12 @@ def sized(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, size: int
 ) -> Iterator[pa.RecordBatch]:
     """Batches of exactly `size` rows, but for the last."""
-    import pyarrow as pa
+    for run in runs(batches, size):
+        yield _one(run, schema)
 
+
+def runs(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[list[pa.RecordBatch]]:
+    """The same, each in the pieces that it comes in."""
     held: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -103,14 +108,20 @@ def sized(
         while batch.num_rows - start + count >= size:
             held.append(batch.slice(start, size - count))
             start += size - count
-            yield _one(held, schema)
+            yield held
             held, count = [], 0
         if start < batch.num_rows:
             held.append(batch.slice(start))
             count += batch.num_rows - start
     if count:
-        yield _one(held, schema)
-    del pa
+        yield held
+
+
+def _pieces(run: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch | pa.Table:
+    """A run that numpy or pandas will put together: it is copied once, not twice."""
+    import pyarrow as pa
+
+    return run[0] if len(run) == 1 else pa.Table.from_batches(run, schema)
 
 
 def _one(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:

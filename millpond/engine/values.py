@@ -74,13 +74,23 @@ def _not_in_python(name: str, row: int, kind: Any, why: object) -> NotInPython:
 def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
     match format:
         case "pandas":
-            return _as_pandas(rows)
+            return _as_pandas(_nested_in_one(rows))
         case "numpy":
+            rows = _nested_in_one(rows)
             return {name: _as_numpy(rows.column(name)) for name in rows.schema.names}
         case _:
             import pyarrow as pa
 
             return pa.table(rows.columns, schema=rows.schema) if rows.num_columns else rows
+
+
+def _nested_in_one(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+    """Nested columns in one piece: Arrow decides for each whether whole numbers become floats."""
+    for i, field in enumerate(rows.schema):
+        column = rows.column(i)
+        if field.type.num_fields and getattr(column, "num_chunks", 1) > 1:
+            rows = rows.set_column(i, field, column.combine_chunks())
+    return rows
 
 
 def _as_pandas(rows: pa.RecordBatch | pa.Table) -> Any:
