@@ -328,11 +328,8 @@ class Runner:
             text += "\n\n" + explain_stages(stages)
         if analyze:
             ran = Measured()
-            self._work.listeners.append(ran)
-            try:
+            with self._work.watched(ran):
                 self.write(plan) if isinstance(plan, n.DataSink) else self._discarded(stages)
-            finally:
-                self._work.listeners.remove(ran)
             text += "\n\n" + ran.text()
         return text
 

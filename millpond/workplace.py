@@ -14,7 +14,8 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -242,6 +243,17 @@ class Workplace:
             except Exception as error:  # Whoever watches a run cannot stop it.
                 self.listeners.remove(listener)
                 warn(f"a listener raised {error!r}, and is not called again")
+
+    @contextmanager
+    def watched(self, listener: Callable[[Event], None]) -> Iterator[None]:
+        """Hand it the events of this thread's runs: those of other threads wait."""
+        with self._one_run:
+            self.listeners.append(listener)
+            try:
+                yield
+            finally:
+                if listener in self.listeners:
+                    self.listeners.remove(listener)
 
     def forget(self, physical: Physical) -> None:
         """Parts of a run that is over, and that nothing reuses."""

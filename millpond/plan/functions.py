@@ -8,6 +8,7 @@ functions that it calls: an edited function is another function.
 
 import dis
 import hashlib
+import inspect
 import sys
 import sysconfig
 import types
@@ -48,8 +49,29 @@ def python_call(
             f"{where}: needs SQL text or a function, not {type(function).__name__}."
         )
     name = getattr(function, "__qualname__", type(function).__qualname__)
+    if isinstance(function, type):
+        _check_class(function, name, where)
     identity = f"key {key}" if key is not None else function_identity(function)
     return PythonCall(_pickled(function, where), kind, name, identity, **rest)
+
+
+def _check_class(given: type, name: str, where: str) -> None:
+    """A class is built without arguments, once per worker, and the object called."""
+    if not any("__call__" in vars(each) for each in given.__mro__):
+        raise FunctionCannotTravel(
+            f"{where}: {name} is a class, which is built once per worker, and its objects cannot "
+            f"be called. Give it a __call__ method, or pass a function, such as "
+            f"`lambda rows: {name}(rows)`."
+        )
+    try:
+        inspect.signature(given).bind()
+    except ValueError:  # It does not say what it takes.
+        return
+    except TypeError as error:
+        raise FunctionCannotTravel(
+            f"{where}: {name} is a class, which is built once per worker without arguments, but it "
+            f"takes some ({error}). Give them defaults, or pass a subclass that has them."
+        ) from None
 
 
 def _pickled(function: Callable[..., Any], where: str) -> bytes:

@@ -42,6 +42,18 @@ def nested(levels: int) -> Any:
     return [nested(levels - 1)] if levels else 1
 
 
+def one(row: dict[str, Any]) -> dict[str, Any]:
+    return row
+
+
+class Scaled:
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return batch
+
+
 Wrong = Callable[[Session, Any], Any]
 AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "unknown column": (lambda sp, f: f.filter("prise > 3"), ColumnNotFound, "Did you mean 'price'"),
@@ -87,6 +99,9 @@ AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "wrong types": (lambda sp, f: f.map("upper([a]) AS x"), SqlError, "upper"),
     "empty sql": (lambda sp, f: f.filter("  ;"), SqlError, "empty"),
     "no sql": (lambda sp, f: f.filter(7), MillpondError, "needs SQL text or a function"),
+    "a class that makes no function": (lambda sp, f: f.map(dict), MillpondError, "__call__ method"),
+    "a class that takes arguments": (
+        lambda sp, f: f.map_batches(Scaled), MillpondError, "without arguments.*'by'"),
     "injected or": (lambda sp, f: f.filter("a=1) or (1=1"), SqlError, "syntax error"),
     "injected select": (lambda sp, f: f.map("a FROM t2 --"), SqlError, "without FROM"),
     "injected statement": (lambda sp, f: f.filter("a = 1; DROP TABLE t"), SqlError, "only"),
@@ -120,8 +135,8 @@ AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
         OptionError, "2, 3"),
     "no frame": (lambda sp, f: sp.partial_sql("SELECT 1"), OptionError, "one frame"),
     "brace of no input": (lambda sp, f: sp.partial_sql("FROM {1}", f), SqlError, "partial_sql"),
-    "bad schema": (lambda sp, f: f.map(dict, schema={"a": "INTEGERR"}), MillpondError, "INTEGERR"),
-    "empty schema": (lambda sp, f: f.map(dict, schema={}), SchemaMismatch, "no columns"),
+    "bad schema": (lambda sp, f: f.map(one, schema={"a": "INTEGERR"}), MillpondError, "INTEGERR"),
+    "empty schema": (lambda sp, f: f.map(one, schema={}), SchemaMismatch, "no columns"),
     "batch size": (lambda sp, f: f.map_batches(len, batch_size=0), OptionError, "batch_size"),
     "format": (lambda sp, f: f.map_batches(len, format="excel"), OptionError, "'excel'"),
     "sort by nothing": (lambda sp, f: f.sort([]), SqlError, "sort key"),

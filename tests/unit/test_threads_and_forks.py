@@ -53,6 +53,21 @@ def test_threads_share_a_session(shape: str, durable: bool, tmp_path: Path) -> N
         assert together(work) == [(first, 125, 125)] * 4
 
 
+def test_what_other_threads_run_is_not_told_of_ones_own() -> None:
+    with Session(options(shape="staged", threads=2)) as sp:
+        rows = sp.from_items(list(range(60))).repartition(4, by_rows=True)
+        doubled = sp.partial_sql("SELECT item * 2 AS twice FROM {0}", rows)
+
+        def told(_: int) -> list[str]:
+            lines = doubled.explain(analyze=True).splitlines()[-2:]
+            return [line.rpartition(",")[0] for line in lines]  # Without the seconds.
+
+        alone = told(0)
+        assert "1 tasks" in alone[0]
+        assert "4 tasks" in alone[1]
+        assert together(told, 6) == [alone] * 6
+
+
 def in_child(call: Callable[[], Any], say: Any) -> None:
     try:
         say.put(str(call()))
