@@ -77,6 +77,7 @@ class Cursor:
     def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Let SQL read an Arrow table (any number of times) or reader (once) as `name`."""
         self._only_streams = False
+        self._clear(name)
         # An Arrow table; a reader, and what else gives a stream, sees to its own batches.
         self._raw.register(name, from_zero(rows) if hasattr(rows, "set_column") else rows)
         self._registered.append(name)
@@ -106,14 +107,18 @@ class Cursor:
         if slot is not None and slot.schema.equals(rows.schema):
             slot.stream = rows
             return
-        if slot is not None:
-            self._raw.unregister(name)
+        self._clear(name)
         known.slots[name], known.sql = _Slot(rows), ""
         self._raw.register(name, known.slots[name])
 
+    def _clear(self, name: str) -> None:
+        """Let a name be another's that was the place of a stream."""
+        if self._connection.slots.pop(name, None) is not None:
+            self._raw.unregister(name)
+
     def keep(self, name: str, sql: str) -> None:
         """Let SQL read the result as `name`, any number of times: a table, which spills."""
-        self._only_streams = False
+        self._clear(name)
         self.run(f"CREATE OR REPLACE TEMP TABLE {quote.name(name)} AS {sql}")
         self._tables.add(name)
 

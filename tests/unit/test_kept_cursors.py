@@ -57,6 +57,21 @@ def test_the_rows_of_a_task_that_is_over_are_let_go(engine: Engine) -> None:
     assert all(slot.stream is None for one in engine._idle for slot in one.slots.values())
 
 
+@pytest.mark.parametrize("how", ["a table that spills", "a table"])
+def test_the_place_of_a_stream_may_be_that_of_a_table(engine: Engine, how: str) -> None:
+    asked(engine, stream(1, 2))
+    with engine.kept_cursor() as cursor:
+        if how == "a table":
+            cursor.register("__s0", pa.table({"x": [5, 6]}))
+        else:
+            cursor.register_stream("__s0", stream(5, 6), once=False, opens_again=False)
+        twice = "SELECT (SELECT sum(x)::BIGINT FROM __s0) AS s, count(*) AS n FROM __s0"
+        assert [row for batch in cursor.reader(twice) for row in batch.to_pylist()] == [
+            {"s": 11, "n": 2}
+        ]
+    assert asked(engine, stream(7)) == [{"s": 7, "n": 1}]
+
+
 @pytest.mark.parametrize("what", ["run", "rows", "register", "keep", "left in the middle"])
 def test_what_did_more_than_ask_streams_is_not_kept(engine: Engine, what: str) -> None:
     with engine.kept_cursor() as cursor:
