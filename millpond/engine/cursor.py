@@ -42,7 +42,10 @@ class _Slot:
         self.stream: ArrowStream | None = stream
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        assert self.stream is not None
+        if (
+            self.stream is None
+        ):  # Nobody wants rows; DuckDB may want the columns of all that it has.
+            return self.schema.empty_table().__arrow_c_stream__(requested_schema)
         return self.stream.__arrow_c_stream__(requested_schema)
 
 

@@ -57,6 +57,15 @@ def test_the_rows_of_a_task_that_is_over_are_let_go(engine: Engine) -> None:
     assert all(slot.stream is None for one in engine._idle for slot in one.slots.values())
 
 
+def test_what_is_kept_can_be_listed(engine: Engine) -> None:
+    asked(engine, stream(1, 2))
+    columns = "SELECT column_name AS c, sum(x)::BIGINT AS s FROM duckdb_columns(), __s0 GROUP BY c"
+    with engine.kept_cursor() as cursor:
+        cursor.register_stream("__s0", stream(5), once=True)
+        found = [row for batch in cursor.reader(columns) for row in batch.to_pylist()]
+    assert {"c": "x", "s": 5} in found
+
+
 @pytest.mark.parametrize("how", ["a table that spills", "a table"])
 def test_the_place_of_a_stream_may_be_that_of_a_table(engine: Engine, how: str) -> None:
     asked(engine, stream(1, 2))
