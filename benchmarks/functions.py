@@ -25,9 +25,9 @@ costs less than to move its rows is called in the session's process
 
 Found (2026-11-22, Polars 2.1, Ray 2, 2 cores; the line beside other work: 0.90 of the processor
 seconds of the same functions apart): in rows/s 2.16 × Polars and 6.9 × Ray Data
-for map, 1.41 × and 10 × for filter, 0.82 × Polars for a map with its start. Large batches:
-0.81 × Polars (96 ms, 74 ms) and 14 × Ray Data; map_batches: between 0.66 × and 1.3 × Polars
-in two runs on a machine that was not quite idle, 18 × Ray Data. Where the rest of it goes:
+for map, 1.41 × and 10 × for filter, 0.82 × Polars for a map with its start. map_batches: 0.86 ×
+Polars (86 ms, 73 ms; 148 and 126 ms of processor) and 19 × Ray Data; large batches: 0.94 × and
+17 ×, medians of 7 pairs. Where the rest of it goes:
 docs/decisions/0070-where-a-light-function-spends.md.
 """
 

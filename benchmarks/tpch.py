@@ -8,8 +8,8 @@ of threads and the same limit of memory; each result is an Arrow table, and they
 compared. Ours is measured as a user meets it: from the query's text to the table.
 
 Found (2026-11-22, DuckDB 2.0, 2 cores, nothing else running): at SF 1, medians of 3 pairs,
-2.24 s for all queries where DuckDB takes 2.01 s (the bar is 2.33 s); at SF 10, one pair,
-25.2 s where DuckDB takes 25.3 s. DuckDB's plans are the same on both sides; what is more is
+3.64 s for all queries where DuckDB takes 3.45 s (the bar is 3.85 s); at SF 10, one pair,
+23.5 s where DuckDB takes 22.8 s. DuckDB's plans are the same on both sides; what is more is
 some 10 ms a query to parse, to name the types of the result, and to pass through a run.
 """
 
