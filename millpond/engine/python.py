@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from millpond.engine.rows import RowFunction, through
-from millpond.engine.values import FunctionError, as_arrow, as_format, raised, to_table
+from millpond.engine.values import PASS, FunctionError, as_arrow, as_format, raised, to_table
 from millpond.errors import MillpondError
 from millpond.plan.nodes import PythonCall
 
@@ -72,7 +72,9 @@ def apply(
 def guarded(call: PythonCall) -> Callable[..., Any]:
     try:
         return loaded(call.function)
-    except Exception as error:  # The user's own constructor or imports.
+    except PASS:
+        raise
+    except BaseException as error:  # The user's own constructor or imports.
         raise raised(call.name, error) from error
 
 
@@ -85,9 +87,9 @@ def call_on(
         results = given if isinstance(given, Iterator) else iter([given])
         for result in results:
             yield from as_arrow(result, out, call.name).to_batches()
-    except FunctionError:
+    except (FunctionError, *PASS):
         raise
-    except (Exception, SystemExit) as error:  # A user's function may raise anything.
+    except BaseException as error:  # A user's function may raise anything.
         raise raised(call.name, error) from error
 
 
@@ -250,9 +252,9 @@ def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
             result = function(as_format(rows, call.format))
             found = next(result) if isinstance(result, Iterator) else result
             return to_table(found, call.name, rows.schema)
-    except FunctionError:
+    except (FunctionError, *PASS):
         raise
-    except Exception as error:  # A user's function may raise anything.
+    except BaseException as error:  # A user's function may raise anything.
         raise raised(call.name, error) from error
     for i, row in enumerate(given):
         if not isinstance(row, dict):

@@ -25,6 +25,10 @@ def said_of(name: str, error: BaseException) -> str:
     return f"{name} raised {type(error).__name__}: {error}"
 
 
+# Not the user's function's own: a generator of ours is closed, somebody pressed Ctrl-C.
+PASS = (GeneratorExit, KeyboardInterrupt)
+
+
 def raised(name: str, error: BaseException, place: str = "") -> FunctionError:
     """What a user's function raised, with a traceback that begins in the user's code."""
     at = error.__traceback__

@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 from ray_cluster import add_node, cluster, connected, lose_node
-from small_pipelines import ALL, gather, one_task, python, rows_of, spread, spread_at_random
+from small_pipelines import (
+    ALL,
+    N_SPLITS,
+    gather,
+    one_task,
+    python,
+    rows_of,
+    spread,
+    spread_at_random,
+)
 
 from millpond.events import Event, PartsMissing, TaskFinished, TaskRetried
 from millpond.physical.stages import Edge, PartRef, Resources, Stage, Task, TaskId, TaskResult
@@ -158,6 +167,33 @@ def test_a_node_that_is_slow_holds_nothing_up(nodes: Any, tmp_path: Path) -> Non
         outcome = run(stages, runtime, lambda event: None, policy=twins).only
         rows = rows_of(outcome.parts, runtime.fetch)
     assert rows == [sorted(x for x in ALL if x % N == p) for p in range(N)]
+
+
+def test_tasks_run_where_their_parts_are(nodes: Any, tmp_path: Path) -> None:
+    """Each of the second stage reads the part of one task: it need not travel."""
+    met = tmp_path / "met"
+    met.mkdir()
+
+    def on_two_nodes(batch: Any) -> Any:
+        """The first to come waits for another node's."""
+        import ray
+
+        (met / ray.get_runtime_context().get_node_id()).touch()
+        until_s = time.monotonic() + 60
+        while len(list(met.iterdir())) < 2:
+            assert time.monotonic() < until_s, "all tasks are on one node"
+            time.sleep(0.01)
+        return batch
+
+    stages = [spread(N, python(on_two_nodes, "batch")), gather(1, 0, edge=Edge.FORWARD)]
+    with connected(nodes, tmp_path) as runtime:
+        watched = Watched(runtime)
+        outcome = run(stages, watched, lambda event: None).only
+        rows = rows_of(outcome.parts, runtime.fetch)
+    assert sorted(chain(*rows)) == list(ALL)
+    homes = [[watched.parts[TaskId(s, p, 0)].node for p in range(N_SPLITS)] for s in (0, 1)]
+    assert homes[0] == homes[1]
+    assert len(set(homes[0])) > 1
 
 
 @pytest.mark.full

@@ -248,6 +248,27 @@ def test_functions_of_much_memory_are_called_one_at_a_time(sp: Session, tmp_path
     assert called.schema == frame(sp).schema
 
 
+class NoException(BaseException):
+    """As `asyncio.CancelledError` is."""
+
+
+@pytest.mark.parametrize("error", [NoException("odd"), SystemExit(3)], ids=["odd", "exit"])
+def test_whatever_a_function_raises_is_an_error_of_the_task(
+    sp: Session, error: BaseException
+) -> None:
+    def fails(*given: Any) -> Any:
+        raise error
+
+    spread = frame(sp).repartition(2, by_rows=True)
+    for made in (
+        lambda: spread.map(fails, schema={"x": "BIGINT"}),
+        lambda: spread.map_batches(fails, schema={"x": "BIGINT"}),
+        lambda: spread.map(fails),  # Tried in this process, for its columns.
+    ):
+        with pytest.raises(TaskError, match=f"fails raised {type(error).__name__}"):
+            made().take_all()
+
+
 def test_more_than_the_machine_has_is_an_error_at_once(sp: Session) -> None:
     with pytest.raises(OptionError, match=r"map_batches\(\): memory=99,000,000,000,000 bytes, and"):
         frame(sp).map_batches(lambda b: b, memory="99TB")
