@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from millpond.formats.memory import ArrowRows, let_go
 from millpond.formats.scan import FileSlice, Split
 from millpond.storage import FileInfo
+from millpond.storage.oserrors import make_private
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +48,7 @@ class Keeper:
     def _write(self, *streams: Iterable[pa.RecordBatch]) -> None:
         import pyarrow as pa
 
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        make_private(self._folder)
         path = os.path.join(self._folder, f"part-{len(self._files):05d}.arrow")
         with pa.ipc.new_file(path, self._schema) as writer:
             for stream in streams:

@@ -81,7 +81,6 @@ class NodeService:
         self._homes = Homes(Scratch(parts_folder(name), kept=kept))
         self._options = options if shared_parts else replace(options, parts=self._homes.path)
         self._parts = self._options.parts
-        os.makedirs(self._parts, mode=0o700, exist_ok=True)
 
     def versions(self) -> Versions:
         return versions()

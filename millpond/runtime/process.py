@@ -24,6 +24,7 @@ from millpond.physical.stages import PartRef, Task
 from millpond.runtime.answers import answer, opened
 from millpond.runtime.binding import bound, unbound
 from millpond.runtime.place import Ended
+from millpond.storage.oserrors import make_private
 from millpond.worker import WorkerOptions, build_worker
 
 _LENGTH = struct.Struct("<Q")
@@ -39,7 +40,7 @@ class WorkerProcess:
     """The parent's end: runs one task at a time, in a process of its own."""
 
     def __init__(self, options: WorkerOptions, node: str) -> None:
-        os.makedirs(options.scratch, mode=0o700, exist_ok=True)
+        make_private(options.scratch)
         # A group of its own: Ctrl-C reaches the parent alone, which decides what ends,
         # and killing the group takes the children of the user's code along.
         # Millpond may lie where only this script's own sys.path finds it.

@@ -41,6 +41,12 @@ def explain(error: OSError, path: str, where: str) -> MillpondError:
     return StorageError(f"{where} {path!r}: {reason} ({name}). {check}.")
 
 
+def make_private(folder: str) -> None:
+    """A folder that only this user may look into, and those above it, if they are not there."""
+    with explained(folder, "stage"):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+
+
 @contextmanager
 def explained(path: str, where: str) -> Iterator[None]:
     """Turn every `OSError` of the block into the error that `explain` gives."""

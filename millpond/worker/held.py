@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 
-from millpond.storage.oserrors import explained
+from millpond.storage.oserrors import explained, make_private
 
 PART_BYTES = 1 << 20  # A larger one costs more than its file.
 
@@ -64,7 +64,7 @@ class HeldParts:
 
 
 def _make(path: str, part: bytes) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    make_private(os.path.dirname(path))
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(part)

@@ -28,6 +28,7 @@ from millpond.physical.stages import (
 )
 from millpond.schema import Schema
 from millpond.storage import Staged
+from millpond.storage.oserrors import make_private
 from millpond.worker.folders import sealed, write_folders
 from millpond.worker.gather import gathered, holds, in_sorted_order, read_bytes, spilling_order
 from millpond.worker.worker import Worker
@@ -55,7 +56,7 @@ def write_part(
     output = task.output
     assert isinstance(output, ToPart)
     path = _part_path(task, worker)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    make_private(os.path.dirname(path))
     writer = PartWriter(
         path, output.n, worker.engine.arrow_schema(task.schema),
         budget_bytes=worker.options.buffer_bytes, hold=worker.held.hold,
@@ -290,7 +291,7 @@ def _ranges(
     assert output.n is not None
     schema, codec = narrow_schema(worker.engine.arrow_schema(task.schema)), codec_of(output)
     part, count, keys = _part_path(task, worker), output.n, output.sorted_by
-    os.makedirs(os.path.dirname(part), mode=0o700, exist_ok=True)
+    make_private(os.path.dirname(part))
     room = Room(
         shuffled_bytes(options.memory_limit_bytes), options.buffer_bytes,
         options.memory_limit_bytes // (RANGES_IN_MEMORY * options.threads), options.threads, part,

@@ -20,6 +20,7 @@ from millpond.physical.stages import (
 from millpond.shuffle import record_ranges
 from millpond.shuffle.records import RecordSort, sort_files
 from millpond.storage import Staged
+from millpond.storage.oserrors import make_private
 from millpond.worker.inputs import Inputs
 from millpond.worker.outputs import staged_file
 from millpond.worker.worker import Worker
@@ -89,5 +90,5 @@ def _sort_files(
     memory = max(options.memory_limit_bytes * 9 // 10 - 100 * 2**20, 64 * 2**20)
     how = RecordSort(layout, layout.places[step.key], memory, options.threads, check)
     scratch = os.path.join(options.parts, task.run, f"records-a{task.id.attempt}")
-    os.makedirs(scratch, mode=0o700, exist_ok=True)
+    make_private(scratch)
     return sort_files(files, name, scratch, how).rows

@@ -35,6 +35,7 @@ from millpond.physical.stages import (
 )
 from millpond.schema import Field, Schema
 from millpond.shuffle.index import PartsUnreadable
+from millpond.storage.oserrors import make_private
 from millpond.worker.gather import fits, gathered, in_sorted_order
 from millpond.worker.inputs import Inputs
 from millpond.worker.outputs import (
@@ -101,7 +102,7 @@ def _alone(worker: Worker, task: Task) -> Iterator[Worker]:
         engine_share=_engine_share(mine, task),
     )
     scratch = options.scratch
-    os.makedirs(scratch, mode=0o700, exist_ok=True)  # DuckDB makes its own folder in it, no more.
+    make_private(scratch)  # DuckDB makes its own folder in it, no more.
     one = build_worker(options, node=worker.node, fetch=worker.fetch)
     one.memory, one.running, one.held = worker.memory, worker.running, worker.held
     worker.engine.deputy = one.engine

@@ -5,7 +5,6 @@ It is built once per process, from options that never travel inside a task.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from millpond.engine.duckdb import Engine
 from millpond.physical.stages import PartRef, TaskId
 from millpond.shuffle.read import Elsewhere
 from millpond.storage import STORES, LocalStorage, Range, RemoteFiles, Storage, open_storage
+from millpond.storage.oserrors import make_private
 from millpond.worker.held import HeldParts
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Worker:
 
 def build_worker(options: WorkerOptions, *, node: str = "", fetch: Fetch | None = None) -> Worker:
     """A worker for this process."""
-    os.makedirs(options.parts, mode=0o700, exist_ok=True)
+    make_private(options.parts)
     # DuckDB takes its share; the rest is for exchange buffers and Python.
     share = int(options.memory_limit_bytes * options.engine_share)
     engine = Engine(

@@ -1,11 +1,12 @@
 """A disk that fills in the middle: one clear error, and nothing half-done left behind."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from millpond.errors import DiskFull
+from millpond.errors import DiskFull, StorageError
 from millpond.options import options
 from millpond.session import Session
 from tests.support.sessions import Counted
@@ -64,3 +65,23 @@ def test_a_data_root_that_fills(small_disk: Path) -> None:
         with pytest.raises(DiskFull, match=r"(?i)no space"):
             many.map("i, hash(i) AS h").repartition(4, hash_by="h").partial_sort("h").to_arrow()
     assert [file for file in files_below(small_disk) if file.suffix == ".part"] == []
+
+
+def test_a_data_root_that_cannot_be_written_is_an_error_that_says_so(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    """From the start, or in the middle of a session, whose tasks write there."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="A part of the path is a file where a folder is needed"):
+        Session(options(data_root=str(tmp_path / "file")))
+    given = options(data_root=str(small_disk / "root"), threads=2, shape="staged", verify="parts")
+    remount = ["mount", "-o", "remount,ro", str(small_disk)]
+    with Session(given) as sp:
+        frame = sp.from_items(list(range(10))).repartition(2, by_rows=True).map("item AS x")
+        assert frame.count() == 10
+        subprocess.run(remount, check=True)
+        with pytest.warns(UserWarning, match="read-only"), pytest.raises(StorageError) as failed:
+            frame.map("x + 1 AS x").count()
+        assert "mounted read-only; choose another place" in str(failed.value)
+    with pytest.raises(StorageError, match="mounted read-only"):
+        Session(options(data_root=str(small_disk / "other")))

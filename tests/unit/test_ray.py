@@ -79,6 +79,22 @@ def test_an_address_without_a_cluster_says_what_to_check() -> None:
         place.connect("bogus://address", None)
 
 
+def test_a_cluster_that_does_not_come_up_is_an_error_that_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray's error is of the class `Exception`; what it had started is ended."""
+    ended = []
+
+    def init(**how: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(place.ray, "init", init)
+    monkeypatch.setattr(place.ray, "shutdown", lambda: ended.append(True))
+    with pytest.raises(OptionError, match=r"at 'this machine'.* timed out during startup"):
+        place.connect(None, 2)
+    assert ended
+
+
 @pytest.mark.parametrize(
     ("error", "ours"),
     [

@@ -228,3 +228,29 @@ def test_pieces_cover_a_read_without_gap_or_overlap() -> None:
 def test_a_target_where_nothing_can_be_made_is_not_called_missing() -> None:
     with pytest.raises(StorageError, match="makes no folder or file there"):
         store.stage("/proc/out/a.bin", "t1")
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its name before anybody hears of it: a power cut leaves all of it, or nothing."""
+    done: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(fd: int) -> None:
+        fsync(fd)
+        done.append(("synced", os.fstat(fd).st_ino))
+
+    def named(source: str, target: str) -> None:
+        done.append(("named", os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", named)
+    target = tmp_path / "new" / "out.bin"
+    staged = store.stage(str(target), "attempt")
+    Path(staged.local).write_bytes(b"rows")
+    store.publish([store.seal(staged)])
+    file, folder = target.stat().st_ino, target.parent.stat().st_ino
+    steps = [("synced", file), ("named", file), ("synced", folder)]
+    assert [step for step in done if step in steps][-3:] == steps

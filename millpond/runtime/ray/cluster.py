@@ -26,7 +26,8 @@ def connect(address: str | None, cpus: int | None) -> bool:
         else:
             _report_nothing()
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Of this very class, where a new cluster does not come up.
+        ray.shutdown()  # What has started of it.
         raise OptionError(
             f"runtime='ray': no connection to a cluster at {address or 'this machine'!r}: {error} "
             "Check that it runs (`ray status`), and that Ray and Python have its versions."
