@@ -107,7 +107,7 @@ def repetitive(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> list[str
     size = sum(batch.nbytes for batch in batches)
     n = min(_SAMPLE_ROWS, _SAMPLE_BYTES * total // max(size, 1), total)
     if n < 2:
-        return []
+        return [field.name for field in schema if pa.types.is_dictionary(field.type)]
     places, some, start = np.linspace(0, total - 1, n).astype(np.int64), [], 0
     for batch in batches:
         first, end = np.searchsorted(places, [start, start + batch.num_rows])
@@ -115,13 +115,16 @@ def repetitive(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> list[str
         start += batch.num_rows
     rows = pa.concat_batches(some)
     return [
-        name for name in schema.names
-        if pc.count_distinct(rows.column(name), mode="all").as_py() * 2 <= n
+        name for name, column in zip(schema.names, rows.columns, strict=True)
+        if pa.types.is_dictionary(column.type)
+        or pc.count_distinct(column, mode="all").as_py() * 2 <= n
     ]  # fmt: skip
 
 
 def _is_long(kind: pa.DataType) -> bool:
     """Of a type whose smallest and largest values tell little, and cost most to find."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
 
 

@@ -7,12 +7,14 @@ from millpond.physical.shape import Physical
 from millpond.physical.stages import (
     ConcatInput,
     PythonStep,
+    ReadStep,
     RecordBoundsStep,
     RecordRangesStep,
     RecordSortStep,
     RowsInput,
     ShardsInput,
     ShuffleStep,
+    SortStep,
     SourceInput,
     SqlStep,
     Stage,
@@ -64,7 +66,7 @@ def _stage(stage: Stage) -> list[str]:
         lines.append(f"  __s{i} = {_input(item)}")
     for step in stage.fragment.steps:
         match step:
-            case SqlStep(sql):
+            case SqlStep(sql) | ReadStep(sql=sql):
                 lines.append(f"  sql {' '.join(sql.split())}")
             case PythonStep(call, light=light, earlier=earlier):
                 here = ", in this process" if light else ""
@@ -73,6 +75,8 @@ def _stage(stage: Stage) -> list[str]:
                 lines.append(f"  python {said}{here}")
             case ShuffleStep(key):
                 lines.append(f"  rows in memory, gathered by {key}")
+            case SortStep(bounds=str() as bounds):
+                lines.append(f"  ranges in memory, cut by {' '.join(bounds.split())}")
             case RecordSortStep(fields, key):
                 width = sum(n_bytes for _, n_bytes in fields)
                 lines.append(f"  sort records of {width} bytes by {key}")

@@ -12,6 +12,7 @@ from millpond.physical.stages import (
     ConcatInput,
     Determinism,
     PythonStep,
+    ReadStep,
     RecordBoundsStep,
     RecordRangesStep,
     RecordSortStep,
@@ -93,6 +94,7 @@ def _step(step: Step) -> object:
             before = [(each.call.identity, each.call.kind, each.schema) for each in earlier]
             return call.identity, call.kind, call.batch_size, call.format, input, schema, *before
         case (
-            ShuffleStep() | SortStep() | RecordSortStep() | RecordBoundsStep() | RecordRangesStep()
-        ):
+            ReadStep() | ShuffleStep() | SortStep()
+            | RecordSortStep() | RecordBoundsStep() | RecordRangesStep()
+        ):  # fmt: skip
             return step

@@ -9,9 +9,10 @@ groups at once; so it is done where they come out large enough.
 from millpond.expr import quote
 from millpond.physical import fragment as f
 from millpond.physical.cuts import PID
+from millpond.physical.fragment import Pieces
 from millpond.physical.fused import Statement, functions_in_line, to_file
 from millpond.physical.shape import Settings, why_staged
-from millpond.physical.stages import Fragment, ShuffleStep, SqlStep, Stage
+from millpond.physical.stages import Fragment, ReadStep, ShuffleStep, SqlStep, Stage
 from millpond.physical.wide import wide
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import keeps_order, partitioning
@@ -136,12 +137,25 @@ def _stage(sink: n.DataSink, node: n.HashPartition, settings: Settings) -> Stage
     statement = Statement(sink)
     number = f.hash_partition(node.keys, tuple("" for _ in node.keys), node.n)
     sql = f.with_column(statement.query(node.input), number, PID)
-    step = SqlStep(f.text(statement.whole(sql)), node.schema)
+    more = f.over(f"SELECT {number} AS {quote.name(PID)}", f.slot(0))
+    step = read_step(node.input, f.text(statement.whole(sql)), more, node.schema)
     title = f"hash by {', '.join(map(quote.name, node.keys))} → write"
     return Stage(
         0, title, Fragment((step,)), tuple(statement.inputs), to_file(sink, node.n),
         node.schema, run=settings.run,
     )  # fmt: skip
+
+
+def read_step(node: n.Node, sql: str, more: Pieces, schema: Schema) -> SqlStep | ReadStep:
+    """The rows of `node` with more columns: files that Arrow may read, if they are no more."""
+    match node:
+        case n.DataSource(scan=scan, files=[_, *_]) if (
+            scan.format == "parquet" and scan.limit is None
+            and not (scan.filter or scan.keys or scan.null_keys)
+            and set(scan.options) <= {("hive_partitioning", "false")}
+        ):  # fmt: skip
+            return ReadStep(f.text(more), sql, schema)
+    return SqlStep(sql, schema)
 
 
 def _random_stage(sink: n.DataSink, node: n.RandomPartition, settings: Settings) -> Stage:

@@ -12,11 +12,11 @@ from millpond.formats.scan import FILE, ROW, Split
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
 from millpond.physical.fused import Statement, to_file
-from millpond.physical.one_pass import MOST_FILES, stored, why_not_arrow
+from millpond.physical.one_pass import MOST_FILES, read_step, stored, why_not_arrow
 from millpond.physical.shape import Settings, read_bytes
 from millpond.physical.sorting import KEY, KEY_BYTES, SOURCE_GROUPS, cuts_of
 from millpond.physical.splits import count_rows, source_splits, thinned
-from millpond.physical.stages import Fragment, SortStep, SourceInput, SqlStep, Stage, ToFile
+from millpond.physical.stages import Fragment, SortStep, SourceInput, Stage, ToFile
 from millpond.plan import nodes as n
 
 # Of rows in memory: at most eight files are written at once, and one is being filled.
@@ -70,11 +70,9 @@ def _stage(
     schema = sort.schema
     key = f"({settings.sort_key(sort.keys, schema)})"
     ordinal = f"(({FILE}::UBIGINT << 40) | {ROW}::UBIGINT)"
-    head = (
-        f"SELECT {quote.names(schema.names)}, {ordinal} AS {f.ORDINAL}, "
-        f"{key}[:{KEY_BYTES + 1}] AS {KEY}"
-    )
-    rows = f.over(head, statement.query(placed))
+    more = f"{ordinal} AS {f.ORDINAL}, {key}[:{KEY_BYTES + 1}] AS {KEY}"
+    rows = f.over(f"SELECT {quote.names(schema.names)}, {more}", statement.query(placed))
+    first = read_step(placed, f.text(rows), f.over(f"SELECT {more}", f.slot(0)), schema)
     sampled, sample = _sample(placed, len(statement.inputs), settings)
     found = f.over(f"SELECT {key}[:{KEY_BYTES}] AS key, {ordinal} AS ordinal", sample)
     step = SortStep(
@@ -84,9 +82,10 @@ def _stage(
         f.text(cuts_of(found, count)),
     )
     inputs = (*statement.inputs, sampled)
-    steps = (SqlStep(f.text(rows), schema), step)
     title = f"sort by {', '.join(map(str, sort.keys))} → write"
-    return Stage(0, title, Fragment(steps), inputs, to_file(sink, count), schema, run=settings.run)
+    return Stage(
+        0, title, Fragment((first, step)), inputs, to_file(sink, count), schema, run=settings.run
+    )
 
 
 def _sample(node: n.Node, slot: int, settings: Settings) -> tuple[SourceInput, Pieces]:

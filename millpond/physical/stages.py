@@ -49,6 +49,19 @@ class SqlStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadStep:
+    """The rows of the task's first input, whole Parquet files, with more columns behind them:
+    those of `more`, SQL over some of the rows with their place in the input.
+
+    `sql` gives the same, where the files are better read by DuckDB.
+    """
+
+    more: str
+    sql: str
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
 class PythonStep:
     """One Python call over the batches of the step before; gives rows of `schema`.
 
@@ -121,7 +134,7 @@ class RecordRangesStep:
 
 
 RecordStep = RecordSortStep | RecordBoundsStep | RecordRangesStep
-Step = SqlStep | PythonStep | ShuffleStep | SortStep | RecordStep
+Step = SqlStep | ReadStep | PythonStep | ShuffleStep | SortStep | RecordStep
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,18 +25,19 @@ def write_files(
     batches: Iterator[pa.RecordBatch],
     paths: Sequence[str],
     schema: pa.Schema,
+    texts: Callable[[pa.Table], pa.Table] = lambda rows: rows,
     *,
     codec: str,
     budget_bytes: int,
     threads: int,
     check: Callable[[], None] = lambda: None,
 ) -> list[Made]:
-    """Write each row to the file whose number is its last column.
+    """Write each row to the file whose number is its last column, as `texts` makes it.
 
     Takes `budget_bytes` for rows that wait, and a row group for each thread. Every path
     becomes a file, if only of a schema. `check` is called often; it raises to make an end.
     """
-    files = _Files(paths, schema, codec, budget_bytes)
+    files = _Files(paths, schema, texts, codec, budget_bytes)
     lock = threading.Lock()
 
     def next_batch() -> pa.RecordBatch | None:
@@ -75,8 +76,10 @@ class _Files:
     """The files, and the rows that wait for each. Threads may add, or write different ones."""
 
     def __init__(
-        self, paths: Sequence[str], schema: pa.Schema, codec: str, budget_bytes: int
-    ) -> None:
+        self, paths: Sequence[str], schema: pa.Schema,
+        texts: Callable[[pa.Table], pa.Table], codec: str, budget_bytes: int,
+    ) -> None:  # fmt: skip
+        self._texts = texts
         self._n, self._schema, self._budget = len(paths), schema, budget_bytes
         self._lock = threading.Lock()
         self._waiting: list[list[pa.RecordBatch]] = [[] for _ in paths]
@@ -117,13 +120,15 @@ class _Files:
         all other files into small row groups. Its rows are copied out of their batches.
         """
         if self._coded is None:
-            self._coded = repetitive(self._waiting[int(self._rows.argmax())], self._schema)
+            most = self._waiting[int(self._rows.argmax())]
+            some = self._texts(pa.Table.from_batches(most)).to_batches() if most else []
+            self._coded = repetitive(some, self._schema)
         total = int(self._rows.sum())
         due = np.flatnonzero(self._rows * 2 * self._n >= (1 if everything else max(total, 1)))
         kept = np.setdiff1d(np.flatnonzero(self._rows), due)
         self._held_bytes = 0
         for number in kept.tolist():
-            (batch,) = self._taken(number).combine_chunks().to_batches()
+            (batch,) = pa.Table.from_batches(self._taken(number)).combine_chunks().to_batches()
             self._waiting[number] = [batch]
             self._held_bytes += batch.nbytes
         return [int(i) for i in due[np.argsort(-self._rows[due])]]
@@ -131,7 +136,8 @@ class _Files:
     def write(self, number: int) -> None:
         """A row group, or several, of what waits for a file."""
         self._rows[number] = 0
-        self._files[number].write(self._taken(number), self._coded or [])
+        rows = self._texts(pa.Table.from_batches(self._taken(number)))
+        self._files[number].write(rows, self._coded or [])
 
     def close(self, number: int) -> Made:
         return self._files[number].close()
@@ -147,6 +153,6 @@ class _Files:
         for file in self._files:
             file.abort()
 
-    def _taken(self, number: int) -> pa.Table:
+    def _taken(self, number: int) -> list[pa.RecordBatch]:
         batches, self._waiting[number] = self._waiting[number], []
-        return pa.Table.from_batches(batches, self._schema)
+        return batches

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ from millpond.shuffle.read import read_part_rows
 from millpond.shuffle.write import Ordered, PartWriter, checked, ordered
 from millpond.storage.direct import read_direct
 
+T = TypeVar("T")
+R = TypeVar("R")
 Numbered: TypeAlias = tuple[pa.RecordBatch, npt.NDArray[Any]]  # Rows, and the file of each.
 
 
@@ -72,7 +74,7 @@ def write_ranges(
 
     try:
         with ThreadPoolExecutor(room.threads, thread_name_prefix="write-files") as pool:
-            for some in _in_turn(pool, by_file, batches, room.threads + 1):
+            for some in in_turn(pool, by_file, batches, room.threads + 1):
                 check()
                 rows.add(some)
             rows.complete()
@@ -89,16 +91,13 @@ def write_ranges(
         rows.forget()
 
 
-def _in_turn(
-    pool: ThreadPoolExecutor,
-    call: Callable[[pa.RecordBatch], Ordered],
-    batches: Iterator[pa.RecordBatch],
-    ahead: int,
-) -> Iterator[Ordered]:
-    """What `call` makes of each batch, in their order; of so many at once."""
-    under_way: deque[Future[Ordered]] = deque()
-    for batch in batches:
-        under_way.append(pool.submit(call, batch))
+def in_turn(
+    pool: ThreadPoolExecutor, call: Callable[[T], R], items: Iterator[T], ahead: int
+) -> Iterator[R]:
+    """What `call` makes of each item, in their order; of so many at once."""
+    under_way: deque[Future[R]] = deque()
+    for item in items:
+        under_way.append(pool.submit(call, item))
         if len(under_way) == ahead:
             yield under_way.popleft().result()
     while under_way:

@@ -5,11 +5,10 @@ DuckDB sorts whole rows, which for wide ones costs several copies into fresh mem
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from millpond.engine.kernels import Ints, integers, random_places, row_numbers
-from millpond.engine.narrow import narrow_schema, narrowed
 from millpond.errors import MillpondError
 from millpond.physical.fragment import ORDINAL_NAME
 from millpond.physical.stages import PartRows, ShuffleStep, SortStep, Task
@@ -63,15 +62,18 @@ def gathered(
 
 
 def in_sorted_order(
-    step: SortStep, batches: Iterator[pa.RecordBatch], worker: Worker
-) -> Iterator[pa.RecordBatch]:
-    """The rows of all batches in the order of `step.places`."""
+    step: SortStep, batches: Iterator[pa.RecordBatch], worker: Worker,
+    texts: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    """The rows of all batches, as `texts` makes them, in the order of `step.places`."""
     import numpy as np
     import pyarrow as pa
 
-    rows = _together(batches)
-    if rows is None:
+    one = _together(batches)
+    if one is None:
         return
+    (rows,) = texts(pa.Table.from_batches([one])).to_batches()
+    del one
     numbers = row_numbers(np.arange(rows.num_rows))
     names = [*rows.schema.names, ORDINAL_NAME]
     with worker.engine.cursor() as cursor:
@@ -82,16 +84,16 @@ def in_sorted_order(
 
 
 def spilling_order(
-    step: SortStep, batches: Iterator[pa.RecordBatch], worker: Worker
+    step: SortStep, batches: Iterator[pa.RecordBatch], schema: pa.Schema, worker: Worker
 ) -> Iterator[pa.RecordBatch]:
     """The same of rows that are more than memory holds: DuckDB sorts them whole, and spills."""
     failed: list[MillpondError | PartsUnreadable] = []
-    schema = narrow_schema(worker.engine.arrow_schema(step.schema))
     stream = Stream(schema, lambda: batches, failed.append)
     try:
         with worker.engine.cursor() as cursor:
             cursor.register_stream("__s0", stream, once=True)
-            yield from map(narrowed, cursor.reader(step.sql))
+            for batch in cursor.reader(step.sql):
+                yield batch.cast(schema)
     except MillpondError as error:  # DuckDB tells only that its input failed.
         raise (failed[0] if failed else error) from error
 

@@ -12,7 +12,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from millpond.engine.cursor import Cursor
-from millpond.engine.narrow import narrow_schema, narrowed
 from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import as_written, codec_of, write_rows
 from millpond.formats.memory import let_go
@@ -31,6 +30,7 @@ from millpond.storage import Staged
 from millpond.storage.oserrors import make_private
 from millpond.worker.folders import sealed, write_folders
 from millpond.worker.gather import gathered, holds, in_sorted_order, read_bytes, spilling_order
+from millpond.worker.moving import Moving
 from millpond.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def write_in_order(
 
 
 def write_partitions(
-    cursor: Cursor, sql: str, task: Task, worker: Worker, check: Callable[[], None]
+    rows: Moving, task: Task, worker: Worker, check: Callable[[], None]
 ) -> dict[str, Any]:
     """A file for each partition; the last column says which."""
     from millpond.shuffle.files import write_files
@@ -185,11 +185,11 @@ def write_partitions(
     output, options = task.output, worker.options
     assert isinstance(output, ToFile)
     assert output.n is not None
-    schema, count = narrow_schema(worker.engine.arrow_schema(task.schema)), output.n
+    count = output.n
 
     def write(begun: Callable[[], str]) -> list[Made]:
         return write_files(
-            map(narrowed, cursor.reader(sql)), [begun() for _ in range(count)], schema,
+            rows.batches, [begun() for _ in range(count)], rows.schema, rows.texts,
             codec=codec_of(output),
             budget_bytes=held_bytes(count, options.memory_limit_bytes),
             threads=options.threads,
@@ -232,9 +232,8 @@ def _told(made: Sequence[OutputFile]) -> dict[str, Any]:
 
 
 def write_random(
-    rows: Iterator[pa.RecordBatch], step: ShuffleStep, task: Task, worker: Worker,
-    check: Callable[[], None],
-) -> dict[str, Any]:  # fmt: skip
+    rows: Moving, step: ShuffleStep, task: Task, worker: Worker, check: Callable[[], None]
+) -> dict[str, Any]:
     """Files of all rows in random order: the last columns are a row's identity and its file."""
     from millpond.engine.kernels import partition_numbers
 
@@ -244,7 +243,7 @@ def write_random(
     def numbered(batch: pa.RecordBatch) -> Numbered:
         last = batch.num_columns - 1
         numbers = partition_numbers(batch.column(last), where)
-        return narrowed(batch.select(range(last))), numbers
+        return batch.select(range(last)), numbers
 
     def in_order(given: Iterator[pa.RecordBatch], size_bytes: float) -> Iterator[pa.RecordBatch]:
         return gathered(step, given, worker)
@@ -253,10 +252,12 @@ def write_random(
 
 
 def write_sorted(
-    rows: Iterator[pa.RecordBatch], bounds: pa.Table, step: SortStep, task: Task, worker: Worker,
+    rows: Moving, bounds: pa.Table, step: SortStep, task: Task, worker: Worker,
     check: Callable[[], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Files of all rows in order: the last columns are an ordinal and a key, as in `bounds`."""
+    import pyarrow as pa
+
     from millpond.engine.kernels import Ranges
 
     ranges = Ranges(bounds)
@@ -264,18 +265,20 @@ def write_sorted(
     def numbered(batch: pa.RecordBatch) -> Numbered:
         width = batch.num_columns - 2
         numbers = ranges.of(batch.column(width + 1), batch.column(width))
-        return narrowed(batch.select(range(width))), numbers
+        return batch.select(range(width)), numbers
 
     def in_order(given: Iterator[pa.RecordBatch], size_bytes: float) -> Iterator[pa.RecordBatch]:
-        if holds(size_bytes, worker):
-            return in_sorted_order(step, given, worker)
-        return spilling_order(step, given, worker)
+        if not holds(size_bytes, worker):
+            texts = (rows.texts(pa.Table.from_batches([some])) for some in given)
+            batches = (batch for table in texts for batch in table.to_batches())
+            return spilling_order(step, batches, rows.schema, worker)
+        return in_sorted_order(step, given, worker, rows.texts)
 
     return _ranges(rows, numbered, in_order, task, worker, check)
 
 
 def _ranges(
-    rows: Iterator[pa.RecordBatch],
+    rows: Moving,
     numbered: Callable[[pa.RecordBatch], Numbered],
     in_order: Callable[[Iterator[pa.RecordBatch], float], Iterator[pa.RecordBatch]],
     task: Task,
@@ -289,7 +292,7 @@ def _ranges(
     output, options = task.output, worker.options
     assert isinstance(output, ToFile)
     assert output.n is not None
-    schema, codec = narrow_schema(worker.engine.arrow_schema(task.schema)), codec_of(output)
+    codec = codec_of(output)
     part, count, keys = _part_path(task, worker), output.n, output.sorted_by
     make_private(os.path.dirname(part))
     room = Room(
@@ -298,10 +301,13 @@ def _ranges(
     )  # fmt: skip
 
     def make(given: Iterator[pa.RecordBatch], size_bytes: float, path: str) -> parquet.Made:
-        return parquet.write_file(in_order(given, size_bytes), path, schema, codec, keys)
+        given = in_order(given, size_bytes)
+        return parquet.write_file(given, path, rows.schema, codec, keys)
 
     def write(begun: Callable[[], str]) -> list[Made]:
-        return write_ranges(rows, [begun() for _ in range(count)], numbered, make, room, check)
+        return write_ranges(
+            rows.batches, [begun() for _ in range(count)], numbered, make, room, check
+        )
 
     return _files(task, worker, write)
 

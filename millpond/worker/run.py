@@ -20,6 +20,7 @@ from millpond.physical.stages import (
     PartRows,
     PartsLost,
     PythonStep,
+    ReadStep,
     RecordBoundsStep,
     RecordRangesStep,
     RecordSortStep,
@@ -38,6 +39,7 @@ from millpond.shuffle.index import PartsUnreadable
 from millpond.storage.oserrors import make_private
 from millpond.worker.gather import fits, gathered, in_sorted_order
 from millpond.worker.inputs import Inputs
+from millpond.worker.moving import Moving, moving
 from millpond.worker.outputs import (
     FILES_AT_ONCE,
     can_gather,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+MOVED = SqlStep | ReadStep  # What gives rows that go into several files.
 _REST_BYTES = 450 << 20
 
 
@@ -162,6 +165,9 @@ class _Run:
         # All of a plan is one task: its first statement is the one that takes long.
         fused = not streams and not task.fragment.has_python
         cursor = self._cursor(watched=fused)
+        first = task.fragment.steps[0]
+        if isinstance(task.output, ToFile) and task.output.n and isinstance(first, MOVED):
+            return self._into_files(moving(first, task, worker, self.inputs, cursor))
         rows: Iterator[pa.RecordBatch] | None = None
         for step in before:
             rows, cursor = self._step(step, rows, cursor), self._cursor()
@@ -170,19 +176,9 @@ class _Run:
                 from millpond.worker.records import sort_records
 
                 return sort_records(last, task, worker, self.inputs, self._check)
-            case ToFile(n=int()), SqlStep():
-                sql = self._bound(last, rows, cursor)
-                return write_partitions(cursor, sql, task, worker, self._check)
             case ToFile(each_bytes=each), SqlStep() if each:
                 rows = cursor.reader(self._bound(last, rows, cursor))
                 return write_in_order(rows, task, worker, self._check)
-            case ToFile(n=int()), ShuffleStep():
-                assert rows is not None
-                return write_random(rows, last, task, worker, self._check)
-            case ToFile(n=int()), SortStep(bounds=str() as bounds):
-                assert rows is not None
-                found = cursor.table(self.inputs.bind(bounds, cursor))
-                return write_sorted(rows, found, last, task, worker, self._check)
             case ToFile(format="dataset"), SqlStep() if self._reads_parts(last):
                 from millpond.worker.shards import write_shard
 
@@ -205,6 +201,18 @@ class _Run:
         if isinstance(task.output, ToMemory):
             return keep_in_memory(found, last.schema, task, worker)
         return write_part(found, self.inputs.bounds, task, worker)
+
+    def _into_files(self, rows: Moving) -> dict[str, Any]:
+        """Several files of the rows of the first step, as the next one says, if any."""
+        task, worker = self.task, self.worker
+        match task.fragment.steps[1:]:
+            case (ShuffleStep() as step,):
+                return write_random(rows, step, task, worker, self._check)
+            case (SortStep(bounds=str() as bounds) as step,):
+                cursor = self._cursor()
+                found = cursor.table(self.inputs.bind(bounds, cursor))
+                return write_sorted(rows, found, step, task, worker, self._check)
+        return write_partitions(rows, task, worker, self._check)
 
     def _reads_parts(self, step: SqlStep) -> bool:
         """Whether all that is to do is to write rows of parts as they are."""

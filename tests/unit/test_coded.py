@@ -1,0 +1,106 @@
+"""Parquet files read as codes: the rows are those that DuckDB reads, and so are the files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import millpond
+from millpond.errors import FileUnreadable
+from millpond.shuffle.coded import Group, coded_files
+
+ROWS = 60_000
+
+
+STRING = pa.string()
+
+
+def rows(first: int, kind: pa.DataType = STRING) -> pa.Table:
+    """Texts of few values, other ones in each file, and NULLs among them."""
+    i = np.arange(first, first + ROWS)
+    few = [None if k % 7 == 0 else f"{first // ROWS}-é{k % 5}" for k in i]
+    return pa.table({
+        "i": i, "few": pa.array(few, kind), "none": pa.nulls(ROWS, kind),
+        "many": pa.array([f"text {k * 7919 % ROWS} " * 8 for k in i], kind),
+        "d": pa.array(i).cast(pa.decimal128(19, 0)).cast(pa.decimal128(15, 2)),
+    })  # fmt: skip
+
+
+@pytest.fixture(params=["string", "string_view"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    kind = pa.string() if request.param == "string" else pa.string_view()
+    paths = [str(tmp_path / f"{n}.parquet") for n in range(3)]
+    for n, path in enumerate(paths):
+        pq.write_table(rows(n * ROWS, kind), path, row_group_size=20_000,
+                       use_dictionary=["few", "none"], compression="none")  # fmt: skip
+    return paths
+
+
+def schema() -> pa.Schema:
+    return rows(0).schema
+
+
+def place(some: pa.RecordBatch, group: Group, first_row: int) -> Sequence[pa.Array]:
+    return [pa.array(np.arange(first_row, first_row + some.num_rows) + group.place * ROWS)]
+
+
+def test_rows_and_their_places_are_those_of_the_files(files: list[str]) -> None:
+    found = coded_files(files, schema())
+    assert found is not None
+    batches = list(found.batches(place, 2))
+    codes = pa.Table.from_batches(batches)
+    assert codes.schema.field("few").type == pa.int32()
+    assert codes.schema.field("many").type == pa.string()
+    texts = found.texts(codes.drop_columns("__more0"))
+    assert texts.schema == found.schema
+    texts.validate(full=True)
+    wanted = pa.concat_tables([rows(n * ROWS) for n in range(3)])
+    assert texts.cast(wanted.schema).equals(wanted)
+    assert codes.column("__more0").equals(wanted.column("i"))
+
+
+@pytest.mark.parametrize("by", ["few, i", "many desc", "d desc"])
+def test_sorted_files_are_as_duckdb_sorts(files: list[str], tmp_path: Path, by: str) -> None:
+    with millpond.init(threads=2, memory_limit="70MB", progress=False) as sp:
+        frame = sp.read_parquet(files).sort(by)
+        frame.write_parquet(tmp_path / "out")
+        plan = frame.write_parquet_lazy("/nowhere").explain(physical=True)
+    assert "range by range" in plan
+    want = duckdb.sql(f"FROM read_parquet({files}) ORDER BY {by}, i").to_arrow_table()
+    found = duckdb.sql(f"FROM '{tmp_path}/out/*.parquet'").to_arrow_table()
+    assert found.equals(want.cast(found.schema))
+
+
+def test_hash_partitions_are_those_of_duckdbs_reader(files: list[str], tmp_path: Path) -> None:
+    with millpond.init(threads=2, progress=False) as sp:
+        sp.read_parquet(files).repartition(5, hash_by=["few", "d"]).write_parquet(tmp_path / "a")
+        plain = sp.read_parquet(files).filter("i >= 0").repartition(5, hash_by=["few", "d"])
+        plain.write_parquet(tmp_path / "b")
+    for n in range(5):
+        query = "FROM '{}/part-0000{}.parquet' ORDER BY i"
+        a, b = (duckdb.sql(query.format(tmp_path / x, n)).fetchall() for x in "ab")
+        assert a == b
+    assert sum(pq.read_metadata(f).num_rows for f in (tmp_path / "a").glob("*.parquet")) == 3 * ROWS
+
+
+def test_what_duckdb_reads_in_another_way_is_left_to_it(files: list[str], tmp_path: Path) -> None:
+    other = schema().set(0, pa.field("i", pa.int32()))
+    assert coded_files(files, other) is None
+    assert coded_files([*files, str(tmp_path / "gone.parquet")], schema()) is None
+    pq.write_table(rows(0), tmp_path / "small.parquet", row_group_size=1000)
+    assert coded_files([str(tmp_path / "small.parquet")], schema()) is None
+
+
+def test_a_text_that_is_none_is_an_error(tmp_path: Path) -> None:
+    bad = pa.array([b"fine", b"\xff\xfe"] * ROWS).view(pa.string())
+    path = str(tmp_path / "bad.parquet")
+    for dictionary in (True, False):
+        pq.write_table(pa.table({"s": bad}), path, use_dictionary=dictionary)
+        found = coded_files([path], pa.schema({"s": pa.string()}))
+        assert found is not None
+        with pytest.raises(FileUnreadable, match=r"bad\.parquet"):
+            list(found.batches(lambda *_: [], 2))
