@@ -4,6 +4,7 @@ Every function takes `where`, the call as the user wrote it, for its errors, and
 `Dialect` that knows SQL; none touches data.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -238,7 +239,14 @@ def partial_sql(
     sql = text
     for i in range(len(inputs)):
         sql = sql.replace("{" + str(i) + "}", f"__in{i}")
-    query = p.query(sql, where, dialect)
+    try:
+        query = p.query(sql, where, dialect)
+    except SqlError as error:
+        beyond = re.search(r"\{\d+\}", sql)
+        if beyond is None:
+            raise
+        names = ", ".join("{" + str(i) + "}" for i in range(len(inputs)))
+        raise SqlError(f"{error} Is {beyond[0]} an input? There are: {names}.") from None
     tables = {f"__in{i}": node.schema for i, node in enumerate(inputs)}
     schema = p.check(lambda: dialect.describe(query.sql, tables), where)
     _check_partitions(inputs, where, co_partitioned, lambda: _equated(query.sql, dialect))

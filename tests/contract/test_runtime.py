@@ -61,6 +61,18 @@ def skip_in_this_thread(runtime: Runtime, why: str) -> None:
         pytest.skip(why)
 
 
+def kills_its_process_at(x: int, flag: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A function of rows that ends the process at the row `x`, once: the file `flag` tells."""
+
+    def dies_once(row: dict[str, Any]) -> dict[str, Any]:
+        if row["x"] == x and not os.path.exists(flag):
+            os.close(os.open(flag, os.O_CREAT))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+    return dies_once
+
+
 def test_a_task_gives_its_result(runtime: Runtime) -> None:
     task = one_task()
     result = runtime.submit([task])[0].result(60)
@@ -103,15 +115,8 @@ def test_a_worker_killed_in_the_middle_of_a_call_takes_no_rows_with_it(
 ) -> None:
     skip_in_this_thread(runtime, "it would kill this process")
     monkeypatch.setattr("millpond.runtime.sizing.CALL_S", 1e9)  # All tasks count as short.
-    flag = str(tmp_path / "killed")
-
-    def dies_once(row: dict[str, Any]) -> dict[str, Any]:
-        if row["x"] == 151 and not os.path.exists(flag):
-            os.close(os.open(flag, os.O_CREAT))
-            os.kill(os.getpid(), signal.SIGKILL)
-        return row
-
     events: list[Event] = []
+    dies_once = kills_its_process_at(151, str(tmp_path / "killed"))
     stage = replace(spread(2, python(dies_once)), inputs=(numbers(50),))
     outcome = run([stage, gather(1, 0)], runtime, events.append).only
     assert rows_of(outcome.parts, reading(runtime)) == [
@@ -212,18 +217,8 @@ def test_a_function_that_prints_and_reads_disturbs_nothing(runtime: Runtime) -> 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_once_is_replaced(runtime: Runtime, tmp_path: Path) -> None:
     skip_in_this_thread(runtime, "it would kill this process")
-    flag = str(tmp_path / "killed")
-
-    def dies_once(row: dict[str, Any]) -> dict[str, Any]:
-        import os
-        import signal
-
-        if row["x"] == 77 and not os.path.exists(flag):
-            os.close(os.open(flag, os.O_CREAT))
-            os.kill(os.getpid(), signal.SIGKILL)
-        return row
-
     events: list[Event] = []
+    dies_once = kills_its_process_at(77, str(tmp_path / "killed"))
     outcome = run([spread(2, python(dies_once)), gather(1, 0)], runtime, events.append).only
     assert sorted(chain(*rows_of(outcome.parts, reading(runtime)))) == list(ALL)
     assert "TaskRetried" in {type(event).__name__ for event in events}

@@ -145,16 +145,23 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def put_asked(self) -> tuple[str, dict[str, str], bytes] | None:
+        """What a PUT says: key, query, body; None after it was told that there is no bucket."""
+        bucket, key, asked = self.parse()
+        data = self.body()
+        if bucket != BUCKET:
+            self.fail(404, self.no_bucket)
+            return None
+        return key, asked, data
+
 
 class _Google(_Handler):
     meta, deleted, no_bucket, no_key = "x-goog-meta-", 204, "NoSuchBucket", "NoSuchKey"
 
     def do_PUT(self) -> None:
-        bucket, key, asked = self.parse()
-        data = self.body()
-        if bucket != BUCKET:
-            self.fail(404, self.no_bucket)
+        if (told := self.put_asked()) is None:
             return
+        key, asked, data = told
         if "uploadId" in asked:
             self.server.pieces[asked["uploadId"], f"{int(asked['partNumber']):05}"] = data
             self.answer(200, b"", stamp(data))
@@ -204,11 +211,9 @@ class _Azure(_Handler):
     meta, deleted, no_bucket, no_key = "x-ms-meta-", 202, "ContainerNotFound", "BlobNotFound"
 
     def do_PUT(self) -> None:
-        bucket, key, asked = self.parse()
-        data = self.body()
-        if bucket != BUCKET:
-            self.fail(404, self.no_bucket)
+        if (told := self.put_asked()) is None:
             return
+        key, asked, data = told
         if asked.get("comp") == "block":
             self.server.pieces[key, asked["blockid"]] = data
             self.answer(201, b"", stamp(data))

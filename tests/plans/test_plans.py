@@ -175,3 +175,16 @@ def test_rules_end_on_a_deep_plan(sp: Session) -> None:
         t = t.filter(f"a <> {i}").repartition(2 + i % 3, hash_by="k").sort("a").select("k", "a")
 
     assert explain(optimize(t.plan)).count("Sort") <= 25
+
+
+def test_a_limit_above_a_smaller_one_adds_no_rows() -> None:
+    with Session(options(progress=False)) as sp:
+        assert sp.from_items(list(range(9))).limit(3).limit(7).count() == 3
+
+
+def test_a_condition_that_varies_stays_above_the_group_it_asks() -> None:
+    """Below it, each row of a group would be asked, and a part of them counted."""
+    with Session(options(progress=False)) as sp:
+        counts = sp.from_items([1, 1, 2]).group_by("item").agg("count(*) AS n")
+        assert counts.filter("item > random()").explain().startswith("Filter")
+        assert not counts.filter("item > 1").explain().startswith("Filter")

@@ -61,6 +61,9 @@ AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "no frame in a union": (lambda sp, f: f.union([f]), OptionError, "needs a frame, not list"),
     "no frame in sql": (lambda sp, f: sp.sql("FROM t", t=3), OptionError, "a frame, not int"),
     "no frame in parts": (lambda sp, f: sp.partial_sql("FROM {0}", 3), OptionError, "not int"),
+    "one input too few": (
+        lambda sp, f: sp.partial_sql("FROM {0} JOIN {1} USING (a)", f), SqlError, "There are: .0",
+    ),
     "nothing to wait for": (lambda sp, f: sp.wait(3), OptionError, "needs a frame, not int"),
     "a path of another kind": (lambda sp, f: sp.read_csv(3), OptionError, "needs a path"),
     "a target of another kind": (lambda sp, f: f.write_csv(3), OptionError, "needs a path"),

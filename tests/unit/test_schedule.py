@@ -472,6 +472,16 @@ def test_a_task_that_read_other_rows_than_were_written_is_tried_again(rows_in: i
     assert schedule.succeeded(result(again)) == [Finished()]
 
 
+def test_a_task_that_wrote_other_rows_than_it_computed_is_tried_again() -> None:
+    schedule = begun(source(0, 1), reader(1, 0))
+    (task,) = submitted(schedule.free_slots(9))
+    whole = result(task)
+    wrong = replace(whole, rows=whole.rows + 1)  # A row that is in none of its segments.
+    assert schedule.succeeded(wrong) == [Discard((whole.part,))]
+    (again,) = submitted(schedule.free_slots(9))
+    assert again.id == TaskId(0, 0, 1)
+
+
 def test_a_worker_that_stopped_early_on_purpose_is_believed() -> None:
     schedule = begun(source(0, 2), reader(1, 0))
     finish(schedule, submitted(schedule.free_slots(9)))

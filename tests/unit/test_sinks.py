@@ -235,3 +235,15 @@ def test_a_folder_keeps_one_format(sp: Session, tmp_path: Path) -> None:
     numbers(sp).write_csv(target, mode="overwrite")
     numbers(sp).write_csv(target, mode="append")
     assert sp.read_csv(target).count() == 2 * numbers(sp).count()
+
+
+def test_a_target_that_holds_files_is_refused_before_anything_is_computed(
+    sp: Session, tmp_path: Path
+) -> None:
+    def computed(row: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError("rows were computed for a target that cannot take them")
+
+    target = tmp_path / "out"
+    numbers(sp, 10).write_parquet(target)
+    with pytest.raises(TargetNotEmpty):
+        numbers(sp, 10).map(computed, schema={"x": "BIGINT"}).write_parquet(target)
