@@ -17,7 +17,7 @@ from millpond.lazy import extra
 from millpond.storage.looks import Look, Looks
 from millpond.storage.paths import is_glob
 from millpond.storage.protocol import Storage
-from millpond.storage.values import FileInfo, Range
+from millpond.storage.values import FileInfo
 
 T = TypeVar("T")
 
@@ -36,8 +36,8 @@ class RemoteFile:
     mode = "rb"
     closed = False
 
-    def __init__(self, storage: Storage, look: Look) -> None:
-        self._storage, self._look = storage, look
+    def __init__(self, looks: Looks, look: Look) -> None:
+        self._looks, self._look = looks, look
         self._places: dict[int, int] = {}
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -56,12 +56,7 @@ class RemoteFile:
         if seen >= 0 and seen + length <= len(self._look.data):
             view = self._look.data[seen : seen + length]
         else:
-            view = self._storage.read_many([Range(info.path, at, length)])[0]
-        if len(view) != length:
-            raise StorageError(
-                f"read {info.path}: it has become shorter while it was being read. "
-                "Read it again, and write new files instead of changing old ones."
-            )
+            view = self._looks.read_same(info, at, length)
         self.seek(at + length)
         return bytes(view)
 
@@ -87,7 +82,8 @@ def open_file(storage: Storage, path: str) -> str | RemoteFile:
     local = storage.local_path(path)
     if local is not None:
         return local
-    return RemoteFile(storage, looks_of(storage).look(path))
+    looks = looks_of(storage)
+    return RemoteFile(looks, looks.look(path))
 
 
 def looks_of(storage: Storage) -> Looks:
@@ -146,7 +142,7 @@ class RemoteFiles:
         if mode.strip("b") != "r":
             raise StorageError(f"open {self._full(path)}: through here, files are only read.")
         look = self._told(self._looks.look, self._full(path))
-        return _Told(self._storage, look, self._told)
+        return _Told(self._looks, look, self._told)
 
     def _glob(self, path: str) -> list[str]:
         full = self._full(path)
@@ -181,8 +177,8 @@ class RemoteFiles:
 class _Told(RemoteFile):
     """A file whose failures are kept for `failure_in`."""
 
-    def __init__(self, storage: Storage, look: Look, told: Callable[..., Any]) -> None:
-        super().__init__(storage, look)
+    def __init__(self, looks: Looks, look: Look, told: Callable[..., Any]) -> None:
+        super().__init__(looks, look)
         self._told = told
 
     def read(self, length: int | None = -1) -> bytes:

@@ -54,10 +54,18 @@ class _Asked:
 
 
 class Looks:
-    """The looks of one storage. `peek` asks for some bytes of a file, by one request."""
+    """The looks of one storage.
 
-    def __init__(self, peek: Callable[[str, int, int], Look]) -> None:
-        self._peek = peek
+    `peek` asks for some bytes of a file, by one request; `read_same` gives more of a file that
+    was looked at, if it is the same still.
+    """
+
+    def __init__(
+        self,
+        peek: Callable[[str, int, int], Look],
+        read_same: Callable[[FileInfo, int, int], memoryview],
+    ) -> None:
+        self._peek, self.read_same = peek, read_same
         self._lock = threading.Lock()
         self._places: dict[str, tuple[_Line, int]] = {}
         self._asked: dict[str, _Asked] = {}

@@ -61,10 +61,7 @@ def read_objects(reads: Sequence[Read], fetch: Fetch) -> Buffers:
     for request, answer in zip(asked, answers, strict=True):
         path = request.path
         if versions.setdefault(path, answer.info.version) != answer.info.version:
-            raise StorageError(
-                f"read {path}: it was replaced while it was being read. Read it again; for "
-                "data that changes, write new files and name them in a manifest."
-            )
+            raise replaced(path)
         sizes[path] = answer.info.size_bytes
         if not request.memory:
             buffers[request.first] = answer.data
@@ -72,6 +69,14 @@ def read_objects(reads: Sequence[Read], fetch: Fetch) -> Buffers:
         if read.length:
             buffers[i] = buffers[i][: max(sizes[read.path] - read.offset, 0)]
     return buffers
+
+
+def replaced(path: str) -> StorageError:
+    """The error of who reads a file that is another one by now."""
+    return StorageError(
+        f"read {path}: it was replaced while it was being read. Read it again; for "
+        "data that changes, write new files and name them in a manifest."
+    )
 
 
 def requests(reads: Sequence[Read], buffers: Buffers) -> list[Request]:

@@ -19,7 +19,7 @@ from millpond.errors import NotAtomic, PathNotFound, StorageError
 from millpond.storage.looks import Look, Looks
 from millpond.storage.object_client import ObjectClient
 from millpond.storage.object_keys import Key, locate
-from millpond.storage.object_reads import Fetched, read_objects
+from millpond.storage.object_reads import Fetched, read_objects, replaced
 from millpond.storage.oserrors import explained
 from millpond.storage.paths import (
     STAGING,
@@ -54,7 +54,7 @@ class ObjectStorage:
         self._lock = threading.Lock()
         self._atomic: set[str] = set()
         self._scratch: Scratch | None = None
-        self.looks = Looks(self.peek)
+        self.looks = Looks(self.peek, self.read_same)
 
     def __repr__(self) -> str:
         return f"ObjectStorage({self._kind!r})"
@@ -100,6 +100,19 @@ class ObjectStorage:
         """The object as it is now and some bytes of it, by one request."""
         answer = self._fetch(path, offset, length, ())
         return Look(answer.info, offset, answer.data)
+
+    def read_same(self, info: FileInfo, offset: int, length: int) -> memoryview:
+        """Bytes of the object that `info` describes; an error if it was replaced since."""
+
+        def fetch(path: str, at: int, n: int, memory: Sequence[memoryview]) -> Fetched:
+            answer = self._fetch(path, at, n, memory)
+            if answer.info.version != info.version:
+                raise replaced(path)
+            return answer
+
+        wanted = [Range(info.path, offset, length)]
+        reads = merge(wanted, self._size, limit=MERGED)
+        return split(wanted, reads, read_objects(reads, fetch))[0]
 
     def local_path(self, path: str) -> str | None:
         """None: an object is no file of this machine."""

@@ -2,7 +2,7 @@
 
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +22,9 @@ import millpond
 from millpond.engine.duckdb import Engine
 from millpond.errors import MillpondError, PathNotFound, SchemaMismatch, StorageError
 from millpond.storage import (
+    FileInfo,
     LocalStorage,
     ObjectStorage,
-    Range,
     RemoteFile,
     RemoteFiles,
     open_file,
@@ -92,15 +92,15 @@ class Counted:
 
     def __init__(self, storage: ObjectStorage) -> None:
         self.storage, self.asked = storage, 0
-        self.looks = Looks(self.peek)
+        self.looks = Looks(self.peek, self.read_same)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.storage, name)
 
-    def read_many(self, ranges: Sequence[Range]) -> list[memoryview]:
-        views = self.storage.read_many(ranges)
-        self.asked += sum(len(view) for view in views)
-        return views
+    def read_same(self, info: FileInfo, offset: int, length: int) -> memoryview:
+        view = self.storage.read_same(info, offset, length)
+        self.asked += len(view)
+        return view
 
     def peek(self, path: str, offset: int, length: int) -> Look:
         look = self.storage.peek(path, offset, length)
@@ -247,9 +247,9 @@ class Requests:
 
         patch.setattr(handler, "parse", counted)
 
-    def put(self, i: int, table: pa.Table) -> None:
+    def put(self, i: int, table: pa.Table, **how: Any) -> None:
         made = io.BytesIO()
-        pq.write_table(table, made)
+        pq.write_table(table, made, **how)
         self.cloud.objects[f"many/{i:05}.parquet"] = (made.getvalue(), {})
 
     def of(self, work: Callable[[], Any]) -> int:
@@ -342,3 +342,28 @@ def test_a_file_that_was_replaced_between_call_and_run_is_read_as_it_is(
         assert df.count() == 19 + 49_900
         store.put(7, pa.table({"i": [7], "t": ["short"]}))
         assert df.count() == 20
+
+
+def test_a_file_replaced_after_its_footer_was_read_is_an_error_and_never_a_mixture(
+    requests_of: Callable[[int], Requests],
+) -> None:
+    store = requests_of(1)
+    of = [
+        pa.table({"i": pa.array(np.arange(100_000) * 2 + odd), "t": ["x"] * 100_000})
+        for odd in (0, 1)
+    ]
+    plain = {"compression": "none", "use_dictionary": False}
+    store.put(0, of[0], **plain)
+    storage = ObjectStorage("gs", store.cloud.options())
+    file = open_file(storage, "gs://contract/many/00000.parquet")
+    assert pq.read_metadata(file).num_rows == 100_000
+    before = len(store.cloud.objects["many/00000.parquet"][0])
+    store.put(0, of[1], **plain)
+    assert len(store.cloud.objects["many/00000.parquet"][0]) == before  # Nothing else tells.
+    with pytest.raises(StorageError, match=r"00000\.parquet: it was replaced"):
+        pq.read_table(file)
+    assert isinstance(file, RemoteFile)
+    store.put(0, pa.table({"i": [1]}))
+    file.seek(0)
+    with pytest.raises(StorageError, match=r"00000\.parquet: it was replaced"):
+        file.read()
