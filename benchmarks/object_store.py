@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,15 @@ import pytest
 from obstore.store import S3Store
 
 from millpond.engine.duckdb import Engine
-from millpond.storage import Range, RemoteFiles, Storage, ThreeFsStorage, open_storage
+from millpond.storage import (
+    FileInfo,
+    ObjectStorage,
+    Range,
+    RemoteFiles,
+    ThreeFsStorage,
+    open_storage,
+)
+from millpond.storage.looks import Look, Looks
 from millpond.storage.ranges import merge
 
 sys.path += [str(Path(__file__).parents[1] / "tests" / name) for name in ("contract", "fakes")]
@@ -154,16 +162,22 @@ def scan_parquet(folder: Path, mib: int) -> list[dict[str, Any]]:
 class Moved:
     """A storage that counts the bytes that are read from it."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: ObjectStorage) -> None:
         self.storage, self.n_bytes = storage, 0
+        self.looks = Looks(self.peek, self.read_same)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.storage, name)
 
-    def read_many(self, ranges: Sequence[Range]) -> list[memoryview]:
-        views = self.storage.read_many(ranges)
-        self.n_bytes += sum(len(view) for view in views)
-        return views
+    def peek(self, path: str, offset: int, length: int) -> Look:
+        look = self.storage.peek(path, offset, length)
+        self.n_bytes += len(look.data)
+        return look
+
+    def read_same(self, info: FileInfo, offset: int, length: int) -> memoryview:
+        view = self.storage.read_same(info, offset, length)
+        self.n_bytes += len(view)
+        return view
 
 
 def peer_scan(

@@ -1,6 +1,7 @@
 """Tables that are written: every type, strange values, modes, conflicts; read by both sides."""
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -25,7 +26,9 @@ from millpond.errors import (
 from millpond.events import TaskFinished
 from millpond.options import options
 from millpond.session import Session
-from millpond.storage import ObjectStorage, Range
+from millpond.storage.object_client import ObjectClient
+from millpond.storage.object_keys import Key
+from millpond.storage.object_reads import Fetched
 
 TABLE = pa.table(
     {
@@ -267,14 +270,14 @@ def test_only_the_files_and_columns_that_a_query_needs_are_read(
         "type": "sql", "uri": f"sqlite:///{tmp_path}/catalog.db", "warehouse": place.path("lake"),
     }  # fmt: skip
     seen: dict[str, int] = {}
-    read_many = ObjectStorage.read_many
+    fetch, lock = ObjectClient.fetch, threading.Lock()
 
-    def counted(self: ObjectStorage, ranges: Sequence[Range]) -> list[memoryview]:
-        views = read_many(self, ranges)
-        for wanted, view in zip(ranges, views, strict=True):
-            if wanted.path.endswith(".parquet"):
-                seen[wanted.path] = seen.get(wanted.path, 0) + len(view)
-        return views
+    def counted(self: ObjectClient, at: Key, *more: Any) -> Fetched:
+        answer = fetch(self, at, *more)
+        with lock:
+            if at.key.endswith(".parquet"):
+                seen[at.key] = seen.get(at.key, 0) + answer.n_bytes
+        return answer
 
     with Session(options(threads=2, storage_options=moto_server.options())) as sp:
         frame = sp.sql(
@@ -285,7 +288,7 @@ def test_only_the_files_and_columns_that_a_query_needs_are_read(
             frame.write_delta(place.path("t"), partition_by="s")
         else:
             frame.write_iceberg("db.t", catalog=catalog, partition_by="s")
-        monkeypatch.setattr(ObjectStorage, "read_many", counted)
+        monkeypatch.setattr(ObjectClient, "fetch", counted)
         table = (
             sp.read_delta(place.path("t")) if kind == "delta"
             else sp.read_iceberg("db.t", catalog=catalog)
