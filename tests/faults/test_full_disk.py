@@ -2,8 +2,10 @@
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from millpond.errors import DiskFull, StorageError
@@ -85,3 +87,25 @@ def test_a_data_root_that_cannot_be_written_is_an_error_that_says_so(
         assert "mounted read-only; choose another place" in str(failed.value)
     with pytest.raises(StorageError, match="mounted read-only"):
         Session(options(data_root=str(small_disk / "other")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["auto", "staged"])
+def test_scratch_that_fills_under_a_sort(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    source, out = tmp_path / "in.parquet", tmp_path / "out"
+    rows = "SELECT md5(i::VARCHAR) AS s, md5(s) AS t, md5(t) AS u FROM range(500000) AS r(i)"
+    duckdb.sql(f"COPY ({rows}) TO '{source}' (FORMAT parquet, COMPRESSION uncompressed)")
+    before = source.stat().st_mtime_ns
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with Session(options(threads=2, memory_limit="70MB", shape=shape, progress=False)) as sp:
+        frame = sp.read_parquet(str(source)).sort("s")
+        plan = frame.write_parquet_lazy("/nowhere").explain(physical=True)
+        assert ("range by range" in plan) == (shape == "auto")
+        with pytest.raises(DiskFull, match=r"(?i)no space"):
+            frame.write_parquet(str(out))
+        assert [f for f in files_below(small_disk) if f.suffix == ".part"] == []
+    assert [f for f in files_below(small_disk) if not f.name.endswith(".lock")] == []
+    assert not out.exists() or files_below(out) == []
+    assert source.stat().st_mtime_ns == before
