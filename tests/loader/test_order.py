@@ -44,6 +44,11 @@ def test_the_orders_are_pinned() -> None:
     assert Order("block", 7, 4, 2).epoch(20, 3).rows(first).tolist() == BLOCK_7_3
 
 
+@pytest.mark.parametrize(("n", "kind"), [(65_536, HashOrder), (65_537, Feistel)])
+def test_where_one_kind_of_order_ends_and_the_other_begins_is_pinned(n: int, kind: type) -> None:
+    assert isinstance(permutation(n, 7), kind)
+
+
 GLOBAL_7_3 = [14, 2, 3, 17, 15]
 BLOCK_7_3 = [14, 9, 12, 10, 11]
 
