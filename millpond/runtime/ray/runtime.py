@@ -140,6 +140,7 @@ class RayRuntime:
 
     def fetch_many(self, node: str, wanted: Wanted) -> Sequence[Sequence[bytes] | OSError]:
         """Byte ranges of some parts of one node, or why there are none, by one call."""
+        check_connected()
         return fetch(self._session, node, wanted)
 
     def name_of(self, part: PartRef) -> tuple[str, str] | None:
@@ -148,15 +149,19 @@ class RayRuntime:
 
     def take_up(self, folder: str) -> tuple[str, str] | None:
         """On which node a dead session left parts in `folder`, and where there."""
+        check_connected()
         return self._nodes.take_up(folder)
 
     def forget(self, run: str) -> None:
-        self._nodes.forget(run)
+        if is_connected():
+            self._nodes.forget(run)
 
     def check_shared(self, folder: str, what: str) -> None:
+        check_connected()
         self._nodes.check_shared(folder, what)
 
     def check_inputs(self, paths: Sequence[str]) -> None:
+        check_connected()
         self._nodes.check_inputs(paths)
 
     # ---- calls -----------------------------------------------------------------------
