@@ -19,7 +19,7 @@ SELECT i AS id, CASE WHEN i % 7 <> 0 THEN 'row ' || i END AS "Zeile ✓",
        CASE WHEN i % 5 <> 0 THEN i * 1.5::DOUBLE END AS x, CASE WHEN i % 3 <> 0 THEN i % 2 = 0 END AS b,
        [CASE WHEN j % 3 <> 0 THEN j::INTEGER END FOR j IN range(i % 23)] AS tokens,
        CASE WHEN i % 11 <> 0 THEN {a: i, b: CASE WHEN i % 13 <> 0 THEN 'z' || i END} END AS s,
-       MAP {'k' || (i % 3): i} AS m, CASE WHEN i % 4 <> 0 THEN [i, 2]::INTEGER[2] END AS pair
+       MAP {'k' || (i % 3): i} AS m, (CASE WHEN i % 4 <> 0 THEN '[' || i || ', 2]' END)::INTEGER[2] AS pair
 FROM range(6011) AS t(i)
 """  # noqa: E501
 
