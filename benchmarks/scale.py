@@ -31,10 +31,8 @@ import numpy as np
 from millpond.formats.scan import FileSlice, Scan, Split
 from millpond.physical.stages import (
     Edge,
-    Fragment,
     PartRef,
     SourceInput,
-    SqlStep,
     Stage,
     StageInput,
     Task,
@@ -42,6 +40,7 @@ from millpond.physical.stages import (
     TaskResult,
     ToPart,
 )
+from millpond.physical.steps import Fragment, SqlStep
 from millpond.runtime import Capacity, Runtime, run
 from millpond.schema import Schema
 

@@ -20,15 +20,8 @@ from millpond.physical.pipe import (
     word,
 )
 from millpond.physical.shape import Settings
-from millpond.physical.stages import (
-    Edge,
-    Fragment,
-    Input,
-    Output,
-    Stage,
-    StageInput,
-    ToPart,
-)
+from millpond.physical.stages import Edge, Input, Output, Stage, StageInput, ToPart
+from millpond.physical.steps import Fragment
 from millpond.plan import nodes as n
 from millpond.plan.wire import wire
 

@@ -6,22 +6,24 @@ from millpond.events import Event, StageFinished, TaskFinished
 from millpond.physical.shape import Physical
 from millpond.physical.stages import (
     ConcatInput,
-    PythonStep,
-    ReadStep,
-    RecordBoundsStep,
-    RecordRangesStep,
-    RecordSortStep,
     RowsInput,
     ShardsInput,
-    ShuffleStep,
-    SortStep,
     SourceInput,
-    SqlStep,
     Stage,
     StageInput,
     ToFile,
     ToMemory,
     ToPart,
+)
+from millpond.physical.steps import (
+    PythonStep,
+    ReadStep,
+    RecordBoundsStep,
+    RecordRangesStep,
+    RecordSortStep,
+    ShuffleStep,
+    SortStep,
+    SqlStep,
 )
 
 

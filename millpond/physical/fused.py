@@ -13,18 +13,8 @@ from millpond.formats.scan import FILE, ROW, FileSlice, Split
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
 from millpond.physical.splits import with_values
-from millpond.physical.stages import (
-    Fragment,
-    Input,
-    Output,
-    PythonStep,
-    SourceInput,
-    SqlStep,
-    Stage,
-    Step,
-    ToFile,
-    ToMemory,
-)
+from millpond.physical.stages import Input, Output, SourceInput, Stage, ToFile, ToMemory
+from millpond.physical.steps import Fragment, PythonStep, SqlStep, Step
 from millpond.plan import nodes as n
 from millpond.plan.wire import plain
 from millpond.schema import Schema

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from millpond.physical.fused import all_nodes
-from millpond.physical.stages import (
-    ConcatInput,
-    Determinism,
+from millpond.physical.stages import ConcatInput, Determinism, SourceInput, Stage, ToFile
+from millpond.physical.steps import (
     PythonStep,
     ReadStep,
     RecordBoundsStep,
@@ -18,11 +17,8 @@ from millpond.physical.stages import (
     RecordSortStep,
     ShuffleStep,
     SortStep,
-    SourceInput,
     SqlStep,
-    Stage,
     Step,
-    ToFile,
 )
 from millpond.physical.tasks import reads
 from millpond.plan import nodes as n

@@ -12,7 +12,8 @@ from millpond.physical.cuts import PID
 from millpond.physical.fragment import Pieces
 from millpond.physical.fused import Statement, functions_in_line, to_file
 from millpond.physical.shape import Settings, why_staged
-from millpond.physical.stages import Fragment, ReadStep, ShuffleStep, SqlStep, Stage
+from millpond.physical.stages import Stage
+from millpond.physical.steps import Fragment, ReadStep, ShuffleStep, SqlStep
 from millpond.physical.wide import wide
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import keeps_order, partitioning

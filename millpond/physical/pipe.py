@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from millpond.physical import fragment as f
 from millpond.physical.fragment import Pieces
-from millpond.physical.stages import Determinism, Input, Resources, SqlStep, Step
+from millpond.physical.stages import Determinism, Input, Resources
+from millpond.physical.steps import SqlStep, Step
 from millpond.plan import nodes as n
 from millpond.plan.nodes import Udf
 from millpond.schema import Schema

@@ -37,13 +37,13 @@ from millpond.physical.splits import can_cut, even_splits, finer_splits, source_
 from millpond.physical.stages import (
     ConcatInput,
     Edge,
-    PythonStep,
     Resources,
     RowsInput,
     ShardsInput,
     SourceInput,
     ToPart,
 )
+from millpond.physical.steps import PythonStep
 from millpond.physical.wide import row_bytes, why_wide
 from millpond.plan import nodes as n
 from millpond.plan.depth import room_for

@@ -15,17 +15,8 @@ from millpond.physical.fused import to_file
 from millpond.physical.identity import stage_fingerprint
 from millpond.physical.shape import Settings
 from millpond.physical.splits import source_splits
-from millpond.physical.stages import (
-    Edge,
-    Fragment,
-    RecordBoundsStep,
-    RecordRangesStep,
-    RecordSortStep,
-    SourceInput,
-    Stage,
-    StageInput,
-    ToPart,
-)
+from millpond.physical.stages import Edge, SourceInput, Stage, StageInput, ToPart
+from millpond.physical.steps import Fragment, RecordBoundsStep, RecordRangesStep, RecordSortStep
 from millpond.plan import nodes as n
 from millpond.plan.fingerprint import source_identity
 from millpond.schema import Schema

@@ -10,7 +10,8 @@ from millpond.physical.cuts import Cuts
 from millpond.physical.pipe import FIXED, VARIES, Pipe, ordered
 from millpond.physical.shape import Settings
 from millpond.physical.splits import first_rows
-from millpond.physical.stages import Edge, ShuffleStep, SourceInput, StageInput, ToPart
+from millpond.physical.stages import Edge, SourceInput, StageInput, ToPart
+from millpond.physical.steps import ShuffleStep
 from millpond.physical.wide import told, wide
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import keeps_order, partitioning

@@ -16,7 +16,8 @@ from millpond.physical.one_pass import MOST_FILES, read_step, stored, why_not_ar
 from millpond.physical.shape import Settings, read_bytes
 from millpond.physical.sorting import KEY, KEY_BYTES, SOURCE_GROUPS, cuts_of
 from millpond.physical.splits import count_rows, source_splits, thinned
-from millpond.physical.stages import Fragment, SortStep, SourceInput, Stage, ToFile
+from millpond.physical.stages import SourceInput, Stage, ToFile
+from millpond.physical.steps import Fragment, SortStep
 from millpond.plan import nodes as n
 
 # Of rows in memory: at most eight files are written at once, and one is being filled.

@@ -15,11 +15,11 @@ from millpond.physical.stages import (
     Input,
     RowsInput,
     ShardsInput,
-    SortStep,
     SourceInput,
     StageInput,
     ToPart,
 )
+from millpond.physical.steps import SortStep
 from millpond.physical.wide import told, wide
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from millpond.engine.kernels import Ints, integers, random_places, row_numbers
 from millpond.errors import MillpondError
 from millpond.physical.fragment import ORDINAL_NAME
-from millpond.physical.stages import PartRows, ShuffleStep, SortStep, Task
+from millpond.physical.stages import PartRows, Task
+from millpond.physical.steps import ShuffleStep, SortStep
 from millpond.shuffle.index import PartsUnreadable
 from millpond.storage.direct import reused_memory
 from millpond.worker.streams import Stream

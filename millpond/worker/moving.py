@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from millpond.engine.cursor import Cursor
 from millpond.engine.narrow import narrow_schema, narrowed
 from millpond.formats.scan import FILE, ROW
-from millpond.physical.stages import ReadStep, SplitRows, SqlStep, Task
+from millpond.physical.stages import SplitRows, Task
+from millpond.physical.steps import ReadStep, SqlStep
 from millpond.worker.inputs import Inputs
 from millpond.worker.worker import Worker
 

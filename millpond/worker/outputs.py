@@ -16,15 +16,8 @@ from millpond.engine.rows_hash import rows_hash
 from millpond.engine.write import as_written, codec_of, write_rows
 from millpond.formats.memory import let_go
 from millpond.physical.one_pass import RANGES_IN_MEMORY, held_bytes, shuffled_bytes, why_not_arrow
-from millpond.physical.stages import (
-    OutputFile,
-    PartRef,
-    ShuffleStep,
-    SortStep,
-    Task,
-    ToFile,
-    ToPart,
-)
+from millpond.physical.stages import OutputFile, PartRef, Task, ToFile, ToPart
+from millpond.physical.steps import ShuffleStep, SortStep
 from millpond.schema import Schema
 from millpond.storage import Staged
 from millpond.storage.oserrors import make_private

@@ -7,16 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from millpond.formats.fixed import Layout
-from millpond.physical.stages import (
-    OutputFile,
-    PartRows,
-    RecordBoundsStep,
-    RecordRangesStep,
-    RecordSortStep,
-    SplitRows,
-    Task,
-    ToFile,
-)
+from millpond.physical.stages import OutputFile, PartRows, SplitRows, Task, ToFile
+from millpond.physical.steps import RecordBoundsStep, RecordRangesStep, RecordSortStep
 from millpond.shuffle import record_ranges
 from millpond.shuffle.records import RecordSort, sort_files
 from millpond.storage import Staged

@@ -16,9 +16,8 @@ from millpond.engine.freed_memory import keep_freed_memory
 from millpond.engine.udfs import vectorised
 from millpond.errors import MillpondError, WorkerLost
 from millpond.physical.fragment import ORDINAL_NAME
-from millpond.physical.stages import (
-    PartRows,
-    PartsLost,
+from millpond.physical.stages import PartRows, PartsLost, Task, TaskResult, ToFile, ToMemory, ToPart
+from millpond.physical.steps import (
     PythonStep,
     ReadStep,
     RecordBoundsStep,
@@ -28,11 +27,6 @@ from millpond.physical.stages import (
     SortStep,
     SqlStep,
     Step,
-    Task,
-    TaskResult,
-    ToFile,
-    ToMemory,
-    ToPart,
 )
 from millpond.schema import Field, Schema
 from millpond.shuffle.index import PartsUnreadable

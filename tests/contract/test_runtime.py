@@ -27,7 +27,8 @@ from small_pipelines import (
 
 from millpond.errors import GaveUp, OptionError, TaskError
 from millpond.events import Event, TaskRetried
-from millpond.physical.stages import Resources, Step, Task, TaskId, TaskResult
+from millpond.physical.stages import Resources, Task, TaskId, TaskResult
+from millpond.physical.steps import Step
 from millpond.runtime import Runtime, run
 from millpond.runtime.commands import CALL_S
 from millpond.runtime.local import LocalRuntime

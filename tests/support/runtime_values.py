@@ -8,14 +8,12 @@ from millpond.formats.scan import FileSlice, Scan, Split
 from millpond.physical.stages import (
     Determinism,
     Edge,
-    Fragment,
     OutputFile,
     PartRef,
     PartRows,
     PartsLost,
     Resources,
     SourceInput,
-    SqlStep,
     Stage,
     StageInput,
     Task,
@@ -24,6 +22,7 @@ from millpond.physical.stages import (
     ToFile,
     ToPart,
 )
+from millpond.physical.steps import Fragment, SqlStep
 from millpond.runtime.commands import Command, Submit
 from millpond.runtime.place import Capacity
 from millpond.runtime.schedule import Schedule

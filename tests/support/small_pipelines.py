@@ -12,19 +12,16 @@ from millpond.formats.scan import Scan, Split
 from millpond.physical.stages import (
     Determinism,
     Edge,
-    Fragment,
     PartRef,
     PartRows,
-    PythonStep,
     Resources,
     SourceInput,
-    SqlStep,
     Stage,
     StageInput,
-    Step,
     Task,
     ToPart,
 )
+from millpond.physical.steps import Fragment, PythonStep, SqlStep, Step
 from millpond.physical.tasks import tasks
 from millpond.plan.nodes import PythonCall
 from millpond.schema import Schema

@@ -81,6 +81,29 @@ def test_more_than_memory_holds_is_sorted_range_by_range(
     assert found.column("i").equals(duckdb.sql(query).to_arrow_table().column("i"))
 
 
+@pytest.mark.parametrize("where", ["", "i % 10 < 9"])
+def test_a_range_that_memory_does_not_hold_is_sorted_by_duckdb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    file = str(tmp_path / "rows.parquet")
+    # Texts of few values and decimals, which travel as codes and in 64 bits.
+    select = "i, s, t, hash(i) % 7 || ' of 7' AS f, (i % 999 / 100)::DECIMAL(15, 2) AS d"
+    duckdb.sql(
+        f"COPY (SELECT {select} FROM ({SQL})) TO '{file}' (FORMAT parquet, ROW_GROUP_SIZE 50_000)"
+    )
+    asked = list[float]()
+    monkeypatch.setattr("millpond.worker.outputs.holds", lambda size, worker: asked.append(size))
+    with millpond.init(threads=2, memory_limit="128MB", progress=False) as sp:
+        rows = sp.read_parquet(file)
+        rows = rows.filter(where) if where else rows
+        rows.sort("f desc, d").write_parquet(tmp_path / "out")
+    assert len(asked) > 10
+    found = pa.concat_tables([pq.read_table(path) for path in parts(tmp_path / "out")])
+    query = f"FROM '{file}' WHERE {where or True} ORDER BY f DESC, d, i"
+    want = duckdb.sql(query).to_arrow_table()
+    assert found.cast(want.schema).equals(want)
+
+
 def test_files_tell_the_range_of_a_text_that_they_are_sorted_by(
     source: str, tmp_path: Path
 ) -> None:
