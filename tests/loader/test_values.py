@@ -16,7 +16,7 @@ from millpond.loader.columns import to_arrow
 from millpond.loader.parquet import ParquetRows
 from millpond.loader.reader import Dataset, open_dataset
 from millpond.loader.write import write_dataset
-from millpond.storage import LocalStorage, Range
+from millpond.storage import FileInfo, LocalStorage, Range
 from millpond.storage.looks import Look, Looks
 
 N = 50
@@ -216,7 +216,7 @@ class Far(LocalStorage):
     sent = 0
 
     def __init__(self) -> None:
-        self.looks = Looks(self.peek)  # type: ignore[assignment]
+        self.looks = Looks(self.peek, self.read_same)  # type: ignore[assignment]
 
     def local_path(self, path: str) -> None:
         return None
@@ -226,6 +226,9 @@ class Far(LocalStorage):
         assert info is not None
         data = self.read_many([Range(path, offset, min(length, info.size_bytes - offset))])[0]
         return Look(info, offset, data)
+
+    def read_same(self, info: FileInfo, offset: int, length: int) -> memoryview:
+        return self.read_many([Range(info.path, offset, length)])[0]
 
     def read_many(self, ranges: Sequence[Range]) -> list[memoryview]:
         found = super().read_many(ranges)
