@@ -10,12 +10,11 @@ imports included, with as many threads as there are cores; the order changes eac
 each run the rows are counted, and after the first one the keys of two files are checked not to
 meet. Printed are medians, and the medians of the ratios of each round.
 
-Measured at SF 10 on 2 cores (1 round, no other work, input cached): Millpond 56.8 CPU s and
-1.1 GB, DuckDB 111.8 (0.51) and 14.1 GB, Polars 55.1 (1.03) and 3.1 GB; wall 32.3 s, 57.9 s (0.56)
-and 29.1 s (1.11). In an hour when this machine was faster, and with the input not cached, CPU was
-48.6, 77.0 and 48.7 s, wall 41.6, 42.3 and 30.0 s. Of Millpond's CPU almost half is encoding, a
-quarter reading, a quarter putting rows in order. A thread more than cores costs 3 CPU s.
-The rivals kept the order then; without, their CPU seconds at SF 1 were the same (6.0, 4.5).
+Measured at SF 10 on 2 cores (1 round, no other work): Millpond 38.8 CPU s and 1.1 GB, DuckDB 84.9
+(0.46) and 14.2 GB, Polars 43.1 (0.90) and 3.2 GB; wall 22.5 s, 43.9 s (0.51) and 22.6 s (0.99).
+Before texts of few values travelled as codes it was 56.8 CPU s beside 55.1 of Polars. Of
+Millpond's CPU, most is in Arrow's and Parquet's libraries (50 %) and in the kernel (20 %). A
+thread more than cores costs 3 CPU s.
 """
 
 import argparse
