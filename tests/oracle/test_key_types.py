@@ -29,6 +29,9 @@ KEYS = {
     "INTEGER[]": ["[]", "[1]", "[1, 2]", "[NULL]", "[2]"],
     "STRUCT(a INTEGER, b VARCHAR)": ["{'a': 1, 'b': x}", "{'a': 1, 'b': NULL}",
                                      "{'a': NULL, 'b': y}"],
+    "STRUCT(v INTERVAL, b INTEGER)": ["{'v': 1 month, 'b': 1}", "{'v': 30 days, 'b': 0}",
+                                      "{'v': 720 hours, 'b': 2}", "{'v': NULL, 'b': 1}"],
+    "INTERVAL[]": ["[]", "[30 days, 1 day]", "[1 month]", "[720 hours]", "[NULL]", "[2 days]"],
 }  # fmt: skip
 DIRECTIONS = ["asc nulls last", "asc nulls first", "desc nulls last", "desc nulls first"]
 
