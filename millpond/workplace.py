@@ -152,7 +152,8 @@ class Workplace:
         found = optimize(plan, (present.files, *more))
         for node in all_nodes(found):
             if isinstance(node, n.DataSource):
-                expect(self.storage, node.files, ends=node.scan.format == "parquet")
+                ends = node.scan.format == "parquet"
+                expect(self.storage, node.files, ends=ends, by_arrow=True)
         return found
 
     def stages(self, plan: n.Node) -> Physical:

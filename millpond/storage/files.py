@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from millpond.errors import MillpondError, PathNotFound, StorageError
 from millpond.lazy import extra
-from millpond.storage.looks import Look, Looks
+from millpond.storage.looks import END_BYTES, Look, Looks
 from millpond.storage.paths import is_glob
 from millpond.storage.protocol import Storage
 from millpond.storage.values import FileInfo
@@ -148,7 +148,7 @@ class RemoteFiles:
         full = self._full(path)
         if is_glob(full):
             infos = list(self._storage.list(full))
-            self._looks.expect(infos, ends=True)
+            self._looks.expect(infos, end_bytes=END_BYTES)
             return [info.path for info in infos]
         # DuckDB asks for each name of a list: no listing of what may lie below it.
         return [full] if self._looks.renew(full) or self._exists(full) else []

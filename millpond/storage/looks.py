@@ -16,8 +16,8 @@ from typing import NamedTuple
 from millpond.storage.pool import start
 from millpond.storage.values import FileInfo
 
-# DuckDB reads 16 KiB of an end before it knows how long the footer is, and pyarrow 64.
-BYTES = 64 << 10
+BYTES = 64 << 10  # Of a beginning; and of an end, where pyarrow reads as much of it first.
+END_BYTES = 32 << 10  # DuckDB reads 16 KiB of an end before it knows how long the footer is.
 AHEAD = 64
 KEPT = 4 * AHEAD  # So 16 MiB; each task that runs at once has some ahead.
 # A query asks for size and time of each file several times while it is planned.
@@ -40,7 +40,7 @@ class _Line:
 
     paths: list[str]
     sizes: list[int]
-    ends: bool
+    end_bytes: int
     opened: int = 0
 
 
@@ -70,7 +70,7 @@ class Looks:
         self._places: dict[str, tuple[_Line, int]] = {}
         self._asked: dict[str, _Asked] = {}
 
-    def expect(self, files: Sequence[FileInfo | str], *, ends: bool) -> None:
+    def expect(self, files: Sequence[FileInfo | str], *, end_bytes: int) -> None:
         """These will be opened, in this order; what was seen of them before is forgotten."""
         paths = [file if isinstance(file, str) else file.path for file in files]
         with self._lock:
@@ -78,7 +78,7 @@ class Looks:
                      for file in files]  # fmt: skip
             if len(self._places) > 1_000_000:
                 self._places.clear()
-            line = _Line(paths, sizes, ends)
+            line = _Line(paths, sizes, end_bytes)
             for i, path in enumerate(paths):
                 self._places[path] = line, i
                 self._asked.pop(path, None)
@@ -138,12 +138,13 @@ class Looks:
 
     def _ask(self, path: str) -> Look:
         line, i = self._places.get(path, (None, 0))
-        if line is None or not line.ends:
+        if line is None or not line.end_bytes:
             return self._peek(path, 0, BYTES)
         size = line.sizes[i]
-        look = self._peek(path, max(size - BYTES, 0), BYTES)
-        rest = look.info.size_bytes - BYTES
-        return self._peek(path, rest, BYTES) if size < 0 < rest else look
+        most = line.end_bytes
+        look = self._peek(path, max(size - most, 0), most)
+        rest = look.info.size_bytes - most
+        return self._peek(path, rest, most) if size < 0 < rest else look
 
     def _size(self, path: str) -> int:
         line, i = self._places.get(path, (None, 0))

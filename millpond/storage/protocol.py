@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from millpond.errors import NotAtomic
-from millpond.storage.looks import Looks
+from millpond.storage.looks import BYTES, END_BYTES, Looks
 from millpond.storage.values import Buffers, FileInfo, Range, Staged
 
 AHEAD = 2  # Requests under way while the answer to one is used.
@@ -85,9 +85,14 @@ def put_new(storage: Storage, path: str, data: bytes) -> bool:
 
 
 def expect(
-    storage: Callable[[str], Storage], files: Sequence[FileInfo | str], *, ends: bool
+    storage: Callable[[str], Storage],
+    files: Sequence[FileInfo | str],
+    *,
+    ends: bool,
+    by_arrow: bool = False,
 ) -> None:
-    """These files will be opened soon, in this order; `ends` says that it begins at the end.
+    """These files will be opened soon, in this order; `ends` says that it begins at the end,
+    of which pyarrow reads more than DuckDB.
 
     Costs nothing by itself: the first one that is opened lets others be looked at meanwhile.
     """
@@ -97,7 +102,7 @@ def expect(
         if looks is not None:
             apart.setdefault(id(looks), (looks, []))[1].append(file)
     for looks, some in apart.values():
-        looks.expect(some, ends=ends)
+        looks.expect(some, end_bytes=(BYTES if by_arrow else END_BYTES) if ends else 0)
 
 
 def read_ahead(storage: Storage, ranges: Iterable[Range]) -> Iterator[tuple[Range, memoryview]]:

@@ -41,7 +41,7 @@ def many(n: int, size: int = 100) -> Files:
 def test_each_of_many_files_is_asked_for_once() -> None:
     files = many(KEPT * 3)
     looks = Looks(files.peek, files.read_same)
-    looks.expect(files.infos(), ends=True)
+    looks.expect(files.infos(), end_bytes=BYTES)
     for path in files.sizes:
         assert looks.look(path).info.size_bytes == 100
     assert sorted(files.asked) == [(path, 0) for path in files.sizes]
@@ -50,7 +50,7 @@ def test_each_of_many_files_is_asked_for_once() -> None:
 def test_whoever_opens_one_file_lets_few_others_be_looked_at() -> None:
     files = many(1000)
     looks = Looks(files.peek, files.read_same)
-    looks.expect(files.infos(), ends=True)
+    looks.expect(files.infos(), end_bytes=BYTES)
     looks.look("s3://b/00000")
     assert len(looks._asked) == 3
     for i in range(1, 100):
@@ -60,9 +60,9 @@ def test_whoever_opens_one_file_lets_few_others_be_looked_at() -> None:
 
 def test_all_of_a_small_file_and_the_end_or_the_beginning_of_a_large_one_is_seen() -> None:
     files = Files({"small": 10, "large": 10 * BYTES})
-    for ends, at in ((True, 9 * BYTES), (False, 0)):
+    for end_bytes, at in ((BYTES, 9 * BYTES), (0, 0)):
         looks = Looks(files.peek, files.read_same)
-        looks.expect(files.infos(), ends=ends)
+        looks.expect(files.infos(), end_bytes=end_bytes)
         assert looks.look("small")[1:] == (0, bytes(10))
         assert looks.look("large")[1:] == (at, bytes(BYTES))
     assert len(files.asked) == 4
@@ -71,15 +71,15 @@ def test_all_of_a_small_file_and_the_end_or_the_beginning_of_a_large_one_is_seen
 def test_a_size_that_was_told_before_is_remembered_and_one_that_was_not_is_found_out() -> None:
     files = Files({"small": 10, "large": 10 * BYTES})
     looks = Looks(files.peek, files.read_same)
-    looks.expect(files.infos(), ends=True)
-    looks.expect(["large"], ends=True)
+    looks.expect(files.infos(), end_bytes=BYTES)
+    looks.expect(["large"], end_bytes=BYTES)
     assert looks.look("large").offset == 9 * BYTES
     assert files.asked == [("large", 9 * BYTES)]
 
     looks = Looks(files.peek, files.read_same)
-    looks.expect(["large"], ends=True)
+    looks.expect(["large"], end_bytes=BYTES)
     assert looks.look("large").offset == 9 * BYTES
-    looks.expect(["small"], ends=True)
+    looks.expect(["small"], end_bytes=BYTES)
     assert looks.look("small").offset == 0
     assert files.asked[1:] == [("large", 0), ("large", 9 * BYTES), ("small", 0)]
 
@@ -87,7 +87,7 @@ def test_a_size_that_was_told_before_is_remembered_and_one_that_was_not_is_found
 def test_a_file_that_was_replaced_is_seen_as_it_is() -> None:
     files = Files({"a": 10 * BYTES})
     looks = Looks(files.peek, files.read_same)
-    looks.expect(files.infos(), ends=True)
+    looks.expect(files.infos(), end_bytes=BYTES)
     files.sizes["a"] = 20 * BYTES
     assert looks.look("a").info.size_bytes == 20 * BYTES
     files.sizes["a"] = 5
@@ -95,14 +95,14 @@ def test_a_file_that_was_replaced_is_seen_as_it_is() -> None:
     assert looks.renew("a")  # Another reader.
     assert looks.look("a").info.size_bytes == 5
     files.sizes["a"] = 7
-    looks.expect(["a"], ends=True)
+    looks.expect(["a"], end_bytes=BYTES)
     assert looks.look("a").info.size_bytes == 7
 
 
 def test_what_was_looked_at_ahead_is_there_for_the_reader_that_comes_after_a_name() -> None:
     files = many(3)
     looks = Looks(files.peek, files.read_same)
-    looks.expect(files.infos(), ends=True)
+    looks.expect(files.infos(), end_bytes=BYTES)
     looks.look("s3://b/00000")
     assert looks.renew("s3://b/00002")  # DuckDB asks for each name before it opens any.
     looks.look("s3://b/00002")
@@ -114,7 +114,7 @@ def test_a_look_that_failed_is_tried_again() -> None:
     files = many(3)
     lost = files.sizes.pop("s3://b/00001")
     looks = Looks(files.peek, files.read_same)
-    looks.expect([f"s3://b/{i:05}" for i in range(3)], ends=True)
+    looks.expect([f"s3://b/{i:05}" for i in range(3)], end_bytes=BYTES)
     looks.look("s3://b/00000")
     with pytest.raises(PathNotFound, match="00001"):
         looks.look("s3://b/00001")
@@ -125,7 +125,7 @@ def test_a_look_that_failed_is_tried_again() -> None:
 def test_threads_of_the_pool_may_look_too() -> None:
     files = many(4 * THREADS)
     looks = Looks(files.peek, files.read_same)
-    looks.expect(files.infos(), ends=True)
+    looks.expect(files.infos(), end_bytes=BYTES)
     found = each(lambda path: looks.look(path).info.path, list(files.sizes))
     assert found == list(files.sizes)
 
