@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from millpond.errors import (
 )
 from millpond.expr import Expression, quote
 from millpond.formats import delta, iceberg, iceberg_write
-from millpond.formats.tables import stored
+from millpond.formats.tables import required, stored
 from millpond.plan import nodes as n
 from millpond.plan.sinks import checked_mode, sink
 from millpond.schema import Schema
@@ -66,7 +66,7 @@ class TableTargets:
     ) -> TableTarget:  # fmt: skip
         where, storage = f"write_delta({uri!r})", self.storage(uri)
         plain = _checked(node, uri, mode, partition_by, options, where)
-        present = delta.current(storage, uri, where)
+        present = delta.current(storage, uri, mode, where)
         if mode == "append":
             storage.check_atomic(f"{uri.rstrip('/')}/_delta_log/check")
         # Files with the id of a commit are what a killed write left: no table names them.
@@ -94,14 +94,15 @@ class TableTargets:
             if mode == "append":
                 want = self._like(want, present.columns, where)
         columns = delta.delta_schema(self.engine.arrow_schema(want), where)
-        made = n.DataSink(
-            _as(node, want), "parquet", uri.rstrip("/"), mode, plain.options, _FILE, keys
-        )
+        # An overwrite gives the table the columns of the rows, with NULLs.
+        tests = required(present.columns) if present is not None and mode == "append" else {}
+        rows = _as(node, want, tests, where)
+        made = n.DataSink(rows, "parquet", uri.rstrip("/"), mode, plain.options, _FILE, keys)
 
         def finish(files: Sequence[OutputFile]) -> int:
             return delta.commit(
                 storage, uri, files, columns=columns, keys=keys, mode=mode,
-                exists=present is not None, where=where,
+                present=present, where=where,
             )  # fmt: skip
 
         return TableTarget(storage, made, finish, new_commit_id())
@@ -119,8 +120,9 @@ class TableTargets:
         )  # fmt: skip
         want = self._like(want, target.columns, where)
         options_ = (*plain.options, ("field_ids", target.field_ids))
+        rows = _as(node, want, required(target.columns), where)
         made = n.DataSink(
-            _as(node, want), "parquet", target.folder, "append", options_, _FILE, target.keys, True
+            rows, "parquet", target.folder, "append", options_, _FILE, target.keys, True
         )
         return TableTarget(self.storage(target.folder), made, target.commit, new_commit_id())
 
@@ -154,9 +156,20 @@ def _checked(
     return plain
 
 
-def _as(node: n.Node, schema: Schema) -> n.Node:
-    """The rows of `node` in these columns, which have the same names."""
-    if node.schema == schema:
+def _as(node: n.Node, schema: Schema, tests: Mapping[str, str], where: str) -> n.Node:
+    """The rows of `node` in these columns, which have the same names.
+
+    A row that one of the `tests` of columns is true of ends the write.
+    """
+    if node.schema == schema and not tests:
         return node
-    items = [f"{quote.name(f.name)}::{f.type} AS {quote.name(f.name)}" for f in schema]
+
+    def item(name: str, kind: str) -> str:
+        value = quote.name(name)
+        if name in tests:
+            text = f"{where}: the column {name!r} holds NULL where the table does not allow it."
+            value = f"CASE WHEN {tests[name]} THEN error({quote.value(text)}) ELSE {value} END"
+        return f"({value})::{kind} AS {quote.name(name)}"
+
+    items = [item(field.name, field.type) for field in schema]
     return n.Project(node, Expression(", ".join(items), frozenset(schema.names)), schema)

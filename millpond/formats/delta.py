@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -20,9 +21,10 @@ from millpond.errors import (
     StorageError,
     TableChanged,
 )
-from millpond.formats.tables import Snapshot
+from millpond.formats.tables import Snapshot, check_place, moment
 from millpond.lazy import extra
 from millpond.storage import FileInfo, OutputFile, Storage
+from millpond.storage.paths import check_name, scheme
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,18 +50,21 @@ def snapshot(
 
     if version is not None and timestamp is not None:
         raise OptionError(f"{where}: pass version= or timestamp=, not both.")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, Integral)):
+        raise OptionError(f"{where}: version={version!r} is no version. Pass a whole number.")
+    at = None if timestamp is None else moment(timestamp, "timestamp", where)
     base = storage.local_path(uri) or uri.rstrip("/")
     with _explained(storage, uri, where):
         table = _table(storage, base)
         if version is not None:
-            _go_to(table, version, where)
-        if timestamp is not None:
-            _go_back(table, timestamp, where)
+            _go_to(table, int(version), where)
+        if at is not None:
+            _go_back(table, at, where)
         _check_readable(table, where)
         columns = pa.schema(table.schema().to_arrow())
         actions = pa.table(table.get_add_actions())
         keys = tuple(table.metadata().partition_columns)
-    files = _files(actions, base)
+    files = _files(actions, base, where)
     values = _values(actions, keys)
     order = sorted(range(len(files)), key=lambda i: ([v or "" for v in values[i]], files[i].path))
     return Snapshot(
@@ -79,22 +84,26 @@ class Present:
     keys: tuple[str, ...]
 
 
-def current(storage: Storage, uri: str, where: str) -> Present | None:
+def current(storage: Storage, uri: str, mode: str, where: str) -> Present | None:
     """The table at `uri`, to be written to; None if there is none.
 
-    Raises `FileUnreadable` for one with rules for its rows that we would not check.
+    Raises `FileUnreadable` for one that does not take such a write, or has rules for its
+    rows that we would not check.
     """
-    import pyarrow as pa
-
     try:
         with _explained(storage, uri, where):
             table = _table(storage, storage.local_path(uri) or uri.rstrip("/"))
             _check_readable(table, where)
-            _check_writable(table, where)
-            keys = tuple(table.metadata().partition_columns)
-            return Present(pa.schema(table.schema().to_arrow()), keys)
+            _check_writable(table, mode, where)
+            return _present(table)
     except PathNotFound:
         return None
+
+
+def _present(table: Any) -> Present:
+    import pyarrow as pa
+
+    return Present(pa.schema(table.schema().to_arrow()), tuple(table.metadata().partition_columns))
 
 
 def commit(
@@ -105,7 +114,7 @@ def commit(
     columns: Any,
     keys: Sequence[str],
     mode: str,
-    exists: bool,
+    present: Present | None,
     where: str,
 ) -> int:
     """Make published files part of the table in one transaction; the table's new version.
@@ -127,8 +136,14 @@ def commit(
     utc = {f.name for f, is_zoned in zip(columns.fields, zoned, strict=True) if is_zoned}
     actions = [_add(transaction, output, base, keys, utc) for output in outputs]
     with _explained(storage, uri, where):
-        if exists:
+        if present is not None:
             table = _table(storage, base)
+            now = _present(table)
+            if now.keys != present.keys or (mode == "append" and now.columns != present.columns):
+                raise TableChanged(
+                    f"{where}: another writer has changed the table's columns meanwhile. Nothing "
+                    "was written; read it again, and write again."
+                )
             how = "overwrite" if mode == "overwrite" else "append"
             table.create_write_transaction(actions, how, columns, list(keys))
         else:
@@ -200,9 +215,7 @@ def _go_to(table: Any, version: int, where: str) -> None:
     table.load_as_version(version)
 
 
-def _go_back(table: Any, timestamp: str | datetime, where: str) -> None:
-    wanted = datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else timestamp
-    wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=UTC)
+def _go_back(table: Any, wanted: datetime, where: str) -> None:
     table.load_as_version(wanted)
     made_ms = table.history(1)[0].get("timestamp", 0)
     # The library gives the first version where there is none that old.
@@ -227,10 +240,14 @@ def _check_readable(table: Any, where: str) -> None:
         )
 
 
-def _check_writable(table: Any, where: str) -> None:
-    rules = [
-        name for name in table.metadata().configuration if name.startswith("delta.constraints")
-    ]
+def _check_writable(table: Any, mode: str, where: str) -> None:
+    settings = table.metadata().configuration
+    if mode == "overwrite" and settings.get("delta.appendOnly", "").lower() == "true":
+        raise FileUnreadable(
+            f"{where}: the table only takes appends (delta.appendOnly = true). Pass "
+            "mode='append', or write to another path."
+        )
+    rules = [name for name in settings if name.startswith("delta.constraints")]
     words = ("delta.invariants", "delta.generationExpression", "delta.identity.start")
     text = table.schema().to_json()
     rules += [word for word in words if word in text]
@@ -241,15 +258,23 @@ def _check_writable(table: Any, where: str) -> None:
         )
 
 
-def _files(actions: pa.Table, base: str) -> list[FileInfo]:
-    names = map(unquote, actions["path"].to_pylist())
-    paths = [name if "://" in name or name[:1] == "/" else f"{base}/{name}" for name in names]
+def _files(actions: pa.Table, base: str, where: str) -> list[FileInfo]:
+    paths = [_path(base, unquote(name), where) for name in actions["path"].to_pylist()]
     sizes, times = (actions[name].to_pylist() for name in ("size_bytes", "modification_time"))
     # A file of a table is never changed.
     return [
         FileInfo(path, size, str(ms), ms // 1000)
         for path, size, ms in zip(paths, sizes, times, strict=True)
     ]
+
+
+def _path(base: str, name: str, where: str) -> str:
+    """Where a file lies that the log names; a clone's log names files of another table."""
+    if scheme(name) or name[:1] == "/":
+        check_place(base, name, where)
+        return name
+    check_name(base, name)
+    return f"{base}/{name}"
 
 
 def _values(actions: pa.Table, keys: Sequence[str]) -> list[tuple[str | None, ...]]:
@@ -259,7 +284,9 @@ def _values(actions: pa.Table, keys: Sequence[str]) -> list[tuple[str | None, ..
     if not keys:
         return [()] * len(actions)
     held = actions["partition"].combine_chunks()
-    columns = [pc.struct_field(held, key).cast(pa.string()).to_pylist() for key in keys]
+    # By place: a name that begins with a dot would be a path.
+    places = [held.type.get_field_index(key) for key in keys]
+    columns = [pc.struct_field(held, place).cast(pa.string()).to_pylist() for place in places]
     return list(zip(*columns, strict=True))
 
 
@@ -301,8 +328,8 @@ def _explained(storage: Storage, uri: str, where: str) -> Iterator[None]:
         )
     except Exception as error:  # The library raises what its own parts happen to.
         failure = StorageError(f"{where}: {_said(error, storage)}")
-    # Raised out here, so that no traceback shows the library's own text.
-    raise failure
+    # Not `from error`, so that no traceback shows the library's own text.
+    raise failure from None
 
 
 def _said(error: Exception, storage: Storage) -> str:

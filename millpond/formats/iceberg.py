@@ -7,10 +7,11 @@ column; by their names only in tables that say so.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
 from millpond.errors import (
     FileUnreadable,
@@ -21,13 +22,10 @@ from millpond.errors import (
     StorageError,
     TableChanged,
 )
-from millpond.formats.tables import Snapshot
+from millpond.formats.tables import Snapshot, check_place, moment
 from millpond.lazy import extra
 from millpond.storage import STORES, FileInfo, Storage
 from millpond.storage.paths import scheme
-
-if TYPE_CHECKING:
-    pass
 
 Stores = Callable[[str], Storage]
 Catalog = str | os.PathLike[str] | Mapping[str, str] | None
@@ -35,6 +33,7 @@ Catalog = str | os.PathLike[str] | Mapping[str, str] | None
 UNSUPPORTED = frozenset({"TIME WITH TIME ZONE", "INTERVAL", "BIT", "TIMESTAMP_NS", "TIME_NS"})
 OTHER = {"TINYINT": "INTEGER", "SMALLINT": "INTEGER", "UTINYINT": "INTEGER", "USMALLINT": "INTEGER"}
 HOME = "warehouse"  # Where the SQLite catalogue lies if none is configured.
+_NUMBER = re.compile(r"v?(\d+)")
 _NAME_MAPPING = "schema.name-mapping.default"
 
 
@@ -54,9 +53,10 @@ def snapshot(
     """
     if snapshot_id is not None and as_of is not None:
         raise OptionError(f"{where}: pass snapshot= or as_of=, not both.")
+    at = None if as_of is None else moment(as_of, "as_of", where)
     with explained(table, where):
         found = _load(storage, table, catalog, where)
-        scan = found.scan(snapshot_id=_chosen(found, snapshot_id, as_of, where))
+        scan = found.scan(snapshot_id=_chosen(found, snapshot_id, at, where))
         tasks = sorted(scan.plan_files(), key=lambda task: str(task.file.file_path))
         deleted = next((task for task in tasks if task.delete_files), None)
         if deleted is not None:
@@ -65,10 +65,11 @@ def snapshot(
                 "are not supported. Have its writer compact the table (rewrite_data_files)."
             )
         columns = scan.projection()
+        _check_defaults(columns, where)
         by_name = _NAME_MAPPING in found.metadata.properties
         _check_names(found, columns, by_name, where)
         keys = _keys(found, columns, [task.file for task in tasks])
-        files = tuple(_file(storage, task.file) for task in tasks)
+        files = tuple(_file(storage, task.file, found.location(), where) for task in tasks)
         values = tuple(_values(found, columns, keys, task.file) for task in tasks) if keys else ()
         reading = ("hive_partitioning", "false")
         return Snapshot(
@@ -98,7 +99,14 @@ def _newest(storage: Stores, folder: str, where: str) -> str:
     found = [info for info in listed if info.path.endswith(".metadata.json")]
     if not found:
         raise PathNotFound(folder, f"{where}: no Iceberg table")
-    return max(found, key=lambda info: (info.path.rpartition("/")[2], info.modified_s)).path
+    return max(found, key=_age).path
+
+
+def _age(info: FileInfo) -> tuple[int, float, str]:
+    """By the number in a name: `00010-ID.metadata.json`, or `v10.metadata.json` of Hadoop."""
+    name = info.path.rpartition("/")[2]
+    number = _NUMBER.match(name)
+    return int(number[1]) if number else -1, info.modified_s, name
 
 
 def open_catalog(storage: Stores, catalog: Catalog, where: str) -> Any:
@@ -136,16 +144,12 @@ def _properties(storage: Stores, location: str) -> dict[str, str]:
     return {"py-io-impl": "millpond.formats.iceberg_io.StorageIO", **words}
 
 
-def _chosen(
-    table: Any, snapshot_id: int | None, as_of: str | datetime | None, where: str
-) -> int | None:
+def _chosen(table: Any, snapshot_id: int | None, wanted: datetime | None, where: str) -> int | None:
     if snapshot_id is not None and table.snapshot_by_id(snapshot_id) is None:
         known = ", ".join(str(found.snapshot_id) for found in table.metadata.snapshots[-5:])
         raise OptionError(f"{where}: no snapshot {snapshot_id}; the last ones are {known}.")
-    if as_of is None:
+    if wanted is None:
         return snapshot_id
-    wanted = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
-    wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=UTC)
     found = table.snapshot_as_of_timestamp(int(wanted.timestamp() * 1000))
     if found is None:
         raise OptionError(f"{where}: the table had no snapshot yet at {wanted.isoformat()}.")
@@ -155,7 +159,8 @@ def _chosen(
 # ---- what its files hold -------------------------------------------------------------
 
 
-def _file(storage: Stores, file: Any) -> FileInfo:
+def _file(storage: Stores, file: Any, table: str, where: str) -> FileInfo:
+    check_place(table, file.file_path, where)
     path = place(storage, file.file_path)
     return FileInfo(path, file.file_size_in_bytes, "")  # A file of a table is never changed.
 
@@ -189,6 +194,17 @@ def _check_names(table: Any, columns: Any, by_name: bool, where: str) -> None:
             )
 
 
+def _check_defaults(columns: Any, where: str) -> None:
+    """Refuse columns that older files lack and that are not NULL there (format version 3)."""
+    for field_id in _ids(columns):
+        field = columns.find_field(field_id)
+        if getattr(field, "initial_default", None) is not None:
+            raise FileUnreadable(
+                f"{where}: the column {field.name!r} has a value for files that lack it "
+                "(initial-default), which is not supported. Rewrite the table's files."
+            )
+
+
 def _ids(schema: Any) -> list[int]:
     return list(schema.field_ids)
 
@@ -197,7 +213,7 @@ def _keys(table: Any, columns: Any, files: Sequence[Any]) -> list[int]:
     """The columns whose value is one and the same in each file, as the metadata says it."""
     specs = table.specs()
     known = [
-        {f.source_id for f in specs[spec_id].fields if str(f.transform) == "identity"}
+        {f.source_id for f in specs[spec_id].fields if _is_identity(f)}
         for spec_id in {file.spec_id for file in files}
     ]
     both = set.intersection(*known) if known else set()
@@ -210,11 +226,18 @@ def _keys(table: Any, columns: Any, files: Sequence[Any]) -> list[int]:
     ]
 
 
+def _is_identity(field: Any) -> bool:
+    return str(field.transform) == "identity"
+
+
 def _values(table: Any, columns: Any, keys: Sequence[int], file: Any) -> tuple[str | None, ...]:
     fields = table.specs()[file.spec_id].fields
     texts: list[str | None] = []
     for key in keys:
-        place, field = next((i, f) for i, f in enumerate(fields) if f.source_id == key)
+        # A column may have other transforms too: `truncate(k)` beside `k` itself.
+        place, field = next(
+            (i, f) for i, f in enumerate(fields) if f.source_id == key and _is_identity(f)
+        )
         value = file.partition[place]
         shown = field.transform.to_human_string(columns.find_type(key), value)
         texts.append(None if value is None else shown)

@@ -165,11 +165,14 @@ class ThreeFsStorage(LocalStorage):
 
     def _mount(self, path: str) -> str | None:
         folder = os.path.dirname(path)
-        if folder not in self._mounts:
-            if len(self._mounts) > 10_000:
-                self._mounts.clear()
-            self._mounts[folder] = self._find(path)
-        return self._mounts[folder]
+        try:
+            return self._mounts[folder]
+        except KeyError:  # Not asked first: another thread may clear it in between.
+            found = self._find(path)
+        if len(self._mounts) > 10_000:
+            self._mounts.clear()
+        self._mounts[folder] = found
+        return found
 
     def _by_rings(self, mount: str, reads: Sequence[Read]) -> Buffers:
         # In columns, and one block of memory for all: what is done for each read by itself

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -133,6 +134,7 @@ class OpenFiles:
         self._client, self._capacity = client, capacity
         self._lock = threading.Lock()
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
+        weakref.finalize(self, _close_all, client, self._files, os.getpid())
 
     def __len__(self) -> int:
         return len(self._files)
@@ -206,8 +208,19 @@ class OpenFiles:
             self._close(file)
 
     def _close(self, file: OpenFile) -> None:
-        self._client.deregister_fd(file.fd)
-        os.close(file.fd)
+        _close(self._client, file)
+
+
+def _close(client: Any, file: OpenFile) -> None:
+    client.deregister_fd(file.fd)
+    os.close(file.fd)
+
+
+def _close_all(client: Any, files: Mapping[str, OpenFile], pid: int) -> None:
+    """Close what a storage that nobody has any more left open; in a forked child, nothing."""
+    for file in files.values() if os.getpid() == pid else ():
+        with suppress(OSError):
+            _close(client, file)
 
 
 class Batch(NamedTuple):

@@ -16,9 +16,11 @@ from pyiceberg.catalog import load_catalog
 
 import millpond
 from millpond.errors import (
+    FileUnreadable,
     NotAtomic,
     OptionError,
     SchemaMismatch,
+    SqlError,
     StorageError,
     TableChanged,
     TargetNotEmpty,
@@ -183,6 +185,71 @@ def test_a_failing_commit_leaves_the_delta_table_and_no_file(
     (tmp_path / "notes/a.txt").write_text("mine")
     with pytest.raises(StorageError, match="no Delta table"):
         frame.write_delta(tmp_path / "notes", mode="overwrite")
+
+
+STRICT = pa.schema(
+    [
+        pa.field("a", pa.int32(), nullable=False),
+        pa.field("in", pa.struct([pa.field("x", pa.int32(), nullable=False)])),
+        pa.field("list", pa.list_(pa.field("element", pa.int32(), nullable=False))),
+        pa.field("map", pa.map_(pa.string(), pa.field("value", pa.int32(), nullable=False))),
+        ("free", pa.int32()),
+    ]
+)
+GOOD: dict[str, Any] = {"a": 1, "in": {"x": 1}, "list": [1], "map": [("k", 1)], "free": None}
+
+
+def test_null_is_refused_where_the_table_does_not_allow_it(sp: Session, tables: Tables) -> None:
+    if tables.kind == "delta":
+        DeltaTable.create(tables.name("t"), STRICT)
+    else:
+        made = {"type": "sql", "uri": f"sqlite:///{tables.folder}/catalog.db"}
+        catalog = load_catalog("default", **made, warehouse=f"file://{tables.folder}")
+        catalog.create_namespace("db")
+        catalog.create_table("db.t", STRICT)
+    free = pa.schema([field.with_nullable(True) for field in STRICT])
+    loose = free.set(1, pa.field("in", pa.struct([("x", pa.int32())])))
+    good = [GOOD, {**GOOD, "in": None, "list": [], "map": None}, {**GOOD, "list": None, "map": []}]
+    tables.write(sp.from_arrow(pa.Table.from_pylist(good, loose)), "t", mode="append")
+    rows = tables.read(sp, "t").to_arrow().to_pylist()
+    assert [row["in"] for row in rows] == [{"x": 1}, None, {"x": 1}]
+    bad: dict[str, Any] = {"a": None, "in": {"x": None}, "list": [1, None], "map": [("k", None)]}
+    for name, value in bad.items():
+        frame = sp.from_arrow(pa.Table.from_pylist([GOOD, {**GOOD, name: value}], loose))
+        with pytest.raises(SqlError, match=f"the column '{name}' holds NULL where the table"):
+            tables.write(frame, "t", mode="append")
+    assert tables.read(sp, "t").to_arrow().to_pylist() == rows
+    assert len(list(Path(tables.folder).rglob("*.parquet"))) == 1
+
+
+def test_columns_that_change_while_rows_are_appended_end_the_append(
+    sp: Session, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "t")
+    sp.from_items([{"a": 1}]).write_delta(path)
+    with Session(options(threads=2)) as other:
+        once: list[int] = []
+
+        def overtake(event: object) -> None:
+            if isinstance(event, TaskFinished) and not once:
+                once.append(1)
+                other.from_items([{"z": "text"}]).write_delta(path, mode="overwrite")
+
+        sp.listen(overtake)
+        with pytest.raises(TableChanged, match="changed the table's columns"):
+            sp.from_items([{"a": 2}]).write_delta(path, mode="append")
+    assert DeltaTable(path).to_pyarrow_table().to_pylist() == [{"z": "text"}]
+    assert len(list(Path(path).glob("*.parquet"))) == 2
+
+
+def test_a_table_that_only_takes_appends_is_not_overwritten(sp: Session, tmp_path: Path) -> None:
+    path = str(tmp_path / "t")
+    only = {"delta.appendOnly": "true"}
+    DeltaTable.create(path, pa.schema([("a", pa.int64())]), configuration=only)
+    sp.from_items([{"a": 1}]).write_delta(path, mode="append")
+    with pytest.raises(FileUnreadable, match="only takes appends"):
+        sp.from_items([{"a": 2}]).write_delta(path, mode="overwrite")
+    assert sp.read_delta(path).take_all() == [{"a": 1}]
 
 
 def test_an_overwrite_of_a_delta_table_may_change_its_columns(sp: Session, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Delta and Iceberg tables: what their own libraries wrote is read, in both shapes."""
 
 import sys
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -12,9 +14,15 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyiceberg.catalog import load_catalog
-from pyiceberg.types import LongType, StringType
+from pyiceberg.partitioning import PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.transforms import TruncateTransform
+from pyiceberg.typedef import Record
+from pyiceberg.types import LongType, NestedField, StringType
 
-from millpond.errors import FileUnreadable, MissingExtra, OptionError, PathNotFound
+from millpond.errors import FileUnreadable, MissingExtra, OptionError, PathNotFound, StorageError
+from millpond.formats import iceberg
+from millpond.formats.tables import check_place
 from millpond.options import options
 from millpond.session import Session
 
@@ -118,6 +126,58 @@ def test_what_is_no_table_or_not_supported_is_one_clear_error(
         sp.read_delta(table)
 
 
+def test_a_column_whose_name_begins_with_a_dot_is_a_key(sp: Session, tmp_path: Path) -> None:
+    for i, name in enumerate((".k", "[0]", "a.b")):
+        path = tmp_path / str(i)
+        write_deltalake(path, pa.table({name: ["x", "y"], "v": [1, 2]}), partition_by=[name])
+        assert sp.read_delta(path).filter("v = 2").take_all() == [{name: "y", "v": 2}]
+
+
+@pytest.mark.parametrize("given", ["0", 1.0, True])
+def test_what_is_no_version_is_an_error(sp: Session, delta_table: str, given: Any) -> None:
+    with pytest.raises(OptionError, match="is no version"):
+        sp.read_delta(delta_table, version=given)
+
+
+@pytest.mark.parametrize("given", ["yesterday", 5])
+def test_what_is_no_time_is_an_error(
+    sp: Session, delta_table: str, iceberg_catalog: str, given: Any
+) -> None:
+    with pytest.raises(OptionError, match=f"timestamp={given!r} is no time"):
+        sp.read_delta(delta_table, timestamp=given)
+    with pytest.raises(OptionError, match=f"as_of={given!r} is no time"):
+        sp.read_iceberg("db.t", catalog=iceberg_catalog, as_of=given)
+    assert sp.read_delta(delta_table, timestamp=date(2999, 1, 1)).count() == 37  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["../outside.parquet", "a/../../outside.parquet", "a//b.parquet"])
+def test_a_log_that_leads_out_of_its_table_is_refused(
+    sp: Session, tmp_path: Path, name: str
+) -> None:
+    write_deltalake(tmp_path / "t", pa.table({"a": [1]}))
+    (file,) = (tmp_path / "t").glob("*.parquet")
+    file.rename(tmp_path / "outside.parquet")
+    log = tmp_path / "t/_delta_log/00000000000000000000.json"
+    log.write_text(log.read_text().replace(file.name, name))
+    with pytest.raises(StorageError, match="would lead out of it"):
+        sp.read_delta(tmp_path / "t")
+
+
+def test_a_table_in_a_store_names_no_file_of_this_machine() -> None:
+    check_place("s3://b/t", "s3://c/x.parquet", "read")
+    check_place("/t", "s3://c/x.parquet", "read")
+    check_place("/t", "/u/x.parquet", "read")
+    for path in ("/etc/x.parquet", "file:///etc/x.parquet", "x.parquet"):
+        with pytest.raises(StorageError, match="a file of this machine"):
+            check_place("s3://b/t", path, "read")
+
+
+def test_no_traceback_shows_what_the_library_said(sp: Session, tmp_path: Path) -> None:
+    with pytest.raises(PathNotFound) as found:
+        sp.read_delta(tmp_path / "nothing")
+    assert "During handling" not in "".join(traceback.format_exception(found.value))
+
+
 ICEBERG_COLUMNS = pa.schema(
     [
         *COLUMNS,
@@ -210,3 +270,41 @@ def test_an_iceberg_table_whose_rows_were_deleted_one_by_one_is_refused(
     monkeypatch.setattr(FileScanTask, "__init__", deleted)
     with pytest.raises(FileUnreadable, match="delete files"):
         sp.read_iceberg("db.t", catalog=iceberg_catalog)
+
+
+def test_the_newest_metadata_is_that_of_the_highest_number(sp: Session, tmp_path: Path) -> None:
+    """Hadoop's tables count v9, v10; without a catalogue nothing else tells which is newer."""
+    catalog = load_catalog(
+        "default", type="sql", uri=f"sqlite:///{tmp_path}/c.db", warehouse=f"file://{tmp_path}"
+    )
+    catalog.create_namespace("db")
+    table = catalog.create_table("db.t", pa.schema([("a", pa.int64())]))
+    table.append(pa.table({"a": [1]}))
+    table.append(pa.table({"a": [2]}))
+    folder = Path(table.location().removeprefix("file://"))
+    for number, path in enumerate(sorted(folder.glob("metadata/*.metadata.json")), start=8):
+        path.rename(folder / f"metadata/v{number}.metadata.json")
+    assert sp.read_iceberg(folder).sort("a").take_all() == [{"a": 1}, {"a": 2}]
+
+
+def test_a_key_is_found_beside_another_transform_of_its_column(
+    sp: Session, iceberg_catalog: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`truncate(s)` before `s`: the library does not write it without more parts of its own."""
+    table = load_catalog("default", type="sql", uri=f"sqlite:///{iceberg_catalog}/catalog.db")
+    found = table.load_table("db.t")
+    (plain, *_) = found.spec().fields
+    other = plain.model_copy(update={"transform": TruncateTransform(1), "field_id": 1099})
+    spec = PartitionSpec(other, plain, spec_id=7)
+    monkeypatch.setattr(type(found), "specs", lambda self: {7: spec})
+    file = SimpleNamespace(spec_id=7, partition=Record("x", "x/y"))
+    assert iceberg._keys(found, found.schema(), [file]) == [plain.source_id]
+    assert iceberg._values(found, found.schema(), [plain.source_id], file) == ("x/y",)
+
+
+def test_a_value_for_files_that_lack_a_column_is_refused() -> None:
+    columns = Schema(NestedField(1, "a", LongType()), NestedField(2, "b", LongType()))
+    iceberg._check_defaults(columns, "read")
+    with_value = NestedField(2, "b", LongType(), initial_default=7)
+    with pytest.raises(FileUnreadable, match=r"'b' has a value for files that lack it"):
+        iceberg._check_defaults(Schema(columns.fields[0], with_value), "read")

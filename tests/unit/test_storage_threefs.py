@@ -1,6 +1,7 @@
 """3FS: reads in batches through rings, and every way in which they can fail."""
 
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -265,6 +266,19 @@ def test_only_the_last_used_files_stay_open(cluster: Cluster, client: types.Modu
     assert [bytes(v) for v in views] == [b"%d" % i for i in range(len(paths))]
     assert len(cluster.registered) == OPEN_FILES
     assert cluster.calls.count("deregister_fd") == 50
+
+
+def test_a_storage_that_nobody_has_any_more_leaves_no_open_file(
+    cluster: Cluster, client: types.ModuleType, path: str
+) -> None:
+    storage = ThreeFsStorage(client)
+    assert right(spread(path, 3), storage.read_many(spread(path, 3)))
+    assert open_at(cluster.mount)
+    assert cluster.registered
+    del storage
+    gc.collect()
+    assert not open_at(cluster.mount)
+    assert not cluster.registered
 
 
 def test_a_file_in_use_is_not_closed_for_room(cluster: Cluster, client: types.ModuleType) -> None:
