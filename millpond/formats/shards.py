@@ -8,12 +8,13 @@ What is written here becomes a dataset only when an index names it.
 """
 
 import json
+import mmap
 import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from millpond.formats.shard_types import (
     storage_schema,
 )
 from millpond.formats.shard_values import canonical
+from millpond.storage.direct import BlockFile
 from millpond.storage.oserrors import explained
 
 
@@ -63,12 +65,16 @@ class ShardInfo:
         return ShardInfo(str(told["name"]), int(told["rows"]), int(told["bytes"]), schema, layout)
 
 
+# The length and checksum of each buffer of a record batch.
+Checksums: TypeAlias = list[tuple[int, int]]
+
+
 class ShardWriter:
     """Writes one shard to a local file; `close` gives its `ShardInfo`.
 
     `align` (bytes, a multiple of 8) keeps every record batch inside one aligned chunk
     of the file where it fits, so that a sample of a chunked store is one read of one
-    chunk. Memory: up to twice one record batch.
+    chunk. It ends with `close` or with `abort`. Memory: up to twice one record batch, and 8 MiB.
     """
 
     def __init__(
@@ -92,8 +98,10 @@ class ShardWriter:
         for column in self._sums:
             stored = stored.append(pa.field(checksum_column(column), pa.uint64(), nullable=False))
         self._stored = stored
-        self._sink = pa.OSFile(path, "wb")
-        self._file = pa.ipc.new_file(self._sink, stored)
+        self._block = BlockFile(path)
+        self._file = pa.ipc.new_file(_Sink(self._block), stored)
+        self._checksums: list[Checksums] = []
+        self._is_open = True
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -104,12 +112,7 @@ class ShardWriter:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        if self._sink.closed:
-            return
-        with suppress(OSError):  # The error that ended the block counts, not what closing says.
-            self._file.close()
-        with suppress(OSError):
-            self._sink.close()
+        self.abort()
 
     @property
     def rows_given(self) -> int:
@@ -125,7 +128,7 @@ class ShardWriter:
     def size_bytes(self) -> int:
         """Bytes so far, with those of the rows that wait."""
         waiting: int = sum(table.nbytes for table in self._pending)
-        return int(self._sink.tell()) + waiting
+        return self._block.position + waiting
 
     def write(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Append rows. They must have the writer's schema."""
@@ -146,18 +149,25 @@ class ShardWriter:
         self._flush(self._batch_rows)
 
     def close(self) -> ShardInfo:
-        """Finish the file, and read back where each buffer lies and what it sums to."""
+        """Finish the file, and read back where each buffer lies."""
         self._flush(1)
         with explained(self.path, "write"):
             self._file.close()
-            self._sink.close()
+            self._block.close()
+        self._is_open = False
         return ShardInfo(
             self.name,
             self.rows,
             os.path.getsize(self.path),
             self._stored.serialize().to_pybytes(),
-            read_layout(self.path).tobytes(),
+            _layout(self.path, self._checksums).tobytes(),
         )
+
+    def abort(self) -> None:
+        """Leave no file, unless it is finished."""
+        if self._is_open:
+            self._is_open = False
+            self._block.abort()
 
     def _flush(self, least: int) -> None:
         """Write full record batches while at least `least` rows wait."""
@@ -184,6 +194,8 @@ class ShardWriter:
             if self.align is not None:
                 self._fill_up(whole, self.align)
             self._file.write_batch(whole)
+        # To read them again from the file would cost as much as to write them.
+        self._checksums.append([*map(_checksum, _buffers(whole))])
         self.rows += batch.num_rows
 
     def _fill_up(self, batch: pa.RecordBatch, align: int) -> None:
@@ -192,7 +204,7 @@ class ShardWriter:
         The gap is an empty record batch with metadata of the right length, so that the
         file stays a valid Arrow file for readers that stream it.
         """
-        at = self._sink.tell()
+        at = self._block.position
         left = -at % align
         size = pa.ipc.get_record_batch_size(batch)
         if size <= left or left == 0:
@@ -200,8 +212,8 @@ class ShardWriter:
         empty = self._stored.empty_table().to_batches(max_chunksize=1)
         nothing = empty[0] if empty else pa.RecordBatch.from_pylist([], schema=self._stored)
         self._file.write_batch(nothing, custom_metadata={"pad": ""})
-        base = self._sink.tell() - at
-        gap = -self._sink.tell() % align
+        base = self._block.position - at
+        gap = -self._block.position % align
         if gap < base + 8:  # Too small for one more message: fill the next chunk too.
             gap += align
         self._file.write_batch(nothing, custom_metadata={"pad": " " * (gap - base)})
@@ -246,30 +258,42 @@ def _ragged_bytes(
     return data, (offsets[:-1] + shift) * width, (offsets[1:] + shift) * width
 
 
-def read_layout(path: str) -> npt.NDArray[np.uint64]:
+def _layout(path: str, known: list[Checksums]) -> npt.NDArray[np.uint64]:
     """Where each buffer of an Arrow IPC file lies: see `ShardInfo.layout`.
 
-    One row a record batch that holds rows. Reads the whole file once, for the checksums.
+    One row a record batch that holds rows. Of each of these, `known` has the checksums.
     """
-    with pa.memory_map(path) as mapped:
-        whole = mapped.read_buffer()
-        file = pa.ipc.open_file(whole)
-        found = []
-        for i in range(file.num_record_batches):
-            batch = file.get_batch(i)
-            if batch.num_rows:
-                found.append([batch.num_rows, *_buffer_words(batch, whole.address)])
+    with open(path, "rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
+    # What says where they lie is some hundred bytes a record batch.
+    mapped.madvise(mmap.MADV_RANDOM)
+    whole, found = pa.py_buffer(mapped), list[list[int]]()
+    file = pa.ipc.open_file(whole)
+    for i in range(file.num_record_batches):
+        batch = file.get_batch(i)
+        if batch.num_rows:
+            words = _buffer_words(batch, whole.address, known[len(found)])
+            found.append([batch.num_rows, *words])
     return np.array(found, np.uint64).reshape(len(found), -1 if found else 0)
 
 
-def _buffer_words(batch: pa.RecordBatch, base: int) -> Iterable[int]:
+def _buffer_words(batch: pa.RecordBatch, base: int, known: Checksums) -> Iterable[int]:
+    for buffer, (size, checksum) in zip(_buffers(batch), known, strict=True):
+        if buffer is None or not buffer.size:
+            yield from (0, 0, 0)
+        else:
+            assert buffer.size == size, "Arrow stores buffers as it was given them"
+            yield from (buffer.address - base, size, checksum)
+
+
+def _buffers(batch: pa.RecordBatch) -> Iterable[pa.Buffer | None]:
     for column in batch.columns:
-        assert column.offset == 0, "an array read from a file begins at its buffers' beginning"
-        for buffer in column.buffers():
-            if buffer is None or not buffer.size:
-                yield from (0, 0, 0)
-            else:
-                yield from (buffer.address - base, buffer.size, xxh3_64_intdigest(buffer))
+        assert column.offset == 0, "an array begins at its buffers' beginning"
+        yield from column.buffers()
+
+
+def _checksum(buffer: pa.Buffer | None) -> tuple[int, int]:
+    return (buffer.size, xxh3_64_intdigest(buffer)) if buffer is not None else (0, 0)
 
 
 def _one_batch(table: pa.Table) -> list[pa.RecordBatch]:
@@ -280,3 +304,19 @@ def _one_batch(table: pa.Table) -> list[pa.RecordBatch]:
 
 def _words(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+class _Sink:
+    """A `BlockFile` as Arrow's writers want it."""
+
+    closed = False
+
+    def __init__(self, block: BlockFile) -> None:
+        self._block = block
+
+    def write(self, data: pa.Buffer) -> int:
+        self._block.append(memoryview(data))
+        return len(memoryview(data))
+
+    def flush(self) -> None:
+        """Blocks are written when they are full."""

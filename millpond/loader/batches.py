@@ -33,8 +33,12 @@ FORMATS = get_args(Format)
 # at, but not more bytes than stay in the cache of the processor and of the allocator.
 GROUP_ROWS = 8192
 GROUP_BYTES = 8 << 20
-# Groups whose rows were asked for and wait to be read: more of them gain nothing.
-_ASKED_AHEAD = 2
+# Of random rows from a disk, which takes far longer over so many than a hand-over does: who
+# waits for the first batch waits for few others.
+_COLD_ROWS = 512
+# Groups whose rows were asked for and wait to be read, beside one that waits for room: more
+# of them gain nothing.
+_ASKED_AHEAD = 1
 # A damaged unit has that many substitutes to try before the loader gives up.
 TRIES = 64
 
@@ -127,14 +131,13 @@ class Maker:
     def _plans(self, cursor: Cursor, end_epoch: int | None) -> Iterator["_Plan"]:
         turn = 0
         epoch, position, step = cursor
-        size = self.steps_per_group()
         while end_epoch is None or epoch < end_epoch:
             n = self.sequence.length(epoch)
             left = self.geometry.steps(n, position)
             steps: list[int] = []
             for k in range((self.share.number - turn) % self.share.of, left, self.share.of):
                 steps.append(k)
-                if len(steps) == size:
+                if len(steps) >= self.steps_per_group():
                     yield self._plan(epoch, n, position, step, steps)
                     steps = []
             if steps:
@@ -143,8 +146,10 @@ class Maker:
             epoch, position = epoch + 1, 0
 
     def steps_per_group(self) -> int:
+        """Few while random rows come from the disk, many as soon as they lie in memory."""
+        is_cold = self._blocks(0) is None and any(units.cold for units in self.units)
         size = max(unit.unit_bytes for unit in self.units)
-        rows = min(GROUP_ROWS, int(GROUP_BYTES / max(1.0, size)))
+        rows = min(_COLD_ROWS if is_cold else GROUP_ROWS, int(GROUP_BYTES / max(1.0, size)))
         return max(1, rows // self.geometry.batch_size)
 
     def _plan(self, epoch: int, n: int, position: int, step: int, ks: list[int]) -> "_Plan":

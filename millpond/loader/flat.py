@@ -33,7 +33,8 @@ Int64s = npt.NDArray[np.int64]
 # Above this part of free memory, pages read ahead would push each other out.
 _RESIDENT = 0.6
 _HEAD_START_S = 1.0
-_SMALL = 512 << 20
+# A second: about what a local disk reads in sequence.
+_DISK_BYTES = 1 << 30
 
 
 class ShardUnreadable(MillpondError):
@@ -98,7 +99,7 @@ class LocalShards:
         self.resident = False
 
     def hold(self, shards: Int64s, starts: Int64s, lengths: Int64s) -> None:
-        missing = np.unique(shards[~self._mapped[shards]])
+        missing = distinct(shards[~self._mapped[shards]])
         for shard in missing.tolist():
             self._map(shard)
         if missing.size:
@@ -140,9 +141,9 @@ class LocalShards:
 
     def _read_all(self) -> None:
         # The first batches are asked for row by row, and need the disk for themselves; who
-        # looks at a few only never pays for all. A small set is read in that time.
-        if self.memory.size > _SMALL:
-            self._stop.wait(_HEAD_START_S)
+        # looks at a few only never pays for all. To wait as long as all will take costs who
+        # looks at all twice that at most.
+        self._stop.wait(min(_HEAD_START_S, self.memory.size / _DISK_BYTES))
         piece = 8 << 20
         for i, shard in enumerate(self._shards):
             try:
@@ -182,3 +183,8 @@ def shard_places(shards: Sequence[Shard]) -> tuple[Int64s, int]:
     sizes = np.array([-(-shard.size_bytes // page) * page for shard in shards], np.int64)
     ends = np.cumsum(sizes)
     return ends - sizes, int(ends[-1]) if len(shards) else 0
+
+
+def distinct(numbers: Int64s) -> Int64s:
+    """Each of some small numbers once, rising: `np.unique` sorts, and loads `numpy.ma` first."""
+    return np.flatnonzero(np.bincount(numbers))

@@ -106,6 +106,10 @@ class MdsRows:
     def prepare(self, whole: bool) -> bool:
         return False
 
+    @property
+    def cold(self) -> bool:
+        return False
+
     def lengths(self, column: str) -> Int64s:
         """The number of elements of each row of a list column. Reads all samples."""
         found = [np.empty(0, np.int64)]

@@ -75,6 +75,10 @@ class ParquetRows:
     def prepare(self, whole: bool) -> bool:
         return False
 
+    @property
+    def cold(self) -> bool:
+        return False
+
     def advise(self, rows: Int64s, columns: Sequence[str], count: int = 1) -> None:
         """Nothing to say: whole row groups are read."""
 

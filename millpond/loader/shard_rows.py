@@ -19,7 +19,7 @@ from millpond.errors import FileUnreadable, RowsUnreadable
 from millpond.formats.shard_index import Index
 from millpond.formats.shard_types import user_columns
 from millpond.loader.columns import Column
-from millpond.loader.flat import LocalShards, Shards, ShardUnreadable
+from millpond.loader.flat import LocalShards, Shards, ShardUnreadable, distinct
 from millpond.loader.gather import Gather, fixed_width
 from millpond.loader.layout import Layout, layout_of
 from millpond.loader.verify import Seen
@@ -70,6 +70,11 @@ class ShardRows:
             self.shards.read_ahead()
         return not self.shards.resident
 
+    @property
+    def cold(self) -> bool:
+        """Whether random rows come one by one from a disk of this machine."""
+        return isinstance(self.shards, LocalShards) and not self.shards.resident
+
     def take(
         self, rows: Int64s, columns: Sequence[str], in_place: bool = False
     ) -> dict[str, Column]:
@@ -113,7 +118,7 @@ class ShardRows:
                 wide = node.data if node.data >= 0 else node.children[0].data
                 narrow = narrow - {wide} | {self.layout.sums[name]}
             for slot in narrow:
-                self._ask_for(slot, np.unique(chunk[~self._checked[slot][chunk]]))
+                self._ask_for(slot, distinct(chunk[~self._checked[slot][chunk]]))
             if wide >= 0:
                 # Where a ragged value lies is not known before its offset is read; on
                 # average, rows lie as many bytes apart as they are long.
@@ -181,9 +186,9 @@ class ShardRows:
         if self._slot_done[slot] and self.verify != "always":
             self._open(slot, rows, chunk)
             return
-        need = np.unique(chunk[~self._checked[slot][chunk]])
+        need = distinct(chunk[~self._checked[slot][chunk]])
         if self.verify == "always":
-            need = np.unique(chunk)
+            need = distinct(chunk)
         self._open(slot, rows, chunk)
         if not self.shards.resident:
             self._ask_for(slot, need)

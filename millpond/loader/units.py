@@ -40,6 +40,8 @@ class RowSource(Protocol):
         self, rows: Int64s, column: str, start: Int64s, size: Int64s
     ) -> npt.NDArray[Any]: ...
     def prepare(self, whole: bool) -> bool: ...
+    @property
+    def cold(self) -> bool: ...
     def row_bytes(self, columns: Sequence[str]) -> float: ...
     def cost(self) -> str: ...
 
@@ -68,6 +70,10 @@ class Units(Protocol):
         """Before the first unit is read; whether `advise` helps. `whole`: any may be next."""
 
     @property
+    def cold(self) -> bool:
+        """Whether units come one by one from a disk of this machine."""
+
+    @property
     def unit_bytes(self) -> float: ...
 
 
@@ -89,6 +95,10 @@ class RowUnits:
 
     def prepare(self, whole: bool) -> bool:
         return self.source.prepare(whole)
+
+    @property
+    def cold(self) -> bool:
+        return self.source.cold
 
     def rows(self, units: Int64s) -> Int64s:
         return units if self.selection is None else self.selection.rows(units)
@@ -130,6 +140,10 @@ class PackUnits:
 
     def prepare(self, whole: bool) -> bool:
         return self.source.prepare(whole)
+
+    @property
+    def cold(self) -> bool:
+        return self.source.cold
 
     def _documents(self, documents: Int64s) -> Int64s:
         return documents if self.selection is None else self.selection.rows(documents)

@@ -50,6 +50,7 @@ def write_dataset(
     except BaseException:
         # The caller's error counts, not what cleaning up may say.
         with suppress(MillpondError):
+            writing.abort()
             storage.discard(writing.staged)
         raise
 
@@ -90,6 +91,10 @@ class _Shards:
         if writer.size_bytes >= self._size_bytes:
             return min(n, writer.rows_to_batch_end)
         return min(n, writer.rows_to_batch_end or _SLICE)
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.abort()
 
     def finish(self, schema: pa.Schema) -> None:
         self._close()

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pytest
 
 from millpond.loader import open_dataset, write_dataset
+from millpond.loader.batches import Share
+from millpond.loader.flat import LocalShards
 from millpond.loader.memory import Memory, Pool, map_file, will_need
+from millpond.loader.reader import Dataset
 from millpond.loader.shard_rows import ShardRows
 from tests.support.loader_sets import Make, ids
 
@@ -135,3 +138,34 @@ def test_every_row_is_asked_for_before_it_is_read(make: Make, prefetch: int, shu
     loader = ds.loader(7, shuffle=shuffle, prefetch=prefetch, epochs=2, **blocks)
     assert sorted(ids(loader)) == sorted([*range(3000)] * 2)
     assert not rows.early
+
+
+def test_groups_are_small_while_random_rows_come_from_the_disk(make: Make) -> None:
+    ds = make(3000)
+    shards = cast(LocalShards, cast(ShardRows, ds.rows).shards)
+    steps = {
+        (shuffle, resident): group_steps(ds, shards, shuffle, resident)
+        for shuffle in ("global", "block")
+        for resident in (False, True)
+    }
+    assert steps == {
+        ("global", False): 4, ("global", True): 64, ("block", False): 64, ("block", True): 64,
+    }  # fmt: skip
+
+
+def group_steps(ds: Dataset, shards: LocalShards, shuffle: Any, resident: bool) -> int:
+    shards.resident = resident
+    return ds.loader(128, shuffle=shuffle)._maker(Share()).steps_per_group()
+
+
+@pytest.mark.parametrize(("takes_s", "waits_s"), [(0.25, 0.25), (2.0, 1.0)])
+def test_a_set_is_read_ahead_after_as_long_as_that_will_take(
+    make: Make, monkeypatch: pytest.MonkeyPatch, takes_s: float, waits_s: float
+) -> None:
+    shards = cast(LocalShards, cast(ShardRows, make(400).rows).shards)
+    monkeypatch.setattr("millpond.loader.flat._DISK_BYTES", shards.memory.size / takes_s)
+    waited: list[float] = []
+    monkeypatch.setattr(shards._stop, "wait", waited.append)
+    shards._read_all()
+    assert shards.resident
+    assert waited == [waits_s]

@@ -1,8 +1,10 @@
 """Rows by number: every type comes back, in the order asked, from any store; damage is named."""
 
 import json
+import os
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -211,6 +213,36 @@ def test_a_failed_write_leaves_nothing_to_open(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no more"):
         write_dataset(failing(), str(tmp_path / "half"), rows_per_shard=2)
     assert not [f for f in tmp_path.rglob("*") if f.is_file()]
+
+
+def test_a_failed_write_of_large_shards_leaves_no_thread_and_no_open_file(tmp_path: Path) -> None:
+    large = pa.table({"payload": pa.array([bytes(1 << 20)] * 12, pa.binary(1 << 20))})
+
+    def failing() -> Any:
+        yield from large.to_batches(max_chunksize=1)
+        raise ValueError("no more")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ValueError, match="no more"):
+        write_dataset(failing(), str(tmp_path / "half"), batch_rows=1)
+    assert not [t for t in threading.enumerate() if t.name.startswith("block-file")]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not [f for f in tmp_path.rglob("*") if f.is_file()]
+
+
+@pytest.mark.parametrize("width", [3001, 1 << 20])
+def test_shards_of_many_blocks_hold_what_was_written(tmp_path: Path, width: int) -> None:
+    n = (10 << 20) // width
+    data = np.random.default_rng(1).integers(0, 256, n * width, dtype=np.uint8).tobytes()
+    table = pa.table({
+        "id": np.arange(n),
+        "payload": pa.Array.from_buffers(pa.binary(width), n, [None, pa.py_buffer(data)]),
+    })  # fmt: skip
+    path = str(tmp_path / "set")
+    write_dataset(table, path, rows_per_shard=n * 2 // 3)
+    found = open_dataset(path, verify="always")
+    assert len(found.rows.index.shards) == 2  # type: ignore[attr-defined]
+    assert found[:].equals(table)
 
 
 def flip(path: str, at: int) -> None:
