@@ -83,6 +83,8 @@ def _check_given(given: Mapping[str, Any], told: Mapping[str, Any]) -> None:
     for name, (kind, what) in kinds.items():
         if given.get(name) is not None and not isinstance(given[name], kind):
             raise OptionError(f"{name}: needs {what}, not {type(given[name]).__name__}.")
+    if given.get("data_root") == "":
+        raise OptionError("data_root: is empty. Pass a folder or URI, or None to keep nothing.")
     if given.get("address") is not None and told.get("runtime", "local") == "local":
         raise OptionError("address: is that of a Ray cluster; pass runtime='ray' with it.")
 

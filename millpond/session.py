@@ -11,7 +11,7 @@ from millpond.dataframe import DataFrame, plan_of
 from millpond.errors import OptionError, SchemaMismatch
 from millpond.events import Event
 from millpond.formats.iceberg import Catalog
-from millpond.formats.memory import ArrowRows
+from millpond.formats.memory import ArrowRows, table_of, table_of_pandas
 from millpond.formats.scan import Scan
 from millpond.options import Options, options
 from millpond.plan import build
@@ -79,6 +79,8 @@ class Session:
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event of later runs; see `millpond.events`."""
+        if not callable(listener):
+            raise OptionError(f"listen(): needs a function, not {type(listener).__name__}.")
         self._work.listeners.append(listener)
 
     @property
@@ -176,26 +178,7 @@ class Session:
         >>> sp.from_items([{"a": 1}, {"a": 2}]).columns
         ['a']
         """
-        import pyarrow as pa
-
-        try:
-            rows = list(items)
-        except TypeError:
-            raise OptionError(
-                f"from_items(): needs a list of rows, not {type(items).__name__}."
-            ) from None
-        if rows and all(isinstance(row, dict) for row in rows):
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            columns = {c: [row.get(c) for row in rows] for c in names}
-        else:
-            columns = {"item": rows}
-        try:
-            return self.from_arrow(pa.table(columns))
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise SchemaMismatch(
-                f"from_items(): the values of a column have no common type ({error}). "
-                "Make them alike, or give an Arrow table with types of its own to from_arrow()."
-            ) from error
+        return self.from_arrow(table_of(items))
 
     def from_arrow(self, rows: Any) -> DataFrame:
         """Anything with `__arrow_c_stream__`: pyarrow, Polars, a DuckDB relation."""
@@ -221,14 +204,7 @@ class Session:
 
     def from_pandas(self, frame: pd.DataFrame) -> DataFrame:
         """A pandas frame, without its index."""
-        import pyarrow as pa
-
-        if not hasattr(frame, "columns"):
-            raise OptionError(
-                f"from_pandas(): needs a pandas frame, not {type(frame).__name__}. "
-                "from_items() takes lists, from_arrow() what Arrow can read."
-            )
-        return self.from_arrow(pa.Table.from_pandas(frame, preserve_index=False))
+        return self.from_arrow(table_of_pandas(frame))
 
     # ---- queries ---------------------------------------------------------------------
 

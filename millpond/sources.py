@@ -190,6 +190,8 @@ class Sources:
         filled = [file for file in found.files if file.size_bytes]
         expect(self.storage, _some(filled), ends=False)
         told = self._told(schema, where)
+        if header is not None and not isinstance(header, bool):
+            raise OptionError(f"{where}: header is {header!r}; it must be True, False or None.")
         given: list[tuple[str, str]] = [("delim", quote.value(delim))]
         if header is not None:
             given.append(("header", quote.value(header)))

@@ -143,14 +143,17 @@ def to_table(result: Any, name: str, known: pa.Schema) -> pa.Table:
         return result
     if isinstance(result, pa.RecordBatch):
         return pa.Table.from_batches([result])
-    if isinstance(result, dict) or type(result).__module__.startswith("pandas"):
+    if isinstance(result, dict):
+        _check_columns(result, name)
+    framed = hasattr(result, "columns") or hasattr(result, "schema")  # No single column.
+    if isinstance(result, dict) or (framed and type(result).__module__.startswith("pandas")):
         try:
             if isinstance(result, dict):
                 return pa.table(result)
             return pa.Table.from_pandas(result, preserve_index=False)
         except (pa.ArrowException, TypeError):
             return pa.table({column: _guessed(result[column], column, known) for column in result})
-    if hasattr(result, "__arrow_c_stream__"):
+    if framed and hasattr(result, "__arrow_c_stream__"):
         return pa.table(result)
     raise FunctionError(
         f"{name} gave {type(result).__name__}; it must give an Arrow table or batch, a pandas "
@@ -158,6 +161,17 @@ def to_table(result: Any, name: str, known: pa.Schema) -> pa.Table:
         None,
         "",
     )
+
+
+def _check_columns(columns: dict[Any, Any], name: str) -> None:
+    for column, values in columns.items():
+        if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
+            raise FunctionError(
+                f"{name} gave {type(values).__name__} in the column {column!r}; it must give an "
+                "array, or a list, with a value for each row.",
+                None,
+                "",
+            )
 
 
 def _guessed(values: Any, column: Any, known: pa.Schema) -> pa.Array | pa.ChunkedArray:

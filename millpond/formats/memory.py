@@ -1,15 +1,82 @@
-"""Rows that the user made from Python objects: an Arrow table as a plan's value."""
+"""Rows that the user made from Python objects: an Arrow table, and as a plan's value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from millpond.errors import OptionError, SchemaMismatch
+
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
+
+
+def table_of(items: Any) -> pa.Table:
+    """Python values as a table: dicts become columns, anything else a column `item`."""
+    import pyarrow as pa
+
+    rows = _listed(items)
+    if rows and all(isinstance(row, dict) for row in rows):
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        wrong = next((name for name in names if not isinstance(name, str)), None)
+        if wrong is not None or not names:
+            has = f"the key {wrong!r}; columns are named by text" if names else "no columns"
+            raise SchemaMismatch(f"from_items(): a row has {has}.")
+        columns = {c: [row.get(c) for row in rows] for c in names}
+    else:
+        columns = {"item": rows}
+    try:
+        try:
+            return pa.table(columns)
+        except (pa.ArrowException, TypeError, ValueError):
+            return pa.table({c: list(map(_value, values)) for c, values in columns.items()})
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise SchemaMismatch(
+            f"from_items(): the values of a column have no common type ({error}). "
+            "Make them alike, or give an Arrow table with types of its own to from_arrow()."
+        ) from error
+
+
+def _listed(items: Any) -> list[Any]:
+    """The rows. What is a whole frame, or one row, would be taken for a list of its names."""
+    one = isinstance(items, Mapping | str | bytes) or hasattr(items, "columns")
+    try:
+        if not one:
+            return list(items)
+    except TypeError:
+        pass
+    raise OptionError(
+        f"from_items(): needs a list of rows, not {type(items).__name__}. from_arrow() takes "
+        "tables, frames of Polars and dicts of columns, from_pandas() frames of pandas."
+    )
+
+
+def _value(item: Any) -> Any:
+    """None for what pandas puts in place of it, and Arrow takes for no value."""
+    return None if type(item).__name__ in ("NaTType", "NAType") else item
+
+
+def table_of_pandas(frame: pd.DataFrame) -> pa.Table:
+    """A pandas frame as a table, without its index."""
+    import pyarrow as pa
+
+    if not hasattr(frame, "columns") or not hasattr(frame, "index"):
+        raise OptionError(
+            f"from_pandas(): needs a pandas frame, not {type(frame).__name__}. "
+            "from_items() takes lists, from_arrow() what Arrow can read."
+        )
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        said = ": ".join(map(str, error.args)) or type(error).__name__
+        raise SchemaMismatch(
+            f"from_pandas(): Arrow cannot take a column ({said}). Give its values one type, and "
+            "each column its own name."
+        ) from error
 
 
 class ArrowRows:

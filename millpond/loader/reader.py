@@ -160,6 +160,8 @@ def open_dataset(
     folder of this machine that keeps up to `cache_bytes` of remote shards, for all
     processes that name it. Reads the index, or the footers.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError(f"open_dataset({path!r}): needs a path.")
     if verify not in ("first", "always", "off"):
         raise OptionError(f"open_dataset(verify={verify!r}): it is one of first, always, off.")
     engine = select or _by_the_engine

@@ -7,11 +7,12 @@ Every function takes `where`, the call as the user wrote it, for its errors, and
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 
 from millpond.errors import OptionError, SchemaMismatch, SqlError, warn
 from millpond.expr import Dialect, Expression, quote
 from millpond.expr import parse as p
-from millpond.expr.ends import ended, listed
+from millpond.expr.ends import ended, listed, placed
 from millpond.expr.reads import with_names
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
@@ -19,6 +20,7 @@ from millpond.plan.udfs import known
 from millpond.schema import Field, Schema
 
 IN = "__in0"
+_MOST = 2**63 - 1  # DuckDB counts rows in 64 bits.
 
 
 def project(
@@ -55,7 +57,7 @@ def select(node: n.Node, items: Sequence[str], where: str, dialect: Dialect) -> 
     if len(fields) == len(items):
         return _picked(node, fields, where)
     parts = [quote.name(f.name) if f else item for f, item in zip(found, items, strict=True)]
-    return project(node, listed(parts), where, dialect)
+    return project(node, listed(parts, where), where, dialect)
 
 
 def _picked(node: n.Node, fields: Sequence[Field], where: str) -> n.Project:
@@ -131,6 +133,12 @@ def typed(schema: Schema | Mapping[str, str], where: str, dialect: Dialect) -> S
     given = schema if isinstance(schema, Schema) else Schema.of(schema.items())
     if not given.fields:
         raise SchemaMismatch(f"{where}: schema has no columns.")
+    for field in given:
+        if not isinstance(field.name, str) or not isinstance(field.type, str):
+            raise SchemaMismatch(
+                f"{where}: schema has {field.name!r}: {field.type!r}. Names are text, and types "
+                'are DuckDB\'s words for them, such as {"name": "VARCHAR"}.'
+            )
     return p.check(lambda: dialect.describe(f"SELECT * FROM {IN}", {IN: given}), where)
 
 
@@ -145,13 +153,14 @@ def sort(
 
 
 def limit(node: n.Node, count: int, where: str) -> n.Limit:
-    return n.Limit(node, whole(count, where, "n", least=0))
+    return n.Limit(node, min(whole(count, where, "n", least=0), _MOST))
 
 
 def sample(node: n.Node, fraction: float, seed: int, where: str) -> n.Sample:
-    if not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+    if not isinstance(fraction, Real) or not 0 <= fraction <= 1:
         raise OptionError(f"{where}: fraction is {fraction!r}; it must be between 0 and 1.")
-    return n.Sample(node, float(fraction), seed)
+    # A seed of DuckDB's has 64 bits; those of Python have as many as they like.
+    return n.Sample(node, float(fraction), (seed + _MOST + 1) % 2**64 - _MOST - 1)
 
 
 def aggregate(
@@ -161,7 +170,7 @@ def aggregate(
     names = tuple(node.schema.field(key, where).name for key in keys)
     if not items:
         raise SqlError(f'{where}: needs at least one aggregate, such as "sum(x) AS s".')
-    expression = p.select_list(listed(items), node.schema, where, dialect, flat=True)
+    expression = p.select_list(listed(items, where), node.schema, where, dialect, flat=True)
     head = f"{quote.names(names)}, " if names else ""
     group = f"\nGROUP BY {quote.names(names)}" if names else ""
     sql = f"SELECT {head}{expression.sql}\nFROM {IN}{group}"
@@ -203,8 +212,10 @@ def repartition(
 ) -> n.Node:  # fmt: skip
     """`count` partitions: even, by hash of columns, or by a given number."""
     count = whole(count, where, "n", least=1)
-    if sum([hash_by is not None, by is not None, by_rows]) > 1:
+    if sum([hash_by is not None, by is not None, by_rows is True]) > 1:
         raise OptionError(f"{where}: give one of hash_by, by and by_rows.")
+    if not isinstance(by_rows, bool):
+        raise OptionError(f"{where}: by_rows is {by_rows!r}; it must be True or False.")
     if hash_by is not None:
         names = tuple(field.name for field in node.schema.named(hash_by, where))
         if not names:
@@ -236,9 +247,7 @@ def partial_sql(
         raise OptionError(f"{where}: needs at least one frame.")
     if not isinstance(text, str):
         raise SqlError(f"{where}: needs SQL text, not {type(text).__name__}.")
-    sql = text
-    for i in range(len(inputs)):
-        sql = sql.replace("{" + str(i) + "}", f"__in{i}")
+    sql = placed(text, [f"__in{i}" for i in range(len(inputs))])
     try:
         query = p.query(sql, where, dialect)
     except SqlError as error:

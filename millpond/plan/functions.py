@@ -45,8 +45,9 @@ def python_call(
 ) -> PythonCall:
     """`function` as it travels; `FunctionCannotTravel` names what holds it back."""
     if not callable(function):
+        what = "SQL text or" if kind in ("row", "flat", "filter") else "no SQL but"
         raise FunctionCannotTravel(
-            f"{where}: needs SQL text or a function, not {type(function).__name__}."
+            f"{where}: needs {what} a function, not {type(function).__name__}."
         )
     name = getattr(function, "__qualname__", type(function).__qualname__)
     if isinstance(function, type):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from millpond.errors import OptionError, SchemaMismatch
+from millpond.errors import ColumnNotFound, OptionError, SchemaMismatch, SqlError
 from millpond.expr import Dialect, quote
 from millpond.expr import parse as p
 from millpond.plan import nodes as n
@@ -23,11 +23,13 @@ def join(
     names: list[str] = []
     condition = ""
     if isinstance(on, str) and on not in left.schema and not _is_name(on):
-        condition = p.predicate(on, Schema(()), where, dialect).sql
+        condition = _condition(on, where, dialect)
     elif on is not None:
         left.schema.named(on, f"{where}, left side")
         right.schema.named(on, f"{where}, right side")
         names = [on] if isinstance(on, str) else list(on)
+        if not names:
+            raise OptionError(f"{where}: on needs at least one column.")
     outputs = _joined(left.schema, right.schema, names, how, suffix, where)
     equal = tuple((name, name) for name in names) if names else _equalities(condition, dialect)
     equal = tuple((a, b) for a, b in equal if a in left.schema and b in right.schema)
@@ -36,6 +38,16 @@ def join(
     schema = p.check(lambda: dialect.describe(sql, both), where)
     reads = _condition_reads(condition, dialect)
     return n.Join(left, right, how, tuple(names), condition, equal, outputs, schema, reads)
+
+
+def _condition(on: str, where: str, dialect: Dialect) -> str:
+    try:
+        return p.predicate(on, Schema(()), where, dialect).sql
+    except ColumnNotFound as error:
+        raise SqlError(
+            f"{where}: of which side is {error.name!r}? Write l.{error.name} or r.{error.name}; a "
+            "condition is SQL over `l.` and `r.`, such as 'l.a = r.b'."
+        ) from None
 
 
 def _condition_reads(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +24,7 @@ from millpond.errors import (
     SqlError,
     TaskError,
 )
+from millpond.loader.reader import open_dataset
 from millpond.options import options
 from millpond.session import Session
 
@@ -70,6 +73,35 @@ AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "a schema that is a list": (
         lambda sp, f: sp.read_csv(__file__, ["a"]), OptionError, "names and DuckDB types",
     ),
+    "a dict for rows": (
+        lambda sp, f: sp.from_items({"a": [1]}), OptionError, "dict. from_arrow.. takes tables"),
+    "a table for rows": (lambda sp, f: sp.from_items(f.to_arrow()), OptionError, "not Table"),
+    "a text for rows": (lambda sp, f: sp.from_items("abc"), OptionError, "rows, not str"),
+    "a key by number": (lambda sp, f: sp.from_items([{1: 2}]), SchemaMismatch, "the key 1;"),
+    "rows of nothing": (lambda sp, f: sp.from_items([{}]), SchemaMismatch, "has no columns"),
+    "mixed pandas": (
+        lambda sp, f: sp.from_pandas(pd.DataFrame({"a": [1, "x"]})), SchemaMismatch, "column a"),
+    "pandas names twice": (
+        lambda sp, f: sp.from_pandas(pd.DataFrame([[1, 2]], columns=["a", "a"])), SchemaMismatch,
+        "each column its own name"),
+    "polars as pandas": (
+        lambda sp, f: sp.from_pandas(f.to_polars()), OptionError, "needs a pandas frame"),
+    "a list to select": (
+        lambda sp, f: f.select(["a", "s"]), SqlError, r"^select\(.*by itself, as in f\(\*items"),
+    "a list of aggregates": (
+        lambda sp, f: f.group_by("s").agg(["sum(a) AS a"]), SqlError, r"^agg\(.*by itself"),
+    "by_rows of another kind": (
+        lambda sp, f: f.repartition(2, by_rows="yes"), OptionError, "by_rows is 'yes'"),
+    "join on no columns": (lambda sp, f: f.join(f, []), OptionError, "at least one column"),
+    "join of no side": (lambda sp, f: f.join(f, "a = b"), SqlError, r"l\.a or r\.a"),
+    "types that are classes": (
+        lambda sp, f: f.map(one, schema={"a": int}), SchemaMismatch, "DuckDB's words for them"),
+    "sql for batches": (lambda sp, f: f.map_batches("a"), MillpondError, "needs no SQL but a f"),
+    "a listener that is none": (lambda sp, f: sp.listen(5), OptionError, "needs a function"),
+    "a header by number": (
+        lambda sp, f: sp.read_csv(__file__, header=5), OptionError, "header is 5"),
+    "no data root": (lambda sp, f: options(data_root=""), OptionError, "data_root: is empty"),
+    "a dataset by number": (lambda sp, f: open_dataset(5), OptionError, "needs a path"),
     "no rows": (lambda sp, f: sp.from_items(None), OptionError, "list of rows, not NoneType"),
     "not for Arrow": (lambda sp, f: sp.from_arrow([1]), OptionError, "needs what Arrow can read"),
     "keys by number": (lambda sp, f: f.repartition(2, hash_by=1), OptionError, "names of columns"),
@@ -206,6 +238,44 @@ def test_braces_in_sql_are_left_alone(sp: Session) -> None:
     out = sp.partial_sql("SELECT {'a': a}.a AS a, '{0}{1}' AS t, '{}' AS e FROM {0}", frame(sp))
 
     assert out.limit(1).select("a", "e").take_all() == [{"a": 0, "e": "{}"}]
+
+
+def test_inputs_stand_outside_of_texts_and_comments(sp: Session) -> None:
+    """Else a pattern with `{1}` would look for another text, and give other rows."""
+    parts = frame(sp).repartition(1)
+    query = """SELECT '{0}' AS t, $${0}$$ AS d, a /* {0} /* {1} */ {0} */ FROM {0} JOIN {1} AS u
+        USING (a) WHERE regexp_matches(a::VARCHAR, '^[0-9]{1}$') AND a < 2 -- {0}"""
+    assert sp.partial_sql(query, parts, parts.select("a")).sort("a").take_all() == [
+        {"t": "{0}", "d": "{0}", "a": 0},
+        {"t": "{0}", "d": "{0}", "a": 1},
+    ]
+
+
+def test_numbers_beyond_those_of_duckdb(sp: Session) -> None:
+    assert frame(sp).limit(10**30).count() == 300
+    once = frame(sp).sample(0.5, seed=2**100 + 7).take_all()
+    assert once == frame(sp).sample(0.5, seed=2**100 + 7).take_all()
+    assert 0 < len(once) < 300
+    assert frame(sp).sample(np.float32(0.5), seed=7).count() == len(once)  # type: ignore[arg-type]
+
+
+def test_what_pandas_puts_for_no_value_is_null(sp: Session) -> None:
+    rows = pd.DataFrame({"a": pd.to_datetime(["2026-01-01", None])}).to_dict("records")
+    assert [row["a"] is None for row in sp.from_items(rows).take_all()] == [False, True]
+    assert sp.from_items([1, pd.NA]).take_all() == [{"item": 1}, {"item": None}]
+
+
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        (lambda b: b["a"], "gave Series; it must give"),
+        (lambda b: {"x": b["a"].mean()}, "gave float64 in the column 'x'"),
+        (lambda b: {"x": "text"}, "gave str in the column 'x'"),
+    ],
+)
+def test_what_a_function_of_batches_must_give(sp: Session, gives: Any, said: str) -> None:
+    with pytest.raises(TaskError, match=said):
+        frame(sp).map_batches(gives, format="pandas").count()
 
 
 def test_a_partition_number_out_of_range_is_named(sp: Session) -> None:
@@ -374,7 +444,7 @@ def test_nulls_only(sp: Session) -> None:
     assert nothing.distinct().count() == 1
 
 
-@pytest.mark.parametrize("items", [[1, "a"], [{"a": 1}, {"a": "x"}], [{1: 2}, {"a": 1}], [2**70]])
+@pytest.mark.parametrize("items", [[1, "a"], [{"a": 1}, {"a": "x"}], [2**70]])
 def test_items_without_a_common_type(sp: Session, items: list[Any]) -> None:
     with pytest.raises(SchemaMismatch, match=r"from_items\(\): the values of a column have no"):
         sp.from_items(items)
