@@ -70,7 +70,7 @@ class ColumnNotFound(MillpondError):
     """A name was used that the input does not have."""
 
     def __init__(self, name: str, available: Sequence[str], where: str) -> None:
-        near = get_close_matches(name.casefold(), [a.casefold() for a in available], n=1)
+        near = get_close_matches(str(name).casefold(), [a.casefold() for a in available], n=1)
         original = next((a for a in available if near and a.casefold() == near[0]), None)
         hint = f"Did you mean {original!r}? " if original else ""
         has = ", ".join(available) if available else "no columns"
@@ -107,11 +107,11 @@ class FileUnreadable(MillpondError):
 class TargetNotEmpty(MillpondError):
     """A write would mix with files that are already there."""
 
-    def __init__(self, path: str, where: str) -> None:
-        super().__init__(
-            f"{where}: {path!r} already holds files. "
-            "Pass mode='overwrite' to replace them or mode='append' to add to them."
-        )
+    def __init__(
+        self, path: str, where: str,
+        todo: str = "Pass mode='overwrite' to replace them or mode='append' to add to them.",
+    ) -> None:  # fmt: skip
+        super().__init__(f"{where}: {path!r} already holds files. {todo}")
         self.path = path
 
 
@@ -200,6 +200,10 @@ class RowsUnreadable(MillpondError):
             "loader(on_error='skip') replaces such rows."
         )
         self.dataset, self.shard, self.rows = dataset, shard, tuple(rows)
+
+
+class RowNotFound(MillpondError, IndexError):
+    """A training set has no row of this number. Python's own loops over a sequence end with it."""
 
 
 class StateMismatch(MillpondError):

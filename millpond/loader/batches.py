@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millpond.engine.values import as_values
 from millpond.errors import RowsUnreadable
 from millpond.loader.columns import Column, to_arrow, to_numpy
 from millpond.loader.order import BlockOrder, splitmix64_array
@@ -266,7 +267,13 @@ def shown(columns: dict[str, Column], format: Format, dress: Dress | None) -> An
         arrays = [to_arrow(column) for column in columns.values()]
         return pa.RecordBatch.from_arrays(arrays, names=list(columns))
     show = to_views if format == "views" else to_numpy
-    plain = {name: show(column) for name, column in columns.items()}
+    plain = {}
+    for name, column in columns.items():
+        try:
+            plain[name] = show(column)
+        except (OverflowError, ValueError):
+            as_values(to_arrow(column), name)  # Names the value that Python has not.
+            raise
     return dress(plain) if dress is not None else plain
 
 

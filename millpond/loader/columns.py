@@ -24,6 +24,8 @@ from millpond.formats.shard_types import (
 Int64s = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
+_MOST_ELEMENTS = 2**31 - 1  # Of a column whose offsets have 32 bits.
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
@@ -89,6 +91,17 @@ class Ragged:
         rows = np.empty(len(self), object)
         rows[:] = list(self)
         return rows
+
+
+class TooLarge(OptionError):
+    """Rows hold more in one column than its Arrow type can count."""
+
+    def __init__(self, kind: pa.DataType, n_rows: int, size: int) -> None:
+        super().__init__(
+            f"{n_rows:,} rows hold {size:,} elements in one column of type {kind}, whose offsets "
+            "count 2^31 at most. Take fewer rows at once (a smaller batch_size), or write the "
+            "column as a large_ type of Arrow."
+        )
 
 
 class NullTokens(OptionError):
@@ -168,9 +181,8 @@ def _numpy_of(array: pa.Array) -> Any:
             return values
         null = array.is_null().to_numpy(zero_copy_only=False)[:, None]
         return np.ma.MaskedArray(values, mask=np.ma.getmaskarray(values) | null)
-    if not _has_null_integers(array):
+    if not _needs_values(array):
         return array.to_numpy(zero_copy_only=False)
-    # Arrow would make floats of these integers, and 2^53 + 1 would be another number.
     rows = np.empty(len(array), object)
     for i, value in enumerate(array):
         rows[i] = value.as_py()
@@ -198,9 +210,15 @@ def _elements(lists: pa.Array) -> tuple[npt.NDArray[Any], Int64s]:
     return _numbers(lists.flatten()), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _has_null_integers(array: pa.Array) -> bool:
-    """Whether integers that are null lie somewhere inside."""
+def _needs_values(array: pa.Array) -> bool:
+    """Whether Arrow's own objects would not do.
+
+    It makes floats of integers where some are null, and 2^53 + 1 would be another number; of
+    intervals it makes objects of pandas, and crashes where that is not installed.
+    """
     kind = array.type
+    if pa.types.is_interval(kind):
+        return True
     if pa.types.is_struct(kind):
         inside = [array.field(i) for i in range(kind.num_fields)]
     elif pa.types.is_map(kind):
@@ -209,7 +227,7 @@ def _has_null_integers(array: pa.Array) -> bool:
         inside = [array.values]
     else:
         return bool(pa.types.is_integer(kind) and array.null_count)
-    return any(_has_null_integers(part) for part in inside)
+    return any(_needs_values(part) for part in inside)
 
 
 def from_arrow(array: pa.Array) -> Column:
@@ -296,8 +314,11 @@ def _masked(column: Column, values: Any) -> Any:
 
 def _offset_buffer(column: Column) -> pa.Buffer:
     assert column.offsets is not None
-    long = has_long_offsets(column.kind)
-    return pa.py_buffer(column.offsets if long else column.offsets.astype(np.int32))
+    if has_long_offsets(column.kind):
+        return pa.py_buffer(column.offsets)
+    if column.offsets[-1] > _MOST_ELEMENTS:
+        raise TooLarge(column.kind, column.n, int(column.offsets[-1]))
+    return pa.py_buffer(column.offsets.astype(np.int32))
 
 
 def _buffer(values: npt.NDArray[Any] | None) -> pa.Buffer:

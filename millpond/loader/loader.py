@@ -5,12 +5,13 @@ counts as delivered when the consumer has it, so a state taken inside the loop s
 of what the loop has seen, whatever was made ahead.
 """
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from millpond.errors import MillpondError, OptionError, StateMismatch
+from millpond.errors import MillpondError, OptionError, RowNotFound, StateMismatch
 from millpond.loader.batches import FORMATS, Delivered, Dress, Format, Group, Maker, Share
 from millpond.loader.prefetch import Ahead, Forked
 from millpond.loader.schedule import whole_weights
@@ -212,7 +213,13 @@ class Loader:
         the receipts of all ranks still add up. Raises `StateMismatch`.
         """
         found = State.from_dict(state, self._identity)
-        self._sequence = self._mixed_as(found)
+        sequence = self._mixed_as(found)
+        if found.cursor.position > (n := sequence.length(found.cursor.epoch)):
+            raise StateMismatch(
+                f"load_state_dict: the state is damaged: it stands at {found.cursor.position:,} of "
+                f"{n:,} samples. Pass what state_dict() gave, unchanged."
+            )
+        self._sequence = sequence
         same = found.rank == self.geometry.rank
         self._cursor = found.cursor
         self._receipt = found.receipt if same else Receipt()
@@ -265,10 +272,14 @@ class Loader:
                 f"locate(source={source!r}): the sources are {', '.join(self._sources) or 'none'}. "
                 "Name the one that the row is of."
             )
+        try:
+            row = operator.index(row)
+        except TypeError:
+            raise OptionError(f"locate({row!r}): pass the number of a row.") from None
         number = self._sources.index(source) if source else 0
         unit = self._units[number].unit_of(row)
         if unit is not None and not 0 <= unit < self._units[number].n:
-            raise IndexError(f"{self._name}: no row {row}; it has {self._units[number].n}.")
+            raise RowNotFound(f"{self._name}: no row {row}; it has {self._units[number].n}.")
         place = None if unit is None else self._sequence.place(number, unit, epoch)
         if place is None:
             return None

@@ -13,12 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millpond import lazy
-from millpond.errors import ColumnNotFound, FileUnreadable, OptionError, warn
+from millpond.engine.values import as_values
+from millpond.errors import ColumnNotFound, FileUnreadable, OptionError, RowNotFound, warn
 from millpond.formats.find import find_files
 from millpond.formats.shard_index import INDEX_NAME, Index, read_index
 from millpond.loader.batches import FORMATS, Batch, Format, shown
 from millpond.loader.cache import CachedShards
-from millpond.loader.columns import to_arrow
+from millpond.loader.columns import TooLarge, to_arrow
 from millpond.loader.feed import Feed
 from millpond.loader.flat import LocalShards, Shards
 from millpond.loader.loader import Loader, Settings
@@ -73,9 +74,9 @@ class Dataset(Feed):
         return f"Dataset({self.path!r}, {len(self):,} rows: {', '.join(self.schema.names)})"
 
     def __getitem__(self, at: int | slice | Sequence[int] | npt.NDArray[np.int64]) -> Any:
-        if isinstance(at, int | np.integer):
+        if isinstance(at, int | np.integer) and not isinstance(at, bool):
             row = self._rows_of(np.array([at], np.int64))
-            return self._table(row).to_pylist()[0]
+            return _dicts(self._table(row))[0]
         if isinstance(at, slice):
             return self._table(np.arange(*at.indices(len(self)), dtype=np.int64))
         asked = np.asarray(at)
@@ -110,7 +111,7 @@ class Dataset(Feed):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Rows as dicts, in storage order."""
         for first in range(0, len(self), 1024):
-            yield from self[first : first + 1024].to_pylist()
+            yield from _dicts(self[first : first + 1024])
 
     def _open(self, choice: Choice, settings: Settings) -> Loader:
         units = units_of(self.rows, self.storage, self.select, choice)
@@ -133,15 +134,21 @@ class Dataset(Feed):
         least, most = int(asked.min()), int(asked.max())
         if least < -n or most >= n:
             wrong = most if most >= n else least
-            # IndexError is what Python's own loops over a sequence end with.
-            raise IndexError(f"dataset {self.path!r}: no row {wrong}; it has {n} rows.")
+            raise RowNotFound(f"dataset {self.path!r}: no row {wrong}; it has {n} rows.")
         return np.where(asked < 0, asked + n, asked)
 
     def _table(self, rows: npt.NDArray[np.int64]) -> pa.Table:
         names = self.schema.names
         self.rows.advise_new(rows, names)
         columns = self.rows.take(rows, names)
-        return pa.table([to_arrow(columns[name]) for name in names], schema=self.schema)
+        try:
+            arrays = [to_arrow(columns[name]) for name in names]
+        except TooLarge:
+            if rows.size == 1:
+                raise
+            half = rows.size // 2
+            return pa.concat_tables([self._table(rows[:half]), self._table(rows[half:])])
+        return pa.table(arrays, schema=self.schema)
 
 
 def open_dataset(
@@ -166,6 +173,12 @@ def open_dataset(
         raise OptionError(f"open_dataset(verify={verify!r}): it is one of first, always, off.")
     engine = select or _by_the_engine
     return _open(str(path), storage_options, verify, engine, cache, cache_bytes)
+
+
+def _dicts(table: pa.Table) -> list[dict[str, Any]]:
+    names = table.schema.names
+    columns = [as_values(table.column(name), name) for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _by_the_engine(text: str, schema: pa.Schema) -> Predicate:

@@ -6,6 +6,7 @@ source for each change of a mixture's weights.
 """
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -142,11 +143,11 @@ class State:
             return cls(
                 mine,
                 _cursor(state["at"]),
-                int(state["rank"]),
+                operator.index(state["rank"]),
                 Receipt(int(samples), int(digest, 16)),
-                tuple(Run(*(int(x) for x in run)) for run in state["runs"]),
-                int(state.get("skipped", 0)),
-                int(state.get("begin", 0)),
+                tuple(Run(*map(operator.index, run)) for run in state["runs"]),
+                operator.index(state.get("skipped", 0)),
+                operator.index(state.get("begin", 0)),
                 _log(state.get("mix", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -157,14 +158,14 @@ class State:
 
 
 def _cursor(found: Any) -> Cursor:
-    epoch, position, step = (int(x) for x in found)
+    epoch, position, step = map(operator.index, found)
     if min(epoch, position, step) < 0:
         raise ValueError(f"a negative position in {found}")
     return Cursor(epoch, position, step)
 
 
 def _log(found: Any) -> tuple[tuple[int, Weights], ...]:
-    log = tuple((int(at), _weights(text)) for at, text in found)
+    log = tuple((operator.index(at), _weights(text)) for at, text in found)
     starts = [at for at, _ in log]
     if starts != sorted(set(starts)) or starts[:1] not in ([], [0]):
         raise ValueError(f"changes of weights at {starts}")

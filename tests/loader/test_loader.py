@@ -19,6 +19,7 @@ from millpond.errors import (
     ColumnNotFound,
     MillpondError,
     OptionError,
+    RowNotFound,
     RowsUnreadable,
     SchemaMismatch,
     SqlError,
@@ -366,6 +367,7 @@ Bad = Callable[[Dataset], Any]
         (lambda ds: ds.loader(4, world=31), OptionError, "30 samples for 31 ranks"),
         (lambda ds: ds.loader(40, drop_last=True), OptionError, "less than one step"),
         (lambda ds: ds.loader(4, columns=["ide"]), ColumnNotFound, "Did you mean 'id'"),
+        (lambda ds: ds.loader(4, columns=[1]), ColumnNotFound, "no column 1"),
         (lambda ds: ds.loader(4, columns=[]), OptionError, "at least one column"),
         (lambda ds: ds.loader(4, filter="id < 0"), OptionError, "filter selects no row"),
         (lambda ds: ds.loader(4, shuffle=True), OptionError, "shuffle=True"),
@@ -391,6 +393,11 @@ Bad = Callable[[Dataset], Any]
         (lambda ds: mix({"a": ds}, {"a": "1"}), OptionError, "'1' is no number"),
         (lambda ds: mix({"a": ds}, {"a": 1}).loader(2).set_weights(None), OptionError, "None"),
         (lambda ds: ds.loader(4).set_weights({"a": 1}), OptionError, "one dataset"),
+        (lambda ds: ds.loader(4).locate(30), RowNotFound, "no row 30; it has 30"),
+        (lambda ds: ds.loader(4).locate("3"), OptionError, r"locate\('3'\)"),
+        (lambda ds: ds[30], RowNotFound, "no row 30"),
+        (lambda ds: ds[True], OptionError, "not by bool"),
+        (lambda ds: ds[[True] * 30], OptionError, "not by bool"),
         (lambda ds: open_dataset(ds.path, verify="no"), OptionError, "first, always, off"),
     ],
 )
@@ -458,8 +465,14 @@ def test_a_state_of_other_data_or_another_version_is_refused(make: Make) -> None
     for wrong in ({}, {"v": 1}, [], {**loader.state_dict(), "at": [1, 2]}):
         with pytest.raises(StateMismatch):
             loader.load_state_dict(wrong)  # type: ignore[arg-type]
-    with pytest.raises(StateMismatch, match="damaged"):
-        loader.load_state_dict({**loader.state_dict(), "at": [0, -1, 0]})
+    good = loader.state_dict()
+    for wrong in (
+        {"at": [0, -1, 0]}, {"at": [0, 31, 0]}, {"at": [0, 1.5, 0]}, {"rank": "0"}, {"rank": 1.5},
+        {"receipt": "x"}, {"receipt": None}, {"runs": [[1]]}, {"runs": 3}, {"skipped": "1"},
+    ):  # fmt: skip
+        with pytest.raises(StateMismatch, match="damaged"):
+            loader.load_state_dict({**good, **wrong})
+        assert loader.state_dict() == good
 
 
 def test_a_mixture_refuses_a_forged_log(make: Make) -> None:

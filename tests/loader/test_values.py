@@ -1,6 +1,8 @@
 """Values that real tables hold: they come back from a training set as the frame had them."""
 
 import datetime
+import subprocess
+import sys
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import millpond
+from millpond.errors import NotInPython, OptionError
 from millpond.loader.columns import to_arrow
 from millpond.loader.parquet import ParquetRows
 from millpond.loader.reader import Dataset, open_dataset
@@ -263,3 +266,59 @@ def test_wide_vectors_of_which_some_or_whose_elements_are_null(
     assert arrays[0].tolist() == vectors[29]
     assert arrays[1].tolist() == vectors[6]
     assert arrays.mask[2].all()
+
+
+@pytest.mark.parametrize("format", ["numpy", "views", "torch"])
+def test_a_value_that_python_has_not_is_named(tmp_path: Path, format: Any) -> None:
+    day = 86_400_000_000
+    times = pa.array([0, day - 1, day], pa.time64("us"))
+    write_dataset(pa.table({"id": [0, 1, 2], "at": times}), str(tmp_path / "set"))
+    ds = open_dataset(str(tmp_path / "set"))
+    says = "column 'at' holds a value of type time64.us. in row 0 that Python has not"
+    assert ds[1]["at"] == datetime.time.max
+    with pytest.raises(NotInPython, match=says):
+        ds[2]
+    with pytest.raises(NotInPython, match=says.replace("row 0", "row 2")):
+        list(ds)
+    with pytest.raises(NotInPython, match=says.replace("row 0", "row 2")):
+        ds.take([0, 1, 2], format=format)
+    (batch,) = ds.loader(3, format="arrow")
+    assert batch["at"].equals(times)
+
+
+def test_infinite_dates_are_numbers_to_numpy_and_no_value_to_python(tmp_path: Path) -> None:
+    write_dataset(pa.table({"day": pa.array([1, 2**31 - 1], pa.date32())}), str(tmp_path / "set"))
+    ds = open_dataset(str(tmp_path / "set"))
+    assert ds.take([0, 1])["day"].astype(np.int64).tolist() == [1, 2**31 - 1]
+    with pytest.raises(NotInPython, match="column 'day'"):
+        ds[1]
+
+
+def test_intervals_need_no_pandas(tmp_path: Path) -> None:
+    spans = [pa.MonthDayNano([1, i, 3]) for i in range(3)]
+    table = pa.table({"span": pa.array(spans), "spans": pa.array([[span] for span in spans])})
+    write_dataset(table, str(tmp_path / "set"))
+    script = (
+        "import sys; sys.modules['pandas'] = None\n"
+        "from millpond.loader import open_dataset\n"
+        "(batch,) = open_dataset(sys.argv[1]).loader(3)\n"
+        "print([span.days for span in batch['span']], [span[0].days for span in batch['spans']])"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "set")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[0, 1, 2] [0, 1, 2]"
+
+
+def test_more_text_than_offsets_count_comes_in_pieces_or_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"text": [str(i) * 7 for i in range(N)]})
+    write_dataset(table, str(tmp_path / "set"))
+    monkeypatch.setattr("millpond.loader.columns._MOST_ELEMENTS", 100)
+    ds = open_dataset(str(tmp_path / "set"))
+    found = ds[:]
+    assert found["text"].num_chunks > 1
+    assert found["text"].to_pylist() == table["text"].to_pylist()
+    with pytest.raises(OptionError, match="smaller batch_size"):
+        list(ds.loader(N, format="arrow"))
+    assert ds.take([3, 1], format="arrow")["text"].to_pylist() == ["3333333", "1111111"]
