@@ -185,6 +185,10 @@ class PartDamaged(MillpondError):
     """A part was computed again after a bad checksum, and is still bad."""
 
 
+class NodeTaken(MillpondError):
+    """A task that wants a node to itself waited for it in vain: others have some of it."""
+
+
 class GaveUp(MillpondError):
     """A task failed on every attempt; the message tells the whole story."""
 

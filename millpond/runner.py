@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from millpond.engine.stopwatch import timed
-from millpond.errors import GaveUp, OptionError, OutOfMemory, SchemaMismatch, TaskError
+from millpond.errors import GaveUp, NodeTaken, OptionError, OutOfMemory, SchemaMismatch, TaskError
 from millpond.events import Published
 from millpond.expr import Dialect, parse
 from millpond.formats.iceberg import Catalog
@@ -128,12 +128,12 @@ class Runner:
     def _run(
         self, plan: n.Node, physical: Physical, commit_id: str = ""
     ) -> tuple[Physical, StageOutcome]:
-        """Run the stages of `plan`. One statement that needs too much memory runs again staged."""
+        """Run the stages of `plan`. One task that gets too little room runs again staged."""
         try:
             return physical, self._work.run(_named(physical, commit_id)).only
-        except GaveUp as error:
+        except (GaveUp, NodeTaken) as error:
             chosen = physical.shape == "fused" and self._work.options.shape == "auto"
-            if not (chosen and isinstance(error.__cause__, OutOfMemory)):
+            if not (chosen and isinstance(error.__cause__ or error, OutOfMemory | NodeTaken)):
                 raise
         self._work.forget(physical)
         settings = replace(self._work.settings(), shape="staged")

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from millpond.engine.duckdb import CLOSED, FORKED
 from millpond.engine.duckdb import VERSION as DUCKDB
-from millpond.errors import MillpondError, warn
+from millpond.errors import MillpondError, NodeTaken, warn
 from millpond.events import Event, RunFinished, RunStarted
 from millpond.formats.parquet import RowGroups, row_groups
 from millpond.optimize import RULES, optimize
 from millpond.options import Options
 from millpond.physical.fused import all_nodes
 from millpond.physical.planner import plan_stages
-from millpond.physical.shape import Physical, Settings
+from millpond.physical.shape import OnlyNode, Physical, Settings
 from millpond.physical.stages import OutputFile, PartRef, SourceInput, ToFile
 from millpond.plan import nodes as n
 from millpond.present import Present
@@ -39,7 +39,8 @@ from millpond.report.record import Recorder
 from millpond.runtime import Journal, Outcome, Policy, run
 from millpond.runtime.homes import Homes, KeptParts
 from millpond.runtime.journal import StoredJournal
-from millpond.runtime.leftovers import clear_staged
+from millpond.runtime.leftovers import clear_staged, first_new, remove_empty
+from millpond.runtime.place import only_node
 from millpond.runtime.presence import Presence, clock_s, sessions
 from millpond.runtime.publish import Receipts
 from millpond.storage import Staged, Storage, expect, put_new
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 
 _HELD_BYTES = 64 << 20
+_TAKEN_S = 600.0  # For which a plan does not wait again for a node that others hold.
 
 
 class Workplace:
@@ -68,16 +70,19 @@ class Workplace:
         self._one_run = threading.RLock()
         # Private (0700), and swept by the next session on this machine if we are killed.
         root = options.data_root
+        here = root is not None and "://" not in root
+        new = {first_new(f"{root}/{name}") for name in ("parts", "sessions") if here} - {""}
         self._keeps = root is not None and "://" in root
         scratch = Scratch(f"session-{self.id}")
         self.scratch = scratch.path
         self._remove = weakref.finalize(self, scratch.remove)
-        here = self._keeps and options.runtime == "local"
-        self._homes = Homes(Scratch(f"parts-{self.id}", kept=True)) if here else None
+        local = self._keeps and options.runtime == "local"
+        self._homes = Homes(Scratch(f"parts-{self.id}", kept=True)) if local else None
         if self._homes:
             self._leave_homes = weakref.finalize(self, self._homes.close, keep=False)
         self._kept: KeptParts | None = self._homes
         self._failed = False
+        self._taken_s = float("-inf")  # When others held the node that a task wanted whole.
         # In an object store lie journal and receipts only: parts are read by small ranges,
         # so they stay on the disks of the machines that wrote them, also after this session
         # if its work was not done.
@@ -112,6 +117,8 @@ class Workplace:
                 self.place()
             except BaseException:
                 self.close()
+                for folder in new:
+                    remove_empty(folder)
                 raise
         # Last in, first out: a library that was imported on the way, as Ray, ends after us.
         atexit.register(self._at_exit)
@@ -161,18 +168,27 @@ class Workplace:
 
     def settings(self) -> Settings:
         self.check_open()
+        local = self.options.runtime == "local"
+        cluster = None if local else self._cluster()
+        alone = cluster if isinstance(cluster, OnlyNode) else None
         return Settings(
             split_bytes=self.options.split_bytes,
             footer=functools.cache(self.footer),
             sort_key=self.worker.engine.sort_key,
             shape=self.options.shape,
-            staged_only=self.options.runtime != "local",
+            cluster=cluster,
             versions=f"millpond {VERSION}, duckdb {DUCKDB}",
             run=f"{self.id}-{next(self._numbers)}",
-            memory_bytes=self.options.memory_limit_bytes,
+            memory_bytes=alone.memory_bytes if alone else self.options.memory_limit_bytes,
             durable=self.options.data_root is not None,
             is_light=lambda call: self.light.get(call, False),
         )
+
+    def _cluster(self) -> OnlyNode | str:
+        """Where tasks run, as `Settings` has it."""
+        if self.options.shape == "auto" and time.monotonic() - self._taken_s < _TAKEN_S:
+            return "others hold some of the cluster's only node"
+        return only_node(self.place().capacity(), self.options)
 
     def footer(self, path: str) -> RowGroups:
         storage = self.storage(path)
@@ -203,6 +219,8 @@ class Workplace:
             return outcome
         except BaseException as stopped:
             error, self._failed = type(stopped).__name__, True
+            if isinstance(stopped, NodeTaken):
+                self._taken_s = time.monotonic()
             self.forget(physical)
             if isinstance(stopped, KeyboardInterrupt):
                 # It may have struck where the run had not yet noted a task that it started.

@@ -21,7 +21,7 @@ SMALL = {
     "object_store.py": ["rings ranges scan --mib 16 --folder {0}"],
     "partition.py": [f"--sf 0.01 --pairs 1 {TABLE}"],
     "random_shuffle.py": ["--size 5MB --memory-limit 1GB --pairs 1 --folder {0}"],
-    "ray_local.py": ["--rows 50000 --pairs 1"],
+    "ray_local.py": ["--rows 50000 --size 1MB --pairs 1"],
     "scale.py": ["--tasks 1000 --wide 50 --overhead"],
     "sort_peers.py": ["--size 5MB --pairs 1 --folder {0}"],
     "tasks.py": ["--tasks 5 --pairs 1"],

@@ -29,7 +29,7 @@ from millpond.physical.pipe import (
     word,
 )
 from millpond.physical.records import record_sort, record_stages
-from millpond.physical.shape import Physical, Settings, why_staged
+from millpond.physical.shape import OnlyNode, Physical, Settings, why_staged
 from millpond.physical.shuffling import random_order, sample
 from millpond.physical.sorted_write import files_in_order, ranges_in_order
 from millpond.physical.sorting import FEW_ROWS, first_rows, sort
@@ -41,6 +41,7 @@ from millpond.physical.stages import (
     RowsInput,
     ShardsInput,
     SourceInput,
+    ToMemory,
     ToPart,
 )
 from millpond.physical.steps import PythonStep
@@ -58,7 +59,21 @@ ROWS_EACH = 50_000  # For a function of one row: about 50 ms of work, for 2 ms o
 def plan_stages(node: n.Node, settings: Settings) -> Physical:
     """The stages that compute `node`: one fused statement where that is possible."""
     with room_for(node):
-        return _planned(node, settings)
+        planned = _planned(node, settings)
+        if planned.shape == "fused" and isinstance(settings.cluster, OnlyNode):
+            return _on(settings.cluster, planned)
+        return planned
+
+
+def _on(there: OnlyNode, planned: Physical) -> Physical:
+    """The one task of a plan, for a node of a cluster: it keeps no rows in this process."""
+    (stage,) = planned.stages
+    output = ToPart() if isinstance(stage.output, ToMemory) else stage.output
+    stage = replace(stage, output=output, resources=Resources(whole_node=True))
+    room = f"{there.cpus} CPUs and {there.memory_bytes / 1e9:,.1f} GB"
+    return replace(
+        planned, stages=(stage,), reason=f"{planned.reason}; the cluster's only node has {room}"
+    )
 
 
 def _planned(node: n.Node, settings: Settings) -> Physical:

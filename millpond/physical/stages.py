@@ -26,11 +26,15 @@ class Determinism(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a task needs to run. A change of resources cuts a stage."""
+    """What a task needs to run. A change of resources cuts a stage.
+
+    With `whole_node`, all CPUs and memory that the largest node has when the task starts.
+    """
 
     cpus: float = 1.0
     gpus: float = 0.0
     memory_bytes: int | None = None
+    whole_node: bool = False
 
 
 # ---- where its rows come from --------------------------------------------------------

@@ -1,7 +1,10 @@
-"""Staged files whose writers were killed: they bear their run's name, and nobody else's."""
+"""What nobody wants: staged files of writers that were killed, by their run's name, and the
+folders of a session that was refused.
+"""
 
 import os
 from collections.abc import Collection
+from contextlib import suppress
 
 from millpond.storage import Staged, Storage
 from millpond.storage.paths import STAGING
@@ -18,3 +21,18 @@ def clear_staged(storage: Storage, directory: str, run: str, kept: Collection[st
         if ours and file.path not in kept:
             upload = "" if local else file.path
             storage.discard([Staged(file.path, "" if upload else file.path, 0, upload)])
+
+
+def first_new(folder: str) -> str:
+    """The highest folder that is to be made for `folder`; "" if it is there."""
+    found = ""
+    while not os.path.exists(folder):
+        found, folder = folder, os.path.dirname(folder)
+    return found
+
+
+def remove_empty(folder: str) -> None:
+    """`folder` and all below, as far as no file lies there."""
+    for at, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            os.rmdir(at)

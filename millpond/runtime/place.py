@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from millpond.errors import OptionError
+from millpond.options import Options
+from millpond.physical.shape import OnlyNode
 from millpond.physical.stages import PartsLost, Resources, Task, TaskId, TaskResult
 
 
@@ -24,7 +26,7 @@ class Capacity:
     """How many tasks of one CPU run at once: in all, and on the largest node; GPUs alike.
 
     Up to `together` short tasks are worth one call. `node_bytes` is the memory that the tasks
-    on the largest node take together.
+    on the largest node take together. `nodes` are those that run tasks; more may join.
     """
 
     slots: int
@@ -33,6 +35,8 @@ class Capacity:
     node_gpus: float = 0.0
     together: int = 1
     node_bytes: int | None = None
+    nodes: int = 1
+    may_grow: bool = False
 
 
 def check_fits(stage: int, wants: Resources, has: Capacity) -> None:
@@ -48,6 +52,19 @@ def check_fits(stage: int, wants: Resources, has: Capacity) -> None:
             f"stage {stage} wants {wants.memory_bytes:,} bytes of memory for a task, but no node "
             f"has more than {has.node_bytes:,}. Start such a node first, or ask for less (memory=)."
         )
+
+
+def only_node(has: Capacity, options: Options) -> OnlyNode | str:
+    """The node of a cluster that may have a whole plan as one task; or why none may."""
+    if has.nodes != 1:
+        return f"the cluster has {has.nodes or 'no'} nodes"
+    if has.node_bytes is None:
+        return "the cluster's only node does not tell its memory"
+    if options.shape == "auto" and options.data_root is not None:
+        return "a rerun finds the tasks of a cluster again"
+    if options.shape == "auto" and options.task_timeout is not None:
+        return "task_timeout bounds a task"
+    return OnlyNode(has.node_slots, has.node_bytes, has.may_grow)
 
 
 class Runtime(Protocol):

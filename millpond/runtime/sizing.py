@@ -37,7 +37,7 @@ class Sizing:
         wants = ceil(resources.cpus)
         if resources.memory_bytes and node_bytes:
             wants = max(wants, ceil(resources.memory_bytes * self.node_slots / node_bytes))
-        if partition in progress.alone:
+        if partition in progress.alone or resources.whole_node:
             wants = max(wants, self.node_slots)
         return max(1, min(wants, self.slots))
 
@@ -68,7 +68,7 @@ class Sizing:
     def sized(self, task: Task, progress: Progress) -> Task:
         """The task as it runs now."""
         partition = task.id.partition
-        if partition not in progress.alone:
+        if partition not in progress.alone and not task.resources.whole_node:
             return task
         cpus = float(max(self.node_slots, ceil(task.resources.cpus)))
         rows = self._rows_at_once(progress, partition)

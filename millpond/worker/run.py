@@ -86,15 +86,16 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
 
 @contextmanager
 def _alone(worker: Worker, task: Task) -> Iterator[Worker]:
-    """A worker for one task that was too large for `worker`, with all that its node has.
+    """A worker for one task with all that its node has: the whole plan, or too large for `worker`.
 
     On one thread, if that was not enough: each takes memory.
     """
-    mine = worker.options
+    mine, wants = worker.options, task.resources
+    threads = max(mine.threads, int(wants.cpus)) if wants.whole_node else mine.threads
     options = replace(
         mine,
         scratch=os.path.join(mine.scratch, "alone-{}-{}-{}".format(*task.id)),
-        threads=mine.threads if task.rows_at_once is None else 1,
+        threads=threads if task.rows_at_once is None else 1,
         memory_limit_bytes=max(mine.memory_limit_bytes, mine.alone_bytes),
         engine_share=_engine_share(mine, task),
     )

@@ -5,7 +5,8 @@ all runtimes. No port is opened: bytes of parts travel as results of calls. Secr
 (`WorkerOptions`) go to a node's service when that starts, and from there to the worker
 processes of the node, never with a task.
 
-`runtime` submits and ends calls, `nodes` follows the cluster, `workers` is what runs there.
+`runtime` submits and ends calls, `nodes` follows the cluster, `workers` is what runs there,
+`reach` tells whether one answers.
 """
 
 from millpond.runtime.ray.runtime import RayRuntime

@@ -6,11 +6,13 @@ from typing import Any, TypeAlias
 from millpond import lazy
 from millpond.errors import MillpondError, OptionError, OutOfMemory, WorkerLost
 from millpond.runtime.node import Versions
+from millpond.runtime.ray.reach import NotInTime, check_answers, within
 
 ray: Any = lazy.extra("ray", extra="ray", what="runtime='ray'")
 
 NAMESPACE = "millpond"
 START_S = 60.0
+INIT_S = 120.0  # For Ray's own start; it gives most of what it waits for a minute.
 
 Handle: TypeAlias = Any  # Of an actor or an object of Ray's.
 
@@ -20,19 +22,32 @@ def connect(address: str | None, cpus: int | None) -> bool:
     if ray.is_initialized():
         return False
     quiet = {"log_to_driver": False, "configure_logging": False, "namespace": NAMESPACE}
+    if address is not None:
+        check_answers(_found(address))
     try:
-        if address is not None:
-            ray.init(address=address, **quiet)
-        else:
-            _report_nothing()
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    except Exception as error:  # Of this very class, where a new cluster does not come up.
+        with within(INIT_S):
+            if address is not None:
+                ray.init(address=address, **quiet)
+            else:
+                _report_nothing()
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    except (Exception, NotInTime) as error:  # Of this very class, where a new cluster fails.
         ray.shutdown()  # What has started of it.
+        why = f"it took more than {INIT_S:g} s." if isinstance(error, NotInTime) else error
         raise OptionError(
-            f"runtime='ray': no connection to a cluster at {address or 'this machine'!r}: {error} "
+            f"runtime='ray': no connection to a cluster at {address or 'this machine'!r}: {why} "
             "Check that it runs (`ray status`), and that Ray and Python have its versions."
         ) from error
     return True
+
+
+def _found(address: str) -> str:
+    """What Ray takes `address` for, such as "auto"."""
+    with suppress(ImportError, ValueError, OSError):
+        from ray._private.services import canonicalize_bootstrap_address
+
+        return canonicalize_bootstrap_address(address) or address
+    return address
 
 
 def is_connected() -> bool:
@@ -57,9 +72,14 @@ def _report_nothing() -> None:
 
 def check_security(allow_insecure: bool) -> None:
     """Refuse a cluster without tokens. Its workers' word counts: it may ignore our token."""
-    secure = _has_token_auth() and ray.get(
-        ray.remote(_has_token_auth).options(num_cpus=0, max_retries=3).remote(), timeout=START_S
-    )
+    asked = ray.remote(_has_token_auth).options(num_cpus=0, max_retries=3)
+    try:
+        secure = _has_token_auth() and ray.get(asked.remote(), timeout=START_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise WorkerLost(
+            f"runtime='ray': the cluster has run nothing within {START_S:g} s. Look whether its "
+            "nodes are alive and can start processes (`ray status`)."
+        ) from error
     if not secure and not allow_insecure:
         raise OptionError(
             "runtime='ray': this cluster runs without token authentication, so whoever reaches "

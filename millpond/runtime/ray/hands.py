@@ -34,12 +34,12 @@ class Hands:
     def bring(self, resources: Resources, hand: Handle) -> None:
         self._idle.setdefault(resources, []).append((time.monotonic(), hand))
 
-    def end_idle(self) -> None:
-        """Those that nobody has taken for long."""
+    def end_idle(self, *, room: bool = False) -> None:
+        """Those that nobody has taken for long; to make `room`, all that hold CPUs or memory."""
         now_s = time.monotonic()
         for resources, idle in self._idle.items():
             has_more = resources.cpus > 1 or resources.memory_bytes is not None
-            limit_s = _IDLE_WITH_MORE_S if has_more else _IDLE_S
+            limit_s = (-1.0 if room else _IDLE_WITH_MORE_S) if has_more else _IDLE_S
             for since_s, hand in [one for one in idle if now_s - one[0] > limit_s]:
                 idle.remove((since_s, hand))
                 ray.kill(hand)

@@ -76,8 +76,9 @@ class Nodes:
         self.working = [node for node, n in cpus.items() if n]
         node_bytes = self._measure_memory([node["Resources"] for node in alive])
         self.capacity = Capacity(
-            max(1, slots), largest, sum(gpus), max(gpus, default=0.0), _TOGETHER, node_bytes
-        )
+            max(1, slots), largest, sum(gpus), max(gpus, default=0.0), _TOGETHER, node_bytes,
+            len(self.working),
+        )  # fmt: skip
         return True
 
     def _measure_memory(self, nodes: Sequence[dict[str, float]]) -> int | None:

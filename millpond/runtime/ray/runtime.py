@@ -2,12 +2,13 @@
 
 import pickle
 import secrets
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from millpond.errors import CallLost, DiskFull, OutOfMemory, Transient, WorkerLost
+from millpond.errors import CallLost, DiskFull, NodeTaken, OutOfMemory, Transient, WorkerLost
 from millpond.physical.stages import PartRef, Resources, Task, TaskId
 from millpond.runtime.answers import opened
 from millpond.runtime.binding import Parts, unbound
@@ -29,6 +30,8 @@ from millpond.runtime.ray.nodes import Nodes, Serving
 from millpond.runtime.ray.workers import Wanted, fetch, packed, run_call, service_name
 from millpond.worker import WorkerOptions
 
+_WAIT_S = 20.0  # For a whole node. Its worker process may have to start first.
+
 
 class NodeFull(Transient):
     """The disk of one node is full; the task may run on another."""
@@ -42,6 +45,9 @@ class Call:
     futures: list[Future[Ended]]
     result: Handle = None
     hand: Handle = None  # The process, if it stays.
+    before: Handle = None  # A call for nothing, where this one waits for a whole node,
+    since_s: float = 0.0  # and since when.
+    in_vain: bool = False
 
 
 class RayRuntime:
@@ -72,6 +78,7 @@ class RayRuntime:
         self._remotes: dict[tuple[Resources, str], Handle] = {}
         self._parts: dict[int, tuple[Parts, Handle]] = {}
         self._running: dict[TaskId, Call] = {}
+        self._waiting: list[Call] = []  # For a whole node.
         try:
             check_security(allow_insecure)
             self._nodes.refresh()
@@ -87,7 +94,8 @@ class RayRuntime:
         check_connected()
         if self._nodes.refresh():
             self._hands.end_idle()
-        return self._nodes.capacity
+        self._look_at_waiting()
+        return replace(self._nodes.capacity, may_grow=not self._owns_ray)
 
     def submit(self, tasks: Sequence[Task]) -> Sequence[Future[Ended]]:
         """By a call for each node that they are to run on."""
@@ -179,11 +187,36 @@ class RayRuntime:
             remote = call.hand.run
         else:
             remote = self._remote(resources, node)
+        if resources.whole_node:
+            self._wait_for_node(call, remote)
         data = packed(self._session, self._shared, bare, tuple(parts))
         call.result = remote.remote(data, *handles)
         for task in call.tasks:
             self._running[task.id] = call
         call.result.future().add_done_callback(lambda ended: self._end(call, ended))
+
+    def _wait_for_node(self, call: Call, remote: Handle) -> None:
+        """Note a call that begins when nobody else has anything of its node: maybe never.
+
+        Ray tells nobody whether a call has begun. A call for nothing that goes first, to the
+        same place, has ended by then.
+        """
+        self._hands.end_idle(room=True)
+        call.before = remote.remote(packed(self._session, self._shared, (), ()))
+        call.since_s = time.monotonic()
+        self._waiting.append(call)
+
+    def _look_at_waiting(self) -> None:
+        """Calls that have begun wait no longer, and neither do those that did so for long."""
+        for call in [*self._waiting]:
+            begun, _ = ray.wait([call.before], timeout=0)
+            call.in_vain = not begun and time.monotonic() - call.since_s > _WAIT_S
+            if begun or call.in_vain:
+                self._waiting.remove(call)
+            if call.in_vain:
+                for waits in (call.result, call.before):
+                    with suppress(ray.exceptions.RayError):
+                        ray.cancel(waits, force=True)
 
     def _remote(self, resources: Resources, node: str) -> Handle:
         # Without a node to prefer: over all of them. Where there is one only, asking for that
@@ -218,7 +251,7 @@ class RayRuntime:
         try:
             answers = pickle.loads(ended.result())
         except BaseException as error:  # The call ends here, and all of its tasks.
-            told = _of_all(translated(error), len(call.tasks))
+            told = _of_all(translated(error), len(call.tasks)) if not call.in_vain else _taken(call)
             for future in call.futures:
                 future.set_exception(told)
             return
@@ -241,6 +274,15 @@ class RayRuntime:
         told = NodeFull(str(error))
         told.node = error.node
         return told
+
+
+def _taken(call: Call) -> NodeTaken:
+    wants = call.tasks[0].resources
+    return NodeTaken(
+        f"a task waited {_WAIT_S:g} s for all {wants.cpus:g} CPUs and the memory of its node: "
+        "other programs of this cluster hold some of them (`ray status`). Wait for them, or use "
+        "shape='auto' or 'staged', which take what is free."
+    )
 
 
 def _of_all(error: BaseException, n: int) -> BaseException:
