@@ -6,6 +6,7 @@
 
 import argparse
 import os
+import re
 import runpy
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from millpond.dataframe import DataFrame
-from millpond.errors import MillpondError, OptionError, PathNotFound, TargetNotEmpty
+from millpond.errors import MillpondError, OptionError, PathNotFound, SqlError, TargetNotEmpty
 from millpond.options import duration, options, set_defaults
 from millpond.report.page import page
 from millpond.report.record import from_json
@@ -115,7 +116,10 @@ def _count(text: str) -> int:
 
 def _sql(told: argparse.Namespace) -> int:
     with _session(told) as sp:
-        frame = sp.sql(told.query)
+        try:
+            frame = sp.sql(told.query)
+        except SqlError as error:
+            raise SqlError(f"{error}{_about_folders(told.query)}") from error
         if told.to is not None:
             return _write(frame, told.to, overwrite=told.overwrite)
         kept = frame.limit(told.rows + 1).compute()  # One more tells whether there are more.
@@ -123,6 +127,13 @@ def _sql(told: argparse.Namespace) -> int:
         if kept.count() > told.rows:
             print(f"The first {told.rows:,} rows; --rows N shows more, --to PATH writes all.")
     return DONE
+
+
+def _about_folders(query: str) -> str:
+    """SQL reads files, by their endings; folders it takes for names of tables."""
+    folders = (name for name in re.findall("'([^']+)'", query) if os.path.isdir(name))
+    found = next(folders, "").rstrip("/")
+    return f" {found!r} is a folder: read its files, FROM '{found}/**/*.parquet'." if found else ""
 
 
 def _head(told: argparse.Namespace) -> int:

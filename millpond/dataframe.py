@@ -303,7 +303,9 @@ class DataFrame(Results):
         partition_by: str | Sequence[str] | None = None, **parquet_options: Any,
     ) -> DataFrame:  # fmt: skip
         """A frame that writes when it is computed (`sp.wait(a, b)`); else as `write_parquet`."""
-        plan = sinks.sink(self.plan, "parquet", path, mode, parquet_options, partition_by)
+        plan = sinks.sink(
+            self.plan, "parquet", path, mode, parquet_options, partition_by, explain=self._d.explain
+        )
         return self._new(plan)
 
     @property

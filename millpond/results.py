@@ -82,7 +82,7 @@ class Results:
 
     def iter_batches(self, batch_size: int = 1024, format: str = "arrow") -> Iterator[Any]:
         """Batches of exactly `batch_size` rows, the last one shorter, in the given format."""
-        from millpond.engine.python import sized
+        from millpond.engine.pieces import sized
         from millpond.engine.values import as_format
 
         build.whole(batch_size, "iter_batches()", "batch_size", least=1)
@@ -203,7 +203,16 @@ class Results:
         self, format: str, path: str | os.PathLike[str], mode: str, options: Mapping[str, Any],
         partition_by: str | Sequence[str] | None = None,
     ) -> WriteResult:  # fmt: skip
-        return self._runner.write(sinks.sink(self.plan, format, path, mode, options, partition_by))
+        plan = sinks.sink(
+            self.plan,
+            format,
+            path,
+            mode,
+            options,
+            partition_by,
+            explain=self._runner.dialect.explain,
+        )
+        return self._runner.write(plan)
 
     # ---- looking ---------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class TableTargets:
         options: dict[str, Any],
     ) -> TableTarget:  # fmt: skip
         where, storage = f"write_delta({uri!r})", self.storage(uri)
-        plain = _checked(node, uri, mode, partition_by, options, where)
+        plain = _checked(node, uri, mode, partition_by, options, where, self.engine)
         present = delta.current(storage, uri, mode, where)
         if mode == "append":
             storage.check_atomic(f"{uri.rstrip('/')}/_delta_log/check")
@@ -112,7 +112,7 @@ class TableTargets:
         catalog: iceberg.Catalog, options: dict[str, Any],
     ) -> TableTarget:  # fmt: skip
         where = f"write_iceberg({table!r})"
-        plain = _checked(node, table, mode, partition_by, options, where)
+        plain = _checked(node, table, mode, partition_by, options, where, self.engine)
         want = stored(node.schema, iceberg.OTHER, iceberg.UNSUPPORTED, where)
         target = iceberg_write.Target(
             self.storage, table, self.engine.arrow_schema(want), mode, where, catalog=catalog,
@@ -146,10 +146,11 @@ _FILE = "part-{partition}.parquet"
 
 def _checked(
     node: n.Node, path: str, mode: str, partition_by: str | Sequence[str] | None,
-    options: dict[str, Any], where: str,
+    options: dict[str, Any], where: str, engine: Engine,
 ) -> n.DataSink:  # fmt: skip
     checked_mode(mode, where)
-    plain = sink(node, "parquet", path, mode, options, partition_by)
+    explain = engine.explain
+    plain = sink(node, "parquet", path, mode, options, partition_by, explain=explain)
     for key in plain.keys:
         if node.schema.field(key, where).type == "BLOB":
             raise SchemaMismatch(f"{where}: {key!r} is BLOB; partition by a column of text.")

@@ -229,10 +229,7 @@ class Cursor:
 
     def copy(self, sql: str, path: str, format: str, options: tuple[tuple[str, str], ...]) -> int:
         """Write the result to one file; gives the number of rows."""
-        extra = "".join(f", {name.upper()} {literal}" for name, literal in options)
-        target = quote.value(path)
-        rows = self.rows(f"COPY (\n{sql}\n) TO {target} (FORMAT {format}{extra})")
-        return int(rows[0][0])
+        return int(self.rows(quote.copy(sql, path, format, options))[0][0])
 
     def copy_apart(
         self, sql: str, folder: str, options: tuple[tuple[str, str], ...], keys: Sequence[str]
@@ -240,8 +237,7 @@ class Cursor:
         """Write the result into folders of Parquet by `keys`; path and rows of each file."""
         told = {**dict(options), "partition_by": f"({quote.names(keys)})",
                 "filename_pattern": "'{i}'", "return_stats": "true"}  # fmt: skip
-        extra = "".join(f", {name.upper()} {literal}" for name, literal in told.items())
-        found = self.rows(f"COPY (\n{sql}\n) TO {quote.value(folder)} (FORMAT parquet{extra})")
+        found = self.rows(quote.copy(sql, folder, "parquet", told.items()))
         return [(str(row[0]), int(row[1])) for row in found]
 
     def interrupt(self) -> None:

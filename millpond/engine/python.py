@@ -15,13 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from millpond.engine.pieces import filled, in_pieces, sized
 from millpond.engine.rows import RowFunction, through
-from millpond.engine.values import PASS, FunctionError, as_arrow, as_format, raised, to_table
-from millpond.errors import MillpondError
+from millpond.engine.values import (
+    PASS,
+    Arrays,
+    FunctionError,
+    as_arrow,
+    as_format,
+    raised,
+    to_table,
+)
 from millpond.plan.nodes import PythonCall
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_CUT: dict[str, Callable[..., Iterator[Any]]]
+_CUT = {"arrow": sized, "pandas": in_pieces, "numpy": filled}
 
 
 @functools.lru_cache(maxsize=64)
@@ -56,8 +68,8 @@ def apply(
                     for each, gives in (*earlier, (call, wanted))]  # fmt: skip
             yield from through(line, batches)
         case "batch":
-            for run in runs(batches, call.batch_size):
-                rows = _one(run, given) if call.format == "arrow" else _pieces(run, given)
+            cut = _CUT[call.format]
+            for rows in cut(batches, given, call.batch_size):
                 yield from call_on(function, rows, call, wanted)
         case "partition":
             whole = _Whole(given, call.name, "partition", most_bytes)
@@ -79,8 +91,9 @@ def guarded(call: PythonCall) -> Callable[..., Any]:
 
 
 def call_on(
-    function: Callable[..., Any], rows: pa.RecordBatch | pa.Table, call: PythonCall, out: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+    function: Callable[..., Any], rows: pa.RecordBatch | pa.Table | Arrays, call: PythonCall,
+    out: pa.Schema,
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
     """What a function of batches, partitions or groups gives for `rows`."""
     try:
         given = function(as_format(rows, call.format))
@@ -91,54 +104,6 @@ def call_on(
         raise
     except BaseException as error:  # A user's function may raise anything.
         raise raised(call.name, error) from error
-
-
-def sized(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, size: int
-) -> Iterator[pa.RecordBatch]:
-    """Batches of exactly `size` rows, but for the last."""
-    for run in runs(batches, size):
-        yield _one(run, schema)
-
-
-def runs(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[list[pa.RecordBatch]]:
-    """The same, each in the pieces that it comes in."""
-    held: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        start = 0
-        while batch.num_rows - start + count >= size:
-            held.append(batch.slice(start, size - count))
-            start += size - count
-            yield held
-            held, count = [], 0
-        if start < batch.num_rows:
-            held.append(batch.slice(start))
-            count += batch.num_rows - start
-    if count:
-        yield held
-
-
-def _pieces(run: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch | pa.Table:
-    """A run that numpy or pandas will put together: it is copied once, not twice."""
-    import pyarrow as pa
-
-    return run[0] if len(run) == 1 else pa.Table.from_batches(run, schema)
-
-
-def _one(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    if len(batches) == 1:
-        return batches[0]
-    table = pa.Table.from_batches(batches, schema).combine_chunks()
-    found = table.to_batches()
-    if len(found) > 1:  # Arrow's text and binary hold 2 GB in one piece.
-        raise MillpondError(
-            f"a batch of {table.num_rows:,} rows holds more than 2 GB in one column; "
-            "pass a smaller batch_size."
-        )
-    return found[0]
 
 
 class _Whole:

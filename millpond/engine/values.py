@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+Arrays = dict[str, "npt.NDArray[Any]"]
+
+
 class FunctionError(MillpondError):
     """A user's function raised, or gave something else than its schema says."""
 
@@ -75,29 +78,31 @@ def _not_in_python(name: str, row: int, kind: Any, why: object) -> NotInPython:
     )
 
 
-def as_format(rows: pa.RecordBatch | pa.Table, format: str) -> Any:
+def as_format(rows: pa.RecordBatch | pa.Table | Arrays, format: str) -> Any:
+    if isinstance(rows, dict):
+        return rows
     match format:
         case "pandas":
-            return _as_pandas(_nested_in_one(rows))
+            return _as_pandas(rows)
         case "numpy":
-            rows = _nested_in_one(rows)
-            return {name: _as_numpy(rows.column(name)) for name in rows.schema.names}
+            return {name: as_numpy(rows.column(name)) for name in rows.schema.names}
         case _:
             import pyarrow as pa
 
             return pa.table(rows.columns, schema=rows.schema) if rows.num_columns else rows
 
 
-def _nested_in_one(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
-    """Nested columns in one piece: Arrow decides for each whether whole numbers become floats."""
-    for i, field in enumerate(rows.schema):
-        column = rows.column(i)
-        if field.type.num_fields and getattr(column, "num_chunks", 1) > 1:
-            rows = rows.set_column(i, field, column.combine_chunks())
-    return rows
+def _nested_in_one(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """A nested column in one piece: Arrow decides for each whether whole numbers become floats."""
+    if column.type.num_fields and getattr(column, "num_chunks", 1) > 1:
+        return column.combine_chunks()
+    return column
 
 
 def _as_pandas(rows: pa.RecordBatch | pa.Table) -> Any:
+    for i, field in enumerate(rows.schema):
+        if field.type.num_fields:
+            rows = rows.set_column(i, field, _nested_in_one(rows.column(i)))
     odd = [name for name in rows.schema.names if _only_objects(rows.schema.field(name).type)]
     try:
         frame = rows.drop_columns(odd).to_pandas()
@@ -106,7 +111,7 @@ def _as_pandas(rows: pa.RecordBatch | pa.Table) -> Any:
             as_values(rows.column(name), name)
         raise
     for name in odd:
-        frame.insert(rows.schema.get_field_index(name), name, _as_numpy(rows.column(name)))
+        frame.insert(rows.schema.get_field_index(name), name, as_numpy(rows.column(name)))
     return frame
 
 
@@ -116,9 +121,10 @@ def _only_objects(kind: pa.DataType) -> bool:
     return any(word in str(kind) for word in ("month_day_nano", "_union<"))
 
 
-def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+def as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     import numpy as np
 
+    column = _nested_in_one(column)
     if _only_objects(column.type):
         items = np.empty(len(column), dtype=object)
         items[:] = as_values(column, "")

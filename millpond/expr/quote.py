@@ -1,11 +1,12 @@
 """The only place that turns a name or a value into SQL."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from millpond.errors import SqlError
 
 Value = str | bytes | bool | int | float | None
+Nested = Value | list[str] | tuple[str, ...] | Mapping[str, "Nested"]
 
 
 def name(text: str) -> str:
@@ -23,11 +24,11 @@ def names(texts: Iterable[str]) -> str:
     return ", ".join(name(text) for text in texts)
 
 
-def value(item: Value | list[str] | tuple[str, ...]) -> str:
+def value(item: Nested) -> str:
     """A value as an SQL literal.
 
-    >>> print(value("it's"), value(["a", "b"]), value(None), value(True))
-    'it''s' ['a', 'b'] NULL true
+    >>> print(value("it's"), value(["a", "b"]), value({"a": 1}), value(None), value(True))
+    'it''s' ['a', 'b'] {'a': 1} NULL true
     """
     match item:
         case None:
@@ -42,7 +43,15 @@ def value(item: Value | list[str] | tuple[str, ...]) -> str:
             return "'" + "".join(f"\\x{byte:02X}" for byte in item) + "'::BLOB"
         case str():
             return _text(item)
+        case Mapping():
+            return "{" + ", ".join(f"{_text(key)}: {value(item[key])}" for key in item) + "}"
     return "[" + ", ".join(_text(part) for part in item) + "]"
+
+
+def copy(query: str, path: str, format: str, options: Iterable[tuple[str, str]]) -> str:
+    """The statement that writes a query to `path`; `options` are names and literals."""
+    extra = "".join(f", {option.upper()} {literal}" for option, literal in options)
+    return f"COPY (\n{query}\n) TO {value(path)} (FORMAT {format}{extra})"
 
 
 def _text(text: str) -> str:

@@ -52,9 +52,13 @@ class Measured:
                 self._done.append(event)
 
     def text(self) -> str:
-        """One line a stage, in the order in which they ended."""
+        """One line a stage, in the order in which they ended.
+
+        Rows are counted where they come from a stage; of files, only DuckDB knows how many it read.
+        """
         return "\n".join(
-            f"stage {done.stage}: {self._tasks[done.stage]} tasks, {done.rows_in:,} rows read, "
+            f"stage {done.stage}: {self._tasks[done.stage]} tasks, "
+            f"{f'{done.rows_in:,} rows read, ' if done.rows_in > 0 else ''}"
             f"{done.rows:,} rows and {done.size_bytes:,} bytes written, "
             f"{self._wall_s[done.stage]:.3f} s in tasks"
             for done in self._done

@@ -10,6 +10,7 @@ from millpond.formats.shard_size import SHARD_NAME, ShardSize, checked_align
 from millpond.plan import build
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
+from millpond.plan.sink_options import Explain, literals
 
 MODES = ("error", "overwrite", "append")
 ENDINGS = {
@@ -23,9 +24,12 @@ ENDINGS = {
 
 def sink(
     node: n.Node, format: str, path: str | os.PathLike[str], mode: str, options: Mapping[str, Any],
-    partition_by: str | Sequence[str] | None = None,
+    partition_by: str | Sequence[str] | None = None, *, explain: Explain,
 ) -> n.DataSink:  # fmt: skip
-    """Write `node` to a folder, or to one file where the path and the partitions say so."""
+    """Write `node` to a folder, or to one file where the path and the partitions say so.
+
+    `explain` is the dialect's: DuckDB says whether it knows the options.
+    """
     where = f"write_{format}({path!r})"
     try:
         target = os.fspath(path)
@@ -36,12 +40,8 @@ def sink(
     if not target:
         raise OptionError(f"{where}: the path is empty.")
     _check_schema(node, format, where)
-    literals = tuple(
-        (_option_name(name, where), quote.value(item)) for name, item in sorted(options.items())
-    )
-    if format == "fixed":
-        literals = tuple((name, str(item)) for name, item in sorted(options.items()))
-    literals += _compression(format, target, options)
+    said = literals(options, format, node.schema, where, explain)
+    said += _compression(format, target, options)
     keys = partition_keys(node, partition_by, where)
     count = partitioning(node).n
     if (
@@ -51,9 +51,9 @@ def sink(
         and mode != "append"
     ):
         whole = node if count == 1 else n.EvenPartition(node, 1, by_rows=True)
-        return n.DataSink(whole, format, target, mode, literals)
+        return n.DataSink(whole, format, target, mode, said)
     name = f"part-{{partition}}{ENDINGS[format][0]}"
-    return n.DataSink(node, format, target.rstrip("/"), mode, literals, name, keys)
+    return n.DataSink(node, format, target.rstrip("/"), mode, said, name, keys)
 
 
 def dataset_sink(
@@ -140,9 +140,3 @@ def widths(node: n.Node, where: str) -> dict[str, int]:
     if unknown:
         raise OptionError(f"{where}: how wide is {unknown[0]!r}? Pass fields={{name: bytes, …}}.")
     return {name: known[name] for name in node.schema.names}
-
-
-def _option_name(name: str, where: str) -> str:
-    if not name.isidentifier():
-        raise OptionError(f"{where}: {name!r} is no option's name.")
-    return name

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.engine import python as functions
 from millpond.engine.cursor import Cursor
-from millpond.engine.freed_memory import keep_freed_memory
+from millpond.engine.freed_memory import freed_memory_kept
+from millpond.engine.pieces import sized
 from millpond.engine.udfs import vectorised
 from millpond.errors import MillpondError, WorkerLost
 from millpond.physical.fragment import ORDINAL_NAME
@@ -238,9 +239,7 @@ class _Run:
         source = reading.reader(self._bound(whole, None, reading), few)
 
         def made() -> Iterator[pa.RecordBatch]:
-            for piece in functions.sized(
-                source, worker.engine.arrow_schema(given), min(n_rows, few)
-            ):
+            for piece in sized(source, worker.engine.arrow_schema(given), min(n_rows, few)):
                 rows: Iterator[pa.RecordBatch] = iter([piece])
                 self._before = whole
                 for step, cursor in zip(task.fragment.steps, cursors, strict=True):
@@ -277,7 +276,7 @@ class _Run:
                         self._bound(first, None, cursor), self.inputs.batch_rows(step.input)
                     )
                 if step.light:
-                    keep_freed_memory()
+                    self.stack.enter_context(freed_memory_kept())
                 arrow = self.worker.engine.arrow_schema
                 most_bytes = self.worker.options.memory_limit_bytes
                 earlier = [(each.call, arrow(each.schema)) for each in step.earlier]

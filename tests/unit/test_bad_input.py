@@ -369,6 +369,39 @@ def test_odd_paths_are_written_and_read(sp: Session, tmp_path: Path, name: str) 
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/sys"), reason="a file system that nobody may write to")
+@pytest.mark.parametrize(
+    ("format", "option", "what"),
+    [
+        ("parquet", {"compresion": "zstd"}, r"compresion.*Near are: \"compression\""),
+        ("parquet", {"compression": "zstdd"}, "uncompressed, brotli, gzip"),
+        ("parquet", {"row_group_size": "x"}, "row_group_size"),
+        ("parquet", {"compression": object()}, "is object; an option is a text"),
+        ("parquet", {"a=1, b": 1}, "no option's name"),
+        ("parquet", {"per_thread_output": True}, "repartition"),
+        ("parquet", {"return_stats": True}, "is no option here"),
+        ("parquet", {"Overwrite": True}, "mode= says that"),
+        ("csv", {"delm": "|"}, r"delm.*Near are: \"delim\""),
+        ("csv", {"delim": "|", "DELIM": ","}, "delim"),
+        ("json", {"arry": True}, "arry"),
+        ("arrow", {"compresion": "lz4"}, "Did you mean 'compression'"),
+        ("arrow", {"compression": "gzip"}, "'gzip' is none. There is compression='lz4'"),
+    ],
+    ids=str,
+)
+def test_options_of_files_are_checked_at_the_call(
+    sp: Session, tmp_path: Path, format: str, option: dict[str, Any], what: str
+) -> None:
+    write = getattr(frame(sp), f"write_{format}")
+
+    with pytest.raises(OptionError, match=rf"^write_{format}\('.*'\): .*{what}"):
+        write(tmp_path / "out", **option)
+
+    assert not any(tmp_path.iterdir())
+    if format == "parquet":
+        with pytest.raises(OptionError, match=what):
+            frame(sp).write_parquet_lazy(tmp_path / "out", **option)
+
+
 def test_a_target_that_nobody_may_write_to_is_one_clear_error(sp: Session) -> None:
     for target in ("/proc/sys/out", "/proc/sys/out.parquet"):
         with pytest.raises(MillpondError, match="/proc/sys/out"):

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from millpond.engine.pieces import filled
 from millpond.engine.python import apply
 from millpond.engine.values import as_format
 from millpond.plan.nodes import PythonCall
@@ -50,6 +51,28 @@ def test_pieces_look_like_one(kind: str, format: str) -> None:
     else:
         assert one["x"].dtype == many["x"].dtype
         assert repr(one["x"].tolist()) == repr(many["x"].tolist())
+
+
+@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_numpy_s_arrays_are_filled_piece_by_piece(kind: str, first: int) -> None:
+    type_, values = KINDS[kind]
+    schema = pa.schema([("x", type_)])
+    whole = pa.record_batch([pa.array(values, type_)], schema=schema)
+
+    (found,) = filled([whole.slice(0, first), whole.slice(first)], schema, 4)
+
+    one, many = as_format(whole, "numpy")["x"], as_format(found, "numpy")["x"]
+    assert one.dtype == many.dtype
+    assert repr(one.tolist()) == repr(many.tolist())
+
+
+def test_a_batch_of_any_size_takes_no_more_room_than_its_rows() -> None:
+    whole = pa.record_batch({"x": [1, 2, 3]})
+
+    (found,) = filled([whole.slice(0, 1), whole.slice(1)], whole.schema, 1 << 60)
+
+    assert as_format(found, "numpy")["x"].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("format", ["arrow", "numpy", "pandas"])

@@ -29,6 +29,17 @@ def test_sql_reads_a_file_by_its_path(prices: str, capsys: pytest.CaptureFixture
     assert (code, out.split()[-1]) == (0, "66")
 
 
+def test_sql_of_a_folder_says_how_to_read_it(
+    prices: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(Path(prices).parent)
+    code, _, said = run(capsys, "sql", f"FROM '{folder}/'")
+
+    assert code == 1
+    assert f"is a folder: read its files, FROM '{folder}/**/*.parquet'." in said
+    assert run(capsys, "sql", f"FROM '{folder}/**/*.parquet'")[0] == 0
+
+
 def test_sql_says_that_there_are_more_rows(prices: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "sql", f"FROM '{prices}'", "-n", "5")
 

@@ -1,6 +1,7 @@
 """explain(): the plan, the stages, the reason of the shape, and what a run did."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,15 @@ def test_analyze_runs_and_tells_rows_and_tasks(sp: Session) -> None:
     last = grouped.explain(analyze=True).splitlines()[-1]
 
     assert "4 tasks, 30 rows read, 3 rows" in last
+
+
+def test_analyze_says_nothing_of_rows_that_nobody_counted(sp: Session, tmp_path: Path) -> None:
+    path = frame(sp).write_parquet(tmp_path / "x.parquet").files[0]
+
+    last = sp.read_parquet(path).filter("k = 0").explain(analyze=True).splitlines()[-1]
+
+    assert "1 tasks, " in last
+    assert "rows read" not in last
 
 
 def test_rows_that_lie_together_do_not_move_for_a_join() -> None:

@@ -79,7 +79,8 @@ def test_only_whole_records_in_ascending_order_of_a_field_go_without_sql(
     frame: DataFrame, sp: Session
 ) -> None:
     def found(frame: DataFrame, path: str = "/out", fields: dict[str, int] = FIELDS) -> bool:
-        plan = sink(frame.plan, "fixed", path, "error", {"fields": json.dumps(fields)})
+        options, explain = {"fields": json.dumps(fields)}, sp._runner.dialect.explain
+        plan = sink(frame.plan, "fixed", path, "error", options, explain=explain)
         return record_sort(plan, sp._work.settings()) is not None
 
     assert found(frame.sort("key"))

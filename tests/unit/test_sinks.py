@@ -182,12 +182,17 @@ def test_fixed_records_there_and_back(sp: Session, tmp_path: Path) -> None:
 
 
 def test_options_of_the_formats(sp: Session, tmp_path: Path) -> None:
-    numbers(sp, 3).write_parquet(tmp_path / "a.parquet", compression="zstd")
+    told = {"kv_metadata": {"made by": "it's me"}, "field_ids": {"x": 7}}
+    numbers(sp, 3).write_parquet(tmp_path / "a.parquet", compression="zstd", **told)
     numbers(sp, 3).write_csv(tmp_path / "a.csv", delim="|", header=False)
     numbers(sp, 3).write_json(tmp_path / "a.json", array=True)
 
     codec = f"SELECT DISTINCT compression FROM parquet_metadata('{tmp_path}/a.parquet')"
     assert duckdb.sql(codec).fetchall() == [("ZSTD",)]
+    kept = f"SELECT decode(key), decode(value) FROM parquet_kv_metadata('{tmp_path}/a.parquet')"
+    assert ("made by", "it's me") in duckdb.sql(kept).fetchall()
+    ids = f"SELECT field_id FROM parquet_schema('{tmp_path}/a.parquet') WHERE name = 'x'"
+    assert duckdb.sql(ids).fetchall() == [(7,)]
     assert (tmp_path / "a.csv").read_text().startswith("0|é0\n")
     assert sp.read_json(tmp_path / "a.json").count() == 3
     with pytest.raises(MillpondError, match=r"(?i)colour"):
