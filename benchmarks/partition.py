@@ -10,11 +10,10 @@ imports included, with as many threads as there are cores; the order changes eac
 each run the rows are counted, and after the first one the keys of two files are checked not to
 meet. Printed are medians, and the medians of the ratios of each round.
 
-Measured at SF 10 on 2 cores (1 round, no other work): Millpond 38.8 CPU s and 1.1 GB, DuckDB 84.9
-(0.46) and 14.2 GB, Polars 43.1 (0.90) and 3.2 GB; wall 22.5 s, 43.9 s (0.51) and 22.6 s (0.99).
-Before texts of few values travelled as codes it was 56.8 CPU s beside 55.1 of Polars. Of
-Millpond's CPU, most is in Arrow's and Parquet's libraries (50 %) and in the kernel (20 %). A
-thread more than cores costs 3 CPU s.
+Measured at SF 10 on 2 cores (1 round, no other work): Millpond 28.1 CPU s, 16.2 s and 1.4 GB,
+Polars 46.8 (0.60), 26.1 s (0.62) and 3.1 GB. In another hour DuckDB took 84.9 CPU s, 43.9 s and
+14.2 GB, and Polars 43.1 and 22.6 s. Before integers were written as differences it was 38.8 CPU s,
+before texts of few values travelled as codes 56.8; see decision 0114.
 """
 
 import argparse

@@ -7,17 +7,14 @@ hash partitions and random orders they tell nothing. See benchmarks/partition.py
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from millpond.engine.kernels import row_numbers
+from millpond.engine.encodings import Encodings, encodings
 from millpond.storage.direct import BLOCK_BYTES, BlockFile, reused_memory
 
 GROUP_BYTES = 32 << 20  # Of Arrow rows, in a row group.
-_SAMPLE_ROWS, _SAMPLE_BYTES = 4096, 8 << 20
 
 
 class Made(NamedTuple):
@@ -40,18 +37,16 @@ class ParquetFile:
         self._writer: pq.ParquetWriter | None = None
         self._n_rows = 0
 
-    def write(self, rows: pa.Table, coded: Sequence[str]) -> None:
-        """A row group, or several. The columns that are `coded` when it is called first have
-        a dictionary in the whole file.
-        """
+    def write(self, rows: pa.Table, how: Encodings) -> None:
+        """A row group, or several. What `how` is when it is called first holds for the file."""
         per_group = max(1, rows.num_rows * GROUP_BYTES // max(rows.nbytes, 1))
         size = min(max(rows.num_rows, 1), per_group)
-        self._opened(coded).write_table(rows, row_group_size=size)
+        self._opened(how).write_table(rows, row_group_size=size)
         self._n_rows += rows.num_rows
 
     def close(self) -> Made:
         """The file is complete."""
-        self._opened(()).close()
+        self._opened(Encodings()).close()
         self._block.close()
         return Made(self._n_rows, f"xxh3:{self._sink.seen.hexdigest()}")
 
@@ -60,7 +55,7 @@ class ParquetFile:
         self._writer = None
         self._block.abort()
 
-    def _opened(self, coded: Sequence[str]) -> pq.ParquetWriter:
+    def _opened(self, how: Encodings) -> pq.ParquetWriter:
         if self._writer is None:
             ranged = [
                 field.name for field in self._schema
@@ -68,7 +63,8 @@ class ParquetFile:
             ]  # fmt: skip
             self._writer = pq.ParquetWriter(
                 self._sink, self._schema, compression=self._codec,
-                use_dictionary=list(coded) or False, write_statistics=ranged or False,
+                use_dictionary=list(how.coded) or False, write_statistics=ranged or False,
+                column_encoding=dict.fromkeys(how.deltas, "DELTA_BINARY_PACKED") or None,
                 store_decimal_as_integer=True, store_schema=False, memory_pool=reused_memory(),
             )  # fmt: skip
         return self._writer
@@ -80,45 +76,22 @@ def write_file(
 ) -> Made:  # fmt: skip
     """One file of all `batches`, in order: that of `keys`, if any."""
     file, held, size = ParquetFile(path, schema, codec, keys=keys), list[pa.RecordBatch](), 0
-    coded: list[str] | None = None
+    how: Encodings | None = None
     try:
         for batch in batches:
             held.append(batch)
             size += batch.nbytes
             if size >= GROUP_BYTES:
-                coded = repetitive(held, schema) if coded is None else coded
-                file.write(pa.Table.from_batches(held, schema), coded)
+                how = encodings(held, schema) if how is None else how
+                file.write(pa.Table.from_batches(held, schema), how)
                 held, size = [], 0
         if held:
-            coded = repetitive(held, schema) if coded is None else coded
-            file.write(pa.Table.from_batches(held, schema), coded)
+            how = encodings(held, schema) if how is None else how
+            file.write(pa.Table.from_batches(held, schema), how)
         return file.close()
     except BaseException:
         file.abort()
         raise
-
-
-def repetitive(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> list[str]:
-    """Columns worth a dictionary, judged by values far apart.
-
-    Rows that lie side by side often share values that others do not.
-    """
-    total = sum(batch.num_rows for batch in batches)
-    size = sum(batch.nbytes for batch in batches)
-    n = min(_SAMPLE_ROWS, _SAMPLE_BYTES * total // max(size, 1), total)
-    if n < 2:
-        return [field.name for field in schema if pa.types.is_dictionary(field.type)]
-    places, some, start = np.linspace(0, total - 1, n).astype(np.int64), [], 0
-    for batch in batches:
-        first, end = np.searchsorted(places, [start, start + batch.num_rows])
-        some.append(batch.take(row_numbers(places[first:end] - start)))
-        start += batch.num_rows
-    rows = pa.concat_batches(some)
-    return [
-        name for name, column in zip(schema.names, rows.columns, strict=True)
-        if pa.types.is_dictionary(column.type)
-        or pc.count_distinct(column, mode="all").as_py() * 2 <= n
-    ]  # fmt: skip
 
 
 def _is_long(kind: pa.DataType) -> bool:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,26 +19,31 @@ import pyarrow.parquet as pq
 from millpond.engine.narrow import narrow_schema, narrowed
 from millpond.errors import FileUnreadable
 from millpond.shuffle.range_files import in_turn
+from millpond.storage.direct import reused_memory
 
-_BATCH_ROWS = 122_880
+# Small row groups are read together: slices of a batch that go to one file cost a message each,
+# and every query some milliseconds. More rows at once gain nothing.
+_BATCH_ROWS, _BATCH_BYTES = 245_760, 16 << 20  # Bytes before compression, as in the footer.
 _LEAST_ROWS = 16_384  # Of a row group, on average: each costs a query.
 _GROUP_BYTES = 32 << 20  # Before compression: row groups are read whole, and some ahead.
+_GROUP_TEXT_BYTES = 64 << 20  # As rows: a text that a row group holds once may be in all of them.
 # Of a column in all row groups, as its texts lie there once each: they are looked up one by one.
 _TEXTS_BYTES = 1 << 20
+_HIGH_BITS = 0x8080808080808080
 _MOST_FILES = 1000  # The footer of each is read first.
 
 
 class Group(NamedTuple):
-    """A row group, the place of its file among all, and its first row there."""
+    """Row groups side by side, the place of their file among all, and their first row there."""
 
     path: str
     place: int
-    number: int
+    numbers: tuple[int, ...]
     first_row: int
 
 
-# The rows as they are, their row group and the first one's place in the file -> more columns.
-More = Callable[[pa.RecordBatch, Group, int], Sequence[pa.Array]]
+# The rows as they are and where they come from -> more columns.
+More = Callable[[pa.Table, Group], Sequence[pa.Array]]
 
 
 class CodedFiles:
@@ -68,21 +74,21 @@ class CodedFiles:
         return rows
 
     def _read(self, group: Group, more: More) -> Iterator[pa.RecordBatch]:
-        names, row = self.schema.names, group.first_row
+        names = self.schema.names
         with _explained(group.path):
-            found = self._file(group.path).iter_batches(
-                _BATCH_ROWS, row_groups=[group.number], columns=names, use_threads=False
+            found = self._file(group.path).read_row_groups(
+                list(group.numbers), columns=names, use_threads=False
             )
-            for batch in found:
-                columns = [_checked(batch.column(name)) for name in names]
-                rows = pa.RecordBatch.from_arrays(columns, names)
-                for i, name in enumerate(names):
-                    if name in self._texts:
-                        columns[i] = self._texts[name].codes(columns[i])
-                extra = more(rows, group, row)
-                labels = [*names, *(f"__more{i}" for i in range(len(extra)))]
-                yield narrowed(pa.RecordBatch.from_arrays([*columns, *extra], labels))
-                row += batch.num_rows
+            rows = pa.table([_checked(found.column(name)) for name in names], names)
+            columns = [
+                self._texts[name].codes(column) if name in self._texts else _together(column)
+                for name, column in zip(names, rows.columns, strict=True)
+            ]
+        extra = more(rows, group)
+        labels = [*names, *(f"__more{i}" for i in range(len(extra)))]
+        whole = narrowed(pa.RecordBatch.from_arrays([*columns, *extra], labels))
+        for first in range(0, whole.num_rows, _BATCH_ROWS):
+            yield whole.slice(first, _BATCH_ROWS)
 
     def _file(self, path: str) -> pq.ParquetFile:
         if getattr(self._open, "path", None) != path:
@@ -97,29 +103,47 @@ def coded_files(paths: Sequence[str], schema: pa.Schema) -> CodedFiles | None:
     """
     if not paths or len(paths) > _MOST_FILES or any("." in name for name in schema.names):
         return None
-    groups, n_rows = list[Group](), 0
-    sizes = {f.name: 0 for f in schema if pa.types.is_string(f.type)}
+    groups, n_rows, n_groups = list[Group](), 0, 0
+    once = {f.name: 0 for f in schema if pa.types.is_string(f.type)}
+    most = dict.fromkeys(once, 0.0)
     for place, path in enumerate(paths):
         try:
             file = pq.ParquetFile(path)
         except (OSError, pa.ArrowException):
             return None  # DuckDB says what is wrong with it.
-        own, meta, first_row = file.schema_arrow, file.metadata, 0
+        own, meta = file.schema_arrow, file.metadata
         if any(_kind(own, field.name) != field.type for field in schema):
             return None
         leaves = {meta.schema.column(i).path: i for i in range(meta.num_columns)}
-        for number in range(meta.num_row_groups):
-            group = meta.row_group(number)
-            if group.total_byte_size > _GROUP_BYTES:
-                return None
-            groups.append(Group(path, place, number, first_row))
-            first_row += group.num_rows
-            for name in list(sizes):
-                sizes[name] += _texts_bytes(group.column(leaves[name]))
-                if sizes[name] > _TEXTS_BYTES:
-                    del sizes[name]
-        n_rows += first_row
-    return CodedFiles(schema, tuple(sizes), groups) if n_rows >= _LEAST_ROWS * len(groups) else None
+        found = [meta.row_group(number) for number in range(meta.num_row_groups)]
+        if any(group.total_byte_size > _GROUP_BYTES for group in found):
+            return None
+        for group in found:
+            for name in once:
+                chunk = group.column(leaves[name])
+                once[name] += _once_bytes(chunk)
+                most[name] = max(most[name], _rows_bytes(chunk))
+        groups += _side_by_side(path, place, found)
+        n_rows, n_groups = n_rows + meta.num_rows, n_groups + len(found)
+    coded = tuple(name for name, size in once.items() if size <= _TEXTS_BYTES)
+    rows_bytes = sum(size for name, size in most.items() if name not in coded)
+    if n_rows < _LEAST_ROWS * n_groups or rows_bytes > _GROUP_TEXT_BYTES:
+        return None
+    return CodedFiles(schema, coded, groups)
+
+
+def _side_by_side(path: str, place: int, found: Sequence[pq.RowGroupMetaData]) -> Iterator[Group]:
+    """The row groups of a file, small ones together."""
+    numbers, first_row, rows, size = list[int](), 0, 0, 0
+    for number, group in enumerate(found):
+        rows, size = rows + group.num_rows, size + group.total_byte_size
+        if numbers and (rows > _BATCH_ROWS or size > _BATCH_BYTES):
+            yield Group(path, place, tuple(numbers), first_row)
+            first_row += rows - group.num_rows
+            numbers, rows, size = [], group.num_rows, group.total_byte_size
+        numbers.append(number)
+    if numbers:
+        yield Group(path, place, tuple(numbers), first_row)
 
 
 def _kind(own: pa.Schema, name: str) -> pa.DataType | None:
@@ -129,20 +153,51 @@ def _kind(own: pa.Schema, name: str) -> pa.DataType | None:
     return pa.string() if kind == pa.string_view() else kind
 
 
-def _texts_bytes(chunk: pq.ColumnChunkMetaData) -> int:
+def _once_bytes(chunk: pq.ColumnChunkMetaData) -> int:
     """Of the texts of a column chunk, each once; more than there may be if they are not apart."""
     if not chunk.has_dictionary_page or not chunk.dictionary_page_offset:
         return _TEXTS_BYTES + 1 if chunk.num_values else 0
     return int(chunk.data_page_offset - chunk.dictionary_page_offset)
 
 
-def _checked(column: pa.Array) -> pa.Array:
+def _rows_bytes(chunk: pq.ColumnChunkMetaData) -> float:
+    """About how much the texts of a column chunk take as rows: what is in a dictionary, often."""
+    size = float(chunk.total_uncompressed_size)
+    if not chunk.has_dictionary_page or not chunk.dictionary_page_offset:
+        return size
+    once = _once_bytes(chunk) * size / max(chunk.total_compressed_size, 1)
+    bits = max(size - once, 0) * 8 / max(chunk.num_values, 1)
+    # Of so many bits a number, there are at least half as many texts, if all are numbers.
+    return max(size, float(chunk.num_values * once / 2 ** max(min(bits, 32) - 1, 0)))
+
+
+def _checked(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column as read; texts must be texts, and Arrow does not look."""
     if pa.types.is_string_view(column.type):
         column = column.cast(pa.string())
     if pa.types.is_string(column.type):
-        column.validate(full=True)
+        for chunk in column.chunks:
+            if not _is_ascii(chunk):
+                chunk.validate(full=True)
     return column
+
+
+def _is_ascii(texts: pa.StringArray) -> bool:
+    """Whether all bytes are, which most texts are, and is seen eight at a time."""
+    data = texts.buffers()[2]
+    if data is None:
+        return True
+    words = np.frombuffer(data, np.uint64, data.size // 8)
+    rest = memoryview(data)[data.size // 8 * 8 :]
+    return not (int(np.bitwise_or.reduce(words)) & _HIGH_BITS) and bytes(rest).isascii()
+
+
+def _together(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(
+        column.chunks or [pa.array([], column.type)], memory_pool=reused_memory()
+    )
 
 
 class _Texts:
@@ -154,9 +209,10 @@ class _Texts:
         self._all = pa.array([], pa.string())
         self._last: tuple[pa.Array, pa.Array] | None = None
 
-    def codes(self, column: pa.DictionaryArray) -> pa.Array:
+    def codes(self, column: pa.ChunkedArray) -> pa.Array:
         """The number of each text; NULL stays NULL."""
-        return pc.take(self._of(column.dictionary), column.indices)
+        found = [pc.take(self._of(chunk.dictionary), chunk.indices) for chunk in column.chunks]
+        return _together(pa.chunked_array(found, pa.int32()))
 
     def of(self, codes: pa.Array) -> pa.DictionaryArray:
         """The texts of some numbers, all of which were given out."""

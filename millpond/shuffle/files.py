@@ -13,10 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
+from millpond.engine.encodings import Encodings, encodings
+from millpond.engine.freed_memory import freed_memory_kept
 from millpond.engine.kernels import partition_numbers
-from millpond.engine.parquet import Made, ParquetFile, repetitive
+from millpond.engine.parquet import Made, ParquetFile
 from millpond.errors import MillpondError
 from millpond.shuffle.write import checked, ordered
+from millpond.storage.direct import reused_memory_kept
 
 _BLOCK_BYTES = 1 << 20  # There is one a file. Direct writes of 1 MiB are within 10 % of the best.
 
@@ -59,7 +62,11 @@ def write_files(
         files.write(number)
 
     try:
-        with ThreadPoolExecutor(threads, thread_name_prefix="write-files") as pool:
+        with (
+            freed_memory_kept(),
+            reused_memory_kept(),
+            ThreadPoolExecutor(threads, thread_name_prefix="write-files") as pool,
+        ):
             more = True
             while more:
                 more = all(list(pool.map(fill, range(threads))))
@@ -85,7 +92,7 @@ class _Files:
         self._waiting: list[list[pa.RecordBatch]] = [[] for _ in paths]
         self._rows = np.zeros(len(paths), np.int64)  # Of those that wait.
         self._held_bytes = self._n_added = 0
-        self._coded: list[str] | None = None  # The columns with a dictionary.
+        self._how: Encodings | None = None
         self._files: list[ParquetFile] = []
         try:
             for path in paths:
@@ -119,10 +126,10 @@ class _Files:
         One with less than half of its share waits on: rows of few partitions must not cut
         all other files into small row groups. Its rows are copied out of their batches.
         """
-        if self._coded is None:
+        if self._how is None:
             most = self._waiting[int(self._rows.argmax())]
             some = self._texts(pa.Table.from_batches(most)).to_batches() if most else []
-            self._coded = repetitive(some, self._schema)
+            self._how = encodings(some, self._schema)
         total = int(self._rows.sum())
         due = np.flatnonzero(self._rows * 2 * self._n >= (1 if everything else max(total, 1)))
         kept = np.setdiff1d(np.flatnonzero(self._rows), due)
@@ -137,7 +144,7 @@ class _Files:
         """A row group, or several, of what waits for a file."""
         self._rows[number] = 0
         rows = self._texts(pa.Table.from_batches(self._taken(number)))
-        self._files[number].write(rows, self._coded or [])
+        self._files[number].write(rows, self._how or Encodings())
 
     def close(self, number: int) -> Made:
         return self._files[number].close()

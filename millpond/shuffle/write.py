@@ -211,7 +211,8 @@ def ordered(batch: pa.RecordBatch, numbers: Partitions, n: int) -> Ordered:
         return Ordered(batch, edges(numbers, n))
     # Stable on 8 or 16 bits is a radix sort: 100 M rows a second.
     places = row_numbers(np.argsort(numbers, kind="stable"))
-    return Ordered(pc.take(batch, places, memory_pool=reused_memory()), edges(numbers, n))
+    rows = pc.take(batch, places, boundscheck=False, memory_pool=reused_memory())
+    return Ordered(rows, edges(numbers, n))
 
 
 def edges(numbers: Partitions, n: int) -> npt.NDArray[np.int64]:

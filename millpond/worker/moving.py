@@ -54,8 +54,8 @@ def _as_codes(step: ReadStep, schema: pa.Schema, task: Task, worker: Worker) -> 
     if files is None or None in paths:
         return None
 
-    def more(rows: pa.RecordBatch, group: Group, first_row: int) -> Sequence[pa.Array]:
-        n = rows.num_rows
+    def more(rows: pa.Table, group: Group) -> Sequence[pa.Array]:
+        n, first_row = rows.num_rows, group.first_row
         columns = {
             FILE: row_numbers(np.full(n, group.place)),
             ROW: row_numbers(np.arange(first_row, first_row + n)),
@@ -64,6 +64,6 @@ def _as_codes(step: ReadStep, schema: pa.Schema, task: Task, worker: Worker) -> 
         with worker.engine.cursor() as cursor:
             cursor.register("__s0", pa.table([*rows.columns, *columns.values()], names))
             found = cursor.table(step.more).combine_chunks()
-        return [column.chunk(0) for column in found.columns]
+        return [pa.array([], c.type) if not n else c.chunk(0) for c in found.columns]
 
     return Moving(files.batches(more, worker.options.threads), files.schema, files.texts)

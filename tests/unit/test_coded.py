@@ -44,8 +44,9 @@ def schema() -> pa.Schema:
     return rows(0).schema
 
 
-def place(some: pa.RecordBatch, group: Group, first_row: int) -> Sequence[pa.Array]:
-    return [pa.array(np.arange(first_row, first_row + some.num_rows) + group.place * ROWS)]
+def place(some: pa.Table, group: Group) -> Sequence[pa.Array]:
+    first = group.first_row + group.place * ROWS
+    return [pa.array(np.arange(first, first + some.num_rows))]
 
 
 def test_rows_and_their_places_are_those_of_the_files(files: list[str]) -> None:
@@ -93,6 +94,34 @@ def test_what_duckdb_reads_in_another_way_is_left_to_it(files: list[str], tmp_pa
     assert coded_files([*files, str(tmp_path / "gone.parquet")], schema()) is None
     pq.write_table(rows(0), tmp_path / "small.parquet", row_group_size=1000)
     assert coded_files([str(tmp_path / "small.parquet")], schema()) is None
+
+
+@pytest.mark.parametrize(("different", "length", "read"), [(200, 20_000, False), (6000, 200, True)])
+def test_texts_that_would_not_fit_as_rows_are_left_to_duckdb(
+    tmp_path: Path, different: int, length: int, read: bool
+) -> None:
+    n, path = 100_000, str(tmp_path / "long.parquet")
+    texts = pa.array([f"{i:04d}" * (length // 4) for i in range(different)])
+    codes = pa.array(np.arange(n) * 7 % different, pa.int32())
+    rows = pa.table({"s": pa.DictionaryArray.from_arrays(codes, texts)})
+    pq.write_table(rows, path, compression="none", dictionary_pagesize_limit=8 << 20,
+                   store_schema=False)  # fmt: skip
+    assert (coded_files([path], pa.schema({"s": pa.string()})) is not None) == read
+
+
+def test_small_row_groups_are_read_together(tmp_path: Path) -> None:
+    path, n = str(tmp_path / "x.parquet"), 600_000
+    pq.write_table(pa.table({"i": np.arange(n), "s": ["a", "b"] * (n // 2)}), path,
+                   row_group_size=100_000)  # fmt: skip
+    found = coded_files([path], pa.schema({"i": pa.int64(), "s": pa.string()}))
+    assert found is not None
+    batches = list(found.batches(place, 2))
+    assert [b.num_rows for b in batches] == [200_000] * 3
+    rows = pa.Table.from_batches(batches)
+    assert rows.column("__more0").equals(rows.column("i"))
+    assert rows.column("i").to_pylist() == list(range(n))
+    texts = found.texts(rows.drop_columns("__more0")).column("s")
+    assert texts.cast(pa.string()).to_pylist() == ["a", "b"] * (n // 2)
 
 
 def test_a_text_that_is_none_is_an_error(tmp_path: Path) -> None:
