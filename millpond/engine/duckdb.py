@@ -193,8 +193,9 @@ class Engine:
 
     def read_through(self, files: RemoteFiles) -> None:
         """Let SQL read the paths of another storage, by its scheme."""
-        self._root.register_filesystem(files.filesystem())
-        self._files.append(files)
+        with self._lock:  # An instance that is opened anew meanwhile has to know it, too.
+            self._root.register_filesystem(files.filesystem())
+            self._files.append(files)
 
     def failure_in(self, error: duckdb.Error | OSError) -> MillpondError | None:
         """The failure of a storage that DuckDB met and passes on; None if it is its own."""

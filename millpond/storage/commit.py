@@ -141,8 +141,11 @@ def commit(
         raise  # The manifest may be there: its files stay.
     except Exception:
         # Whatever went wrong, only files of this commit have its names.
-        storage.discard(staged)
-        storage.delete([one.path for one in staged])
+        try:
+            storage.discard(staged)
+            storage.delete([one.path for one in staged])
+        except MillpondError as error:  # What went wrong first is what matters.
+            log.warning("files of a write to %s that failed were left: %s", root, error)
         raise
     if mode == "overwrite":
         _remove_replaced(storage, root, base, made)

@@ -26,6 +26,7 @@ from millpond.worker.worker import Worker
 
 _KEY = "__millpond_key"
 _ROWS = "__millpond_rows"
+_LONGEST = 230  # Bytes of a value; file systems end names at 255, and the column's is there, too.
 Written = tuple[str, int, tuple[str, ...]]  # A file, its rows, and the texts of its keys.
 
 
@@ -80,11 +81,23 @@ def sealed(
 def _with_keys(sql: str, output: ToFile, names: Sequence[str]) -> str:
     """The rows, and for each key one more column: 'n' for NULL, else 'v' and its text."""
     items = [
-        f"coalesce('v' || {quote.name(key)}::VARCHAR, 'n') AS {quote.name(name)}"
+        f"coalesce('v' || {_short(key, output)}, 'n') AS {quote.name(name)}"
         for key, name in zip(output.keys, names, strict=True)
     ]
     all_ = "*" if output.keeps_keys else f"* EXCLUDE ({quote.names(output.keys)})"
     return f"SELECT {all_}, {', '.join(items)} FROM (\n{sql}\n)"
+
+
+def _short(key: str, output: ToFile) -> str:
+    """The text of a key; an error where it would be too long for the name of a folder."""
+    text = f"{quote.name(key)}::VARCHAR"
+    said = (
+        f"write to {output.directory!r}: a text of {key!r} takes more than {_LONGEST} bytes in the "
+        "name of a folder. Partition by something shorter, such as its hash."
+    )
+    # Escaped, a byte is three at most.
+    long = f"strlen({text}) > {_LONGEST // 3} AND strlen(url_encode({text})) > {_LONGEST}"
+    return f"CASE WHEN {long} THEN error({quote.value(said)}) ELSE {text} END"
 
 
 def _spread(
@@ -113,6 +126,11 @@ def _each_value(
 def _target(output: ToFile, values: Sequence[str | None], partition: int, i: int) -> str:
     pairs = zip(output.keys, values, strict=True)
     folders = [f"{_name(key)}={NO_VALUE if v is None else _name(v)}" for key, v in pairs]
+    if any(len(folder) > 255 for folder in folders):
+        raise SchemaMismatch(
+            f"write to {output.directory!r}: {max(folders, key=len)!r} is longer than a name of a "
+            "folder may be (255 bytes). Rename the column, or partition by something shorter."
+        )
     if NO_VALUE in values:
         raise SchemaMismatch(
             f"write to {output.directory!r}: the text {NO_VALUE!r} means NULL in the name of a "

@@ -17,7 +17,7 @@ from millpond.errors import (
     TargetNotEmpty,
 )
 from millpond.schema import Schema
-from millpond.storage import OutputFile, Range, Storage
+from millpond.storage import OutputFile, Range, Staged, Storage
 from millpond.storage.commit import (
     Mode,
     Uncertain,
@@ -285,6 +285,31 @@ class Loses:
     def put_if_absent(self, path: str, data: bytes) -> bool:
         self.storage.put_if_absent(path, data)
         return False
+
+
+class CannotPublish:
+    """A storage that neither publishes nor removes anything."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.storage, name)
+
+    def publish(self, staged: Sequence[Staged]) -> None:
+        raise StorageError("no room to publish")
+
+    def delete(self, paths: Sequence[str]) -> None:
+        raise StorageError("nor to delete")
+
+
+def test_what_failed_first_is_told_also_where_nothing_can_be_removed(
+    local_place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StorageError, match="no room to publish"):
+        write(local_place, ["one"], storage=CannotPublish(local_place.storage))  # type: ignore[arg-type]
+    assert "nor to delete" in caplog.text
+    assert content(local_place) == []
 
 
 def test_a_lost_answer_is_no_lost_commit(local_place: Place) -> None:

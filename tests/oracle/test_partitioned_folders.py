@@ -11,6 +11,7 @@ import pyarrow.dataset
 import pytest
 
 import millpond
+from millpond.errors import MillpondError
 from millpond.formats.scan import NO_VALUE
 
 # DuckDB 1 writes `key=NULL`, and takes the name that Hive and Spark give NULL for a text.
@@ -102,3 +103,23 @@ def test_keys_may_have_any_name(tmp_path: Path, format: str, shape: str) -> None
             '(FORMAT parquet, PARTITION_BY "Order Day", WRITE_PARTITION_COLUMNS)'
         )
         assert sp.read_parquet(by_duckdb).take_all() == [{"a": 1, "Order Day": "z"}]
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_a_text_that_is_no_name_of_a_folder_is_one_clear_error(tmp_path: Path, format: str) -> None:
+    """File systems end names at 255 bytes, and escaped, a letter may take twelve."""
+    with millpond.init(progress=False) as sp:
+        for i, (name, text) in enumerate(
+            [("k", "x" * 231), ("k", "🦆" * 20), ("k" * 60, "x" * 200)]
+        ):
+            frame = sp.from_items([{name: text, "v": 1}, {name: "y", "v": 2}])
+            with pytest.raises(MillpondError, match=r"takes more than 230 bytes|is longer than"):
+                getattr(frame, f"write_{format}")(tmp_path / str(i), partition_by=name)
+        assert not [
+            path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".json"
+        ]
+        for i, text in enumerate(["x" * 230, "é" * 38, "🦆" * 19]):
+            frame = sp.from_items([{"k": text, "v": 1}])
+            root = tmp_path / f"fits{i}"
+            getattr(frame, f"write_{format}")(root, partition_by="k")
+            assert getattr(sp, f"read_{format}")(root).take_all() == [{"v": 1, "k": text}]
