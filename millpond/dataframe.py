@@ -245,8 +245,7 @@ class DataFrame(Results):
         return self._new(build.sample(self.plan, fraction, self._seed(seed, where), where))
 
     def _seed(self, seed: int | None, where: str) -> int:
-        least = -(2**63)
-        return self._runner.seed if seed is None else build.whole(seed, where, "seed", least=least)
+        return build.seed_of(self._runner.seed if seed is None else seed, where)
 
     # ---- sets, joins, groups ---------------------------------------------------------
 

@@ -159,8 +159,7 @@ def limit(node: n.Node, count: int, where: str) -> n.Limit:
 def sample(node: n.Node, fraction: float, seed: int, where: str) -> n.Sample:
     if not isinstance(fraction, Real) or not 0 <= fraction <= 1:
         raise OptionError(f"{where}: fraction is {fraction!r}; it must be between 0 and 1.")
-    # A seed of DuckDB's has 64 bits; those of Python have as many as they like.
-    return n.Sample(node, float(fraction), (seed + _MOST + 1) % 2**64 - _MOST - 1)
+    return n.Sample(node, float(fraction), seed)
 
 
 def aggregate(
@@ -309,6 +308,12 @@ def global_sql(text: str, frames: Mapping[str, n.Node], where: str, d: Dialect) 
     schema = p.check(lambda: d.describe(query.sql, tables), where)
     query = with_names(query, tables, d)
     return n.GlobalSql(tuple(read), tuple(read.values()), query, schema)
+
+
+def seed_of(seed: int, where: str) -> int:
+    """A seed of 64 bits, which DuckDB takes; those of Python have as many as they like."""
+    number = whole(seed, where, "seed", least=-_MOST - 1)
+    return (number + _MOST + 1) % 2**64 - _MOST - 1
 
 
 def whole(number: int, where: str, name: str, *, least: int) -> int:

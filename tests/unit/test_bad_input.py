@@ -256,6 +256,10 @@ def test_numbers_beyond_those_of_duckdb(sp: Session) -> None:
     once = frame(sp).sample(0.5, seed=2**100 + 7).take_all()
     assert once == frame(sp).sample(0.5, seed=2**100 + 7).take_all()
     assert 0 < len(once) < 300
+    shuffled = frame(sp).random_shuffle(seed=2**100 + 7).select("a").take_all()
+    assert sorted(row["a"] for row in shuffled) == list(range(300))
+    with Session(options(seed=2**80)) as seeded:
+        assert 0 < frame(seeded).sample(0.5).random_shuffle().to_arrow().num_rows < 300
     assert frame(sp).sample(np.float32(0.5), seed=7).count() == len(once)  # type: ignore[arg-type]
 
 
