@@ -13,6 +13,7 @@ SCRIPTS = sorted(p.name for p in FOLDER.glob("*.py") if "__main__" in p.read_tex
 TABLE = "--data {0}/tpch --folder {0}"  # Made by tpchgen-cli, of the extra `bench`.
 SMALL = {
     "exchange.py": ["--rows 50000 --pairs 1 --folder {0}", "--rows 50000 --conservation --pairs 1"],
+    "function_pieces.py": ["--rows 5000 --rounds 1"],
     "functions.py": ["--rows 2000 --batch-rows 2000 --pairs 1"],
     "graysort.py": ["sort --size 5MB --folder {0}"],
     "hello.py": ["--pairs 1"],

@@ -21,7 +21,7 @@ LEVELS = {
             ["shuffle"],
             ["worker"],
             ["runtime", "loader"],
-            ["present", "report", "tables", "targets"],
+            ["hive", "present", "report", "tables", "targets"],
             ["dataset_target", "keep", "sources", "table_targets", "workplace"],
             ["runner"],
             ["results"],
