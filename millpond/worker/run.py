@@ -89,28 +89,50 @@ def run_task(task: Task, worker: Worker) -> TaskResult | PartsLost:
 def _alone(worker: Worker, task: Task) -> Iterator[Worker]:
     """A worker for one task with all that its node has: the whole plan, or too large for `worker`.
 
-    On one thread, if that was not enough: each takes memory.
+    On one thread, if that was not enough: each takes memory. That for plans stays for the next.
     """
-    mine, wants = worker.options, task.resources
-    threads = max(mine.threads, int(wants.cpus)) if wants.whole_node else mine.threads
-    options = replace(
-        mine,
-        scratch=os.path.join(mine.scratch, "alone-{}-{}-{}".format(*task.id)),
-        threads=threads if task.rows_at_once is None else 1,
-        memory_limit_bytes=max(mine.memory_limit_bytes, mine.alone_bytes),
-        engine_share=_engine_share(mine, task),
+    stays = task.resources.whole_node and task.rows_at_once is None
+    options = _with_all(
+        worker.options, task, "plan" if stays else "alone-{}-{}-{}".format(*task.id)
     )
-    scratch = options.scratch
-    make_private(scratch)  # DuckDB makes its own folder in it, no more.
-    one = build_worker(options, node=worker.node, fetch=worker.fetch)
-    one.memory, one.running, one.held = worker.memory, worker.running, worker.held
+    one, worker.for_plans = (worker.for_plans, None) if stays else (None, worker.for_plans)
+    if one is not None and one.options != options:
+        _end(one)
+        one = None
+    if one is None:
+        make_private(options.scratch)  # DuckDB makes its own folder in it, no more.
+        one = build_worker(options, node=worker.node, fetch=worker.fetch)
+        one.memory, one.running, one.held = worker.memory, worker.running, worker.held
     worker.engine.deputy = one.engine
     try:
         yield one
+    except BaseException:
+        stays = False
+        raise
     finally:
         worker.engine.deputy = None
-        one.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+        if stays:
+            worker.for_plans = one
+        else:
+            _end(one)
+
+
+def _with_all(mine: WorkerOptions, task: Task, scratch: str) -> WorkerOptions:
+    threads = mine.threads if task.rows_at_once is None else 1
+    if task.resources.whole_node and task.rows_at_once is None:
+        threads = max(threads, int(task.resources.cpus))
+    return replace(
+        mine,
+        scratch=os.path.join(mine.scratch, scratch),
+        threads=threads,
+        memory_limit_bytes=max(mine.memory_limit_bytes, mine.alone_bytes),
+        engine_share=_engine_share(mine, task),
+    )
+
+
+def _end(one: Worker) -> None:
+    one.close()
+    shutil.rmtree(one.options.scratch, ignore_errors=True)
 
 
 def _engine_share(options: WorkerOptions, task: Task) -> float:

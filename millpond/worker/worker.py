@@ -71,6 +71,7 @@ class Worker:
     fetch: Fetch | None = None
     memory: dict[str, pa.Table] = field(default_factory=dict)
     running: dict[TaskId, Interruptible] = field(default_factory=dict)
+    for_plans: Worker | None = None  # One with all that the node has, between two plans.
     _large: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -123,6 +124,8 @@ class Worker:
         return self.fetch(node, wanted)
 
     def close(self) -> None:
+        if self.for_plans is not None:
+            self.for_plans.close()
         self.engine.close()
 
 
