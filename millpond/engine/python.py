@@ -100,7 +100,7 @@ def call_on(
         results = given if isinstance(given, Iterator) else iter([given])
         for result in results:
             yield from as_arrow(result, out, call.name).to_batches()
-    except (FunctionError, *PASS):
+    except (FunctionError, GeneratorExit):
         raise
     except BaseException as error:  # A user's function may raise anything.
         raise raised(call.name, error) from error

@@ -23,7 +23,7 @@ from millpond.engine.pandas_later import (
     with_pandas_for,
     with_pandas_if_loaded,
 )
-from millpond.engine.values import PASS, FunctionError, as_values, raised, said_of
+from millpond.engine.values import FunctionError, as_values, raised, said_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -175,7 +175,7 @@ def _called(
                 for row in rows:
                     out.append(bool(function(row)))
                     place += 1
-    except PASS:
+    except GeneratorExit:
         raise
     except BaseException as error:  # A user's function may raise anything.
         raise raised(name, error, f" on row {first + place} of the partition") from error

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from millpond.engine.python import guarded
-from millpond.engine.values import PASS, raised
+from millpond.engine.values import raised
 from millpond.errors import MillpondError
 from millpond.plan.nodes import Udf
 
@@ -32,7 +32,7 @@ def vectorised(udf: Udf, failed: Callable[[MillpondError], None]) -> Callable[..
                 return _array(function(*arrays))
             rows = zip(*(array.to_pylist() for array in arrays), strict=True)
             return pa.array([function(*row) for row in rows])
-        except PASS:
+        except GeneratorExit:
             raise
         except BaseException as error:  # A user's function may raise anything.
             said = raised(udf.name, error)

@@ -28,7 +28,8 @@ def said_of(name: str, error: BaseException) -> str:
     return f"{name} raised {type(error).__name__}: {error}"
 
 
-# Not the user's function's own: a generator of ours is closed, somebody pressed Ctrl-C.
+# Not the user's function's own: a generator of ours is closed, somebody pressed Ctrl-C. That
+# strikes the main thread, where functions are tried: in a task it is the function's own, too.
 PASS = (GeneratorExit, KeyboardInterrupt)
 
 

@@ -510,6 +510,28 @@ def test_a_function_that_exits_is_an_error(sp: Session) -> None:
         sp.from_items([1]).map(leave, schema={"x": "BIGINT"}).count()
 
 
+@pytest.mark.slow
+def test_ctrl_c_that_a_function_raises_is_its_own_error(sp: Session) -> None:
+    """A task is no main thread: nobody pressed it there, and nothing is wrong with the SQL."""
+
+    def by_value(x: int) -> int:
+        raise KeyboardInterrupt("mine")
+
+    def by_batch(batch: Any) -> Any:
+        raise KeyboardInterrupt("mine")
+
+    schema = {"item": "BIGINT"}
+    rows = sp.from_items([1, 2])
+    for frame in (
+        rows.map("by_value(item) AS y", udfs=[by_value]),
+        rows.map_batches(by_batch, schema=schema).filter("item > 1"),
+        rows.map(lambda row: by_value(1), schema=schema),
+    ):
+        with pytest.raises(TaskError, match="raised KeyboardInterrupt: mine") as told:
+            frame.take_all()
+        assert isinstance(told.value.__cause__, KeyboardInterrupt)
+
+
 def test_what_a_missing_extra_is_wanted_for_is_told_at_the_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

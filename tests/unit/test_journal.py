@@ -1,6 +1,7 @@
 """Finished tasks are found again by content, if what they left is still there."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from runtime_values import sink, source
 
 from millpond.errors import StorageError
-from millpond.physical.stages import OutputFile, Stage, TaskId, TaskResult, ToFile
+from millpond.physical.stages import OutputFile, PartRef, Stage, TaskId, TaskResult, ToFile
 from millpond.runtime.journal import StoredJournal
 from millpond.storage import LocalStorage, Staged
 from tests.unit.part_files import numbers_batch, write_part
@@ -141,6 +142,63 @@ def test_names_that_lead_out_of_the_root_are_not_followed(tmp_path: Path, name: 
     record["part"]["path"] = name
     segment.write_text(json.dumps(record))
     assert found(root) == {}
+
+
+class Kept:
+    """The folders that dead sessions left on a machine: each is found, and reads are noted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.read = folder, list[str]()
+
+    def name_of(self, part: PartRef) -> tuple[str, str]:
+        return "svc-parts", "run/0.part"
+
+    def take_up(self, folder: str) -> tuple[str, str]:
+        return "n1", str(self.folder / folder)
+
+    def fetch(self, ref: PartRef, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        self.read.append(ref.path)
+        data = Path(ref.path).read_bytes()
+        return [data[at : at + n] for at, n in ranges]
+
+
+@pytest.mark.parametrize(
+    ("name", "followed"),
+    [("run/0.part", True), ("../0.part", False), ("run/../../0.part", False), ("./0.part", False),
+     ("/0.part", False), ("run//0.part", False)],
+)  # fmt: skip
+def test_names_that_lead_out_of_a_kept_folder_are_not_followed(
+    tmp_path: Path, name: str, followed: bool
+) -> None:
+    """There is a whole part at each of these names: only what they are may speak against them."""
+    kept = Kept(tmp_path / "kept")
+    result = wrote(tmp_path, 0)
+    assert result.part is not None
+    data = Path(result.part.path).read_bytes()
+    for place in ("kept/svc-parts/run/0.part", "kept/svc-parts/0.part", "kept/0.part", "0.part"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(data)
+    writing = journal(tmp_path)
+    writing.kept = kept
+    writing.record(STAGE, 3, replace(result, part=replace(result.part, node="n1")))
+    writing.flush()
+    (segment,) = (tmp_path / "journal").iterdir()
+    record = json.loads(segment.read_text())
+    record["part"]["path"] = name
+    segment.write_text(json.dumps(record))
+    reading = journal(tmp_path, "reader")
+    reading.kept = kept
+    reused = reading.find(STAGE)
+    assert (reused is not None) == followed
+    assert bool(kept.read) == followed
+
+
+def test_the_rows_that_a_resumed_task_read_are_counted_as_in_the_run_that_read_them(
+    tmp_path: Path,
+) -> None:
+    """Conservation adds them up: a part resumed without them would look like rows lost."""
+    remember(tmp_path, replace(wrote(tmp_path, 0), rows_in=5))
+    assert found(tmp_path)[0].rows_in == 5
 
 
 @pytest.mark.parametrize(
