@@ -14,7 +14,7 @@ from millpond.physical.fused import Statement, functions_in_line, to_file
 from millpond.physical.shape import Settings, why_staged
 from millpond.physical.stages import Stage
 from millpond.physical.steps import Fragment, ReadStep, ShuffleStep, SqlStep
-from millpond.physical.wide import wide
+from millpond.physical.wide import measured, wide
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import keeps_order, partitioning
 from millpond.schema import Schema
@@ -169,6 +169,6 @@ def _random_stage(sink: n.DataSink, node: n.RandomPartition, settings: Settings)
         ShuffleStep(key, "", node.schema),
     )
     return Stage(
-        0, "random shuffle → write", Fragment(steps), tuple(statement.inputs),
+        0, "random shuffle → write", Fragment(steps), measured(statement.inputs, node, settings),
         to_file(sink, count), node.schema, run=settings.run,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from millpond.physical.sorting import KEY, KEY_BYTES, SOURCE_GROUPS, cuts_of
 from millpond.physical.splits import count_rows, source_splits, thinned
 from millpond.physical.stages import SourceInput, Stage, ToFile
 from millpond.physical.steps import Fragment, SortStep
+from millpond.physical.wide import measured
 from millpond.plan import nodes as n
 
 # Of rows in memory: at most eight files are written at once, and one is being filled.
@@ -82,7 +83,7 @@ def _stage(
         schema,
         f.text(cuts_of(found, count)),
     )
-    inputs = (*statement.inputs, sampled)
+    inputs = (*measured(statement.inputs, sort, settings), sampled)
     title = f"sort by {', '.join(map(str, sort.keys))} → write"
     return Stage(
         0, title, Fragment((first, step)), inputs, to_file(sink, count), schema, run=settings.run

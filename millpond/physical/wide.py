@@ -4,13 +4,14 @@ DuckDB moves rows by 2048, and sorts them whole. Wide ones are better sorted by 
 in ranges that a task can hold, and read a few at a time.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from millpond.physical.fused import all_nodes
 from millpond.physical.pipe import Pipe
 from millpond.physical.shape import Settings
-from millpond.physical.stages import SourceInput
+from millpond.physical.stages import Input, SourceInput
 from millpond.plan import nodes as n
 
 _SHARE = 4096  # Of the memory: 2048 rows of that take half of it.
@@ -46,6 +47,16 @@ def row_bytes(source: n.DataSource, settings: Settings) -> int:
     """What a row of `source` takes, if a usual batch of such rows would be too large; else 0."""
     rows, size = _of(source, settings)
     return size // rows if rows and size // rows > _WIDE_BYTES else 0
+
+
+def measured(inputs: Sequence[Input], node: n.Node, settings: Settings) -> tuple[Input, ...]:
+    """The sources below `node`, which tell what a row takes: a batch of them is some megabytes,
+    and memory for it is used again."""
+    sources = [at for at in all_nodes(node) if isinstance(at, n.DataSource)]
+    found = [_of(at, settings) for at in sources]
+    rows, size = sum(rows for rows, _ in found), sum(size for _, size in found)
+    width = size // rows if rows else 0
+    return tuple(replace(i, row_bytes=width) if isinstance(i, SourceInput) else i for i in inputs)
 
 
 def why_wide(node: n.Node, settings: Settings) -> str:

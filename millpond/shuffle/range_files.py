@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millpond.engine.freed_memory import freed_memory_kept
 from millpond.engine.parquet import Made
 from millpond.errors import MillpondError, Transient
 from millpond.physical.stages import PartRef, PartRows
@@ -24,7 +25,7 @@ from millpond.schema import Schema
 from millpond.shuffle.index import PartsUnreadable
 from millpond.shuffle.read import read_part_rows
 from millpond.shuffle.write import Ordered, PartWriter, checked, ordered
-from millpond.storage.direct import read_direct
+from millpond.storage.direct import read_direct, reused_memory_kept
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,7 +74,11 @@ def write_ranges(
             return how(rows.of(number), size, paths[number])
 
     try:
-        with ThreadPoolExecutor(room.threads, thread_name_prefix="write-files") as pool:
+        with (
+            freed_memory_kept(),
+            reused_memory_kept(),
+            ThreadPoolExecutor(room.threads, thread_name_prefix="write-files") as pool,
+        ):
             for some in in_turn(pool, by_file, batches, room.threads + 1):
                 check()
                 rows.add(some)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from millpond.engine.cursor import Cursor
+from millpond.engine.cursor import BATCH_ROWS, Cursor
 from millpond.engine.narrow import narrow_schema, narrowed
 from millpond.formats.scan import FILE, ROW
 from millpond.physical.stages import SplitRows, Task
@@ -35,7 +35,9 @@ def moving(
     schema = worker.engine.arrow_schema(task.schema)
     if isinstance(step, ReadStep) and (found := _as_codes(step, schema, task, worker)):
         return found
-    batches = cursor.reader(inputs.bind(step.sql, cursor))
+    known = any(isinstance(item, SplitRows) and item.row_bytes for item in task.inputs)
+    few = inputs.batch_rows(step.schema) if known else BATCH_ROWS
+    batches = cursor.reader(inputs.bind(step.sql, cursor), few)
     return Moving(map(narrowed, batches), narrow_schema(schema), lambda rows: rows)
 
 
