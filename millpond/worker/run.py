@@ -32,21 +32,23 @@ from millpond.physical.steps import (
 from millpond.schema import Field, Schema
 from millpond.shuffle.index import PartsUnreadable
 from millpond.storage.oserrors import make_private
+from millpond.worker.files import (
+    FILES_AT_ONCE,
+    write_in_order,
+    write_partitions,
+    write_random,
+    write_sorted,
+)
 from millpond.worker.gather import fits, gathered, in_sorted_order
 from millpond.worker.inputs import Inputs
 from millpond.worker.moving import Moving, moving
 from millpond.worker.outputs import (
-    FILES_AT_ONCE,
     can_gather,
     discard,
     keep_in_memory,
     write_file,
     write_gathered,
-    write_in_order,
     write_part,
-    write_partitions,
-    write_random,
-    write_sorted,
 )
 from millpond.worker.told import said, unreadable
 from millpond.worker.worker import Worker, WorkerOptions, build_worker

@@ -92,7 +92,7 @@ def test_a_range_that_memory_does_not_hold_is_sorted_by_duckdb(
         f"COPY (SELECT {select} FROM ({SQL})) TO '{file}' (FORMAT parquet, ROW_GROUP_SIZE 50_000)"
     )
     asked = list[float]()
-    monkeypatch.setattr("millpond.worker.outputs.holds", lambda size, worker: asked.append(size))
+    monkeypatch.setattr("millpond.worker.files.holds", lambda size, worker: asked.append(size))
     with millpond.init(threads=2, memory_limit="128MB", progress=False) as sp:
         rows = sp.read_parquet(file)
         rows = rows.filter(where) if where else rows
