@@ -131,6 +131,38 @@ def test_a_deleted_part_is_computed_again(events_path: str, parts: Files | Held)
         assert any(isinstance(e, events.PartsMissing) for e in run.seen)
 
 
+ORDERS: dict[str, Callable[[millpond.DataFrame], millpond.DataFrame]] = {
+    "random": lambda f: f.repartition(4).random_shuffle(seed=3),
+    "random, of rows in no order": lambda f: f.repartition(4, hash_by="id").random_shuffle(seed=3),
+    "a sample": lambda f: f.repartition(4).sample(0.3, seed=3).sort("user_id"),
+    "ties": lambda f: f.repartition(4).sort("price > 100"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_order_is_the_same_after_parts_were_lost(
+    events_path: str, tmp_path: Path, order: str, stage: int
+) -> None:
+    parts, found = Files(tmp_path / "root"), []
+    for lose in (False, True):
+        with Counted(shape="staged", data_root=str(tmp_path / f"root{lose}")) as run:
+
+            def delete(event: events.StageFinished, run: Counted = run) -> None:
+                for path in parts.of(run, stage)[:2]:
+                    if event.stage == stage and path.endswith(".a0.part"):
+                        parts.delete(run, path)
+
+            if lose:
+                on(run, events.StageFinished, delete)
+            frame = run.session.read_parquet(events_path).select("id, user_id, price")
+            found.append(tuples(ORDERS[order](frame)))
+            assert lose == any(isinstance(e, events.PartsMissing) for e in run.seen)
+    assert found[0] == found[1]
+    assert len(found[0]) > 100
+
+
 @pytest.mark.slow
 def test_a_killed_worker_process_is_replaced_and_its_task_runs_again(
     events_path: str, tmp_path: Path

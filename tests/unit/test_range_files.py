@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from millpond.engine.kernels import integers
 from millpond.engine.parquet import Made
 from millpond.errors import Transient
+from millpond.options import options
+from millpond.session import Session
 from millpond.shuffle.range_files import Numbered, Room, write_ranges
 
 ROWS, FILES = 20_000, 5
@@ -79,3 +82,35 @@ def test_a_lost_row_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(Exception, match="20000 rows were to be written, and 19999 were"):
         write_ranges(batches(np.zeros(ROWS, int)), ["a"], numbered, lose, room(tmp_path, 10**9))
+
+
+def test_wide_rows_come_in_batches_of_some_megabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import millpond.shuffle.range_files as module
+
+    n, sizes = 32_000, list[int]()
+    data = pa.py_buffer(np.random.default_rng(1).bytes(n * 1024))
+    wide = pa.FixedSizeBinaryArray.from_buffers(pa.binary(1024), n, [None, data])
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        rows = pa.table({"id": np.arange(i * n, (i + 1) * n), "wide": wide.cast(pa.binary())})
+        pq.write_table(rows, tmp_path / f"in/{i}.parquet", compression="none",
+                       use_dictionary=False)  # fmt: skip
+    write = module.write_ranges
+
+    def seen(batches: Iterator[pa.RecordBatch], *more: object) -> list[Made]:
+        def each() -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                sizes.append(batch.nbytes)
+                yield batch
+
+        return write(each(), *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "write_ranges", seen)
+    with Session(options(threads=2, split_bytes=16 << 20, progress=False)) as sp:
+        sp.read_parquet(str(tmp_path / "in")).random_shuffle(1).write_parquet(tmp_path / "out")
+    assert sum(sizes) > 3 * n * 1024
+    assert max(sizes) < 20 << 20
+    found = pq.read_table(tmp_path / "out").column("id").to_numpy()
+    assert (np.sort(found) == np.arange(3 * n)).all()
