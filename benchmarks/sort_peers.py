@@ -57,7 +57,7 @@ def run_lineitem(peer: str, source: Path, out: Path, limit: int) -> None:
 
 
 def check_lineitem(source: Path, out: Path) -> None:
-    """All rows are there, in order."""
+    """All rows are there, each with all of its values, in order."""
     import duckdb
 
     files = sorted(map(str, out.glob("*.parquet"))) if out.is_dir() else [str(out)]
@@ -67,6 +67,10 @@ def check_lineitem(source: Path, out: Path) -> None:
         != duckdb.sql(count.format([str(source)])).fetchall()
     ):
         raise SystemExit(f"{out}: rows are missing")
+    values = "SELECT sum(hash(rows)::HUGEINT) FROM read_parquet({}) rows"
+    sums = [duckdb.sql(values.format(some)).fetchall() for some in (files, [str(source)])]
+    if sums[0] != sums[1]:
+        raise SystemExit(f"{out}: rows are others")
     keys = "SELECT (l_shipdate, l_comment) AS k FROM read_parquet({})"
     before = f"SELECT k, lag(k) OVER () AS p FROM ({keys.format(files)})"
     if duckdb.sql(f"SELECT count(*) FROM ({before}) WHERE p > k").fetchall() != [(0,)]:
