@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from millpond.formats.memory import ArrowRows, let_go
 from millpond.formats.scan import FileSlice, Split
 from millpond.storage import FileInfo
-from millpond.storage.oserrors import make_private
+from millpond.storage.oserrors import explained, make_private
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +51,7 @@ class Keeper:
 
         make_private(self._folder)
         path = os.path.join(self._folder, f"part-{len(self._files):05d}.arrow")
-        with pa.ipc.new_file(path, self._schema) as writer:
+        with explained(path, "keep"), pa.ipc.new_file(path, self._schema) as writer:
             for stream in streams:
                 for batch in stream:
                     writer.write_batch(
@@ -58,6 +59,10 @@ class Keeper:
                     )
         found = os.stat(path)
         self._files.append(FileInfo(path, found.st_size, str(found.st_mtime_ns)))
+
+    def discard(self) -> None:
+        """Remove what was written of rows that will not be whole."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def splits(self) -> tuple[tuple[Split, ...], tuple[FileInfo, ...]]:
         """One split per partition, and the files, if any, that hold them."""

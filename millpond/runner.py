@@ -196,6 +196,9 @@ class Runner:
                     rows = PartRows(stage.id, stage.schema, first_part=i, n_parts=1,
                                     parts=result.parts)  # fmt: skip
                     kept.add(read_part_rows(rows, schema, self._work.worker.ranges))
+        except BaseException:
+            kept.discard()
+            raise
         finally:
             self._work.forget(physical)
         splits, files = kept.splits()

@@ -109,3 +109,16 @@ def test_scratch_that_fills_under_a_sort(
     assert [f for f in files_below(small_disk) if not f.name.endswith(".lock")] == []
     assert not out.exists() or files_below(out) == []
     assert source.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_with_computed_rows(small_disk: Path) -> None:
+    """The result is still held in memory, and too large to be kept there."""
+    given = options(data_root=str(small_disk), threads=2, memory_limit="128MB", shape="fused")
+    with Session(given) as sp:
+        many = sp.from_items(list(range(10))).flat_map("item, unnest(range(220000)) AS i")
+        with pytest.raises(DiskFull, match=r"keep .*(?i:no space)"):
+            many.compute()
+        assert not many.is_computed()
+        assert [file for file in files_below(small_disk) if file.suffix == ".arrow"] == []
+        assert many.limit(2).compute().count() == 2
