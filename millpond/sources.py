@@ -331,6 +331,6 @@ def _differ(where: str, one: str, first: Schema, two: str, second: Schema) -> Sc
     ] or [f"has another order: {said(second)}"]
     return SchemaMismatch(
         f"{where}: {two} {' and '.join(told)}, compared with {one} ({said(first)}). "
-        "read_parquet(…, union_by_name=True) fills what is missing with NULL; else read them "
+        "Of Parquet, read_parquet(…, union_by_name=True) fills what is missing; else read them "
         "apart and union() the frames."
     )

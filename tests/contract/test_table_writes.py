@@ -242,6 +242,16 @@ def test_columns_that_change_while_rows_are_appended_end_the_append(
     assert len(list(Path(path).glob("*.parquet"))) == 2
 
 
+def test_a_table_with_rules_for_its_rows_is_not_written_to(sp: Session, tmp_path: Path) -> None:
+    path = str(tmp_path / "t")
+    sp.from_items([{"a": 1}]).write_delta(path)
+    DeltaTable(path).alter.add_constraint({"positive": "a > 0"})
+    for mode in ("append", "overwrite"):
+        with pytest.raises(FileUnreadable, match=r"rules for its rows \(delta\.constraints\.pos"):
+            sp.from_items([{"a": -1}]).write_delta(path, mode=mode)
+    assert sp.read_delta(path).take_all() == [{"a": 1}]
+
+
 def test_a_table_that_only_takes_appends_is_not_overwritten(sp: Session, tmp_path: Path) -> None:
     path = str(tmp_path / "t")
     only = {"delta.appendOnly": "true"}

@@ -163,6 +163,18 @@ def test_a_log_that_leads_out_of_its_table_is_refused(
         sp.read_delta(tmp_path / "t")
 
 
+def test_rows_that_deletion_vectors_delete_are_not_read(
+    sp: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library writes none, so its answer for a table that has some is made up."""
+    switched_on = {"delta.enableDeletionVectors": "true"}
+    write_deltalake(tmp_path / "t", pa.table({"a": [1]}), configuration=switched_on)
+    assert sp.read_delta(tmp_path / "t").take_all() == [{"a": 1}]  # It has none yet.
+    monkeypatch.setattr(DeltaTable, "deletion_vectors", lambda self: pa.table({"path": ["x"]}))
+    with pytest.raises(FileUnreadable, match="deleted by deletion vectors"):
+        sp.read_delta(tmp_path / "t")
+
+
 def test_a_table_in_a_store_names_no_file_of_this_machine() -> None:
     check_place("s3://b/t", "s3://c/x.parquet", "read")
     check_place("/t", "s3://c/x.parquet", "read")

@@ -243,8 +243,9 @@ def test_braces_in_sql_are_left_alone(sp: Session) -> None:
 def test_inputs_stand_outside_of_texts_and_comments(sp: Session) -> None:
     """Else a pattern with `{1}` would look for another text, and give other rows."""
     parts = frame(sp).repartition(1)
-    query = """SELECT '{0}' AS t, $${0}$$ AS d, a /* {0} /* {1} */ {0} */ FROM {0} JOIN {1} AS u
-        USING (a) WHERE regexp_matches(a::VARCHAR, '^[0-9]{1}$') AND a < 2 -- {0}"""
+    query = """SELECT '{0}' AS t, $${0}$$ AS d, a /* it's {0} /* {1} */ {0} */
+        FROM {0} JOIN {1} AS u USING (a)
+        WHERE regexp_matches(a::VARCHAR, '^[0-9]{1}$') AND a < 2 -- {0}"""
     assert sp.partial_sql(query, parts, parts.select("a")).sort("a").take_all() == [
         {"t": "{0}", "d": "{0}", "a": 0},
         {"t": "{0}", "d": "{0}", "a": 1},

@@ -294,6 +294,25 @@ def test_a_file_in_use_is_not_closed_for_room(cluster: Cluster, client: types.Mo
     assert len(files) == len(cluster.registered) == 1
 
 
+def test_a_file_that_was_replaced_is_closed_when_its_last_reader_is_done(
+    cluster: Cluster, client: types.ModuleType, path: str
+) -> None:
+    files = OpenFiles(client)
+    old = files.acquire(path)
+    assert old is not None
+    os.replace(path, f"{path}.old")
+    Path(path).write_bytes(b"new")
+    new = files.acquire(path)
+    assert new is not None
+    assert os.pread(old.fd, 4, 0) == BYTES[:4]
+    files.release(old)
+    assert old.fd not in cluster.registered
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(old.fd)
+    assert os.pread(new.fd, 4, 0) == b"new"
+    files.release(new)
+
+
 def test_batches_fit_a_ring_and_its_buffer() -> None:
     def made(*reads: tuple[str, int]) -> list[Batch]:
         paths, lengths = zip(*reads, strict=True)
