@@ -78,7 +78,9 @@ def _check_copy(found: Literals, format: str, schema: Schema, where: str, explai
         # In another paragraph: Candidate options: "a", "b".
         near = re.search(r"Candidate options: (.*)", str(error.__cause__))
         hint = f" Near are: {near[1]}." if near else ""
-        raise OptionError(f"{where}: {said}.{hint}") from None
+        # DuckDB 1.4 does not name the option whose value is wrong; values may be keys.
+        given = ", ".join(key for key, _ in found)
+        raise OptionError(f"{where}: {said} (of the options {given}).{hint}") from None
 
 
 def _check_arrow(options: Mapping[str, Any], where: str) -> None:

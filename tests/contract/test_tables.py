@@ -299,6 +299,34 @@ def test_the_newest_metadata_is_that_of_the_highest_number(sp: Session, tmp_path
     assert sp.read_iceberg(folder).sort("a").take_all() == [{"a": 1}, {"a": 2}]
 
 
+def test_renames_that_cannot_be_followed_are_refused(sp: Session, tmp_path: Path) -> None:
+    catalog = load_catalog(
+        "default",
+        type="sql",
+        uri=f"sqlite:///{tmp_path}/catalog.db",
+        warehouse=f"file://{tmp_path}",
+    )
+    catalog.create_namespace("db")
+    columns = pa.schema([("a", pa.int64()), ("deep", pa.struct([("u", pa.int64())]))])
+    by_name = {"schema.name-mapping.default": '[{"field-id": 1, "names": ["a"]}]'}
+    for name, old, new, properties, why in (
+        ("nested", "deep.u", "w", {}, "it is nested"),
+        ("named", "a", "b", by_name, "its files are read by name"),
+    ):
+        table = catalog.create_table(f"db.{name}", columns, properties=properties)
+        table.append(pa.table({"a": [1], "deep": [{"u": 2}]}, columns))
+        with table.update_schema() as schema:
+            schema.rename_column(old, new)
+        with pytest.raises(FileUnreadable, match=f"was renamed, and {why}"):
+            sp.read_iceberg(f"db.{name}", catalog=tmp_path)
+
+
+def test_a_condition_that_varies_leaves_no_file_out(sp: Session, delta_table: str) -> None:
+    frame = sp.read_delta(delta_table)
+    assert n_files(frame.filter("s = 'x/y'")) < n_files(frame)
+    assert n_files(frame.filter("s = 'x/y' OR random() < 0")) == n_files(frame)
+
+
 def test_a_key_is_found_beside_another_transform_of_its_column(
     sp: Session, iceberg_catalog: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

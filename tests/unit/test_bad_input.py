@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from millpond.engine.duckdb import VERSION
 from millpond.errors import (
     ColumnNotFound,
     FileUnreadable,
@@ -397,6 +398,8 @@ def test_options_of_files_are_checked_at_the_call(
     sp: Session, tmp_path: Path, format: str, option: dict[str, Any], what: str
 ) -> None:
     write = getattr(frame(sp), f"write_{format}")
+    if VERSION.startswith("1."):  # It writes the names of options in capitals, and knows fewer.
+        what = "(?i:" + what.partition(".*Near are")[0] + ")"
 
     with pytest.raises(OptionError, match=rf"^write_{format}\('.*'\): .*{what}"):
         write(tmp_path / "out", **option)
