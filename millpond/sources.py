@@ -131,6 +131,11 @@ class Sources:
             first = self._sniff(filled[0], given, where)
             if header is None:
                 header = csv_dialect.has_header(first, told, found.schema, filled[0].path, where)
+            if not header and not given[1:] and (named := told or found.schema):
+                # A name may look like a value, as `t` and `1` do: then only the names tell.
+                again = self._sniff(filled[0], [*given, ("header", "true")], where)
+                if csv_dialect.columns(again).names == named.names:
+                    header, first = True, again
             fixed = csv_dialect.options(delim, header, first)
             columns = told or self._csv_columns(filled, fixed, first, found.schema, where)
             if header:

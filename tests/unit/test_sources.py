@@ -322,3 +322,19 @@ def test_neighbours_among_very_many_small_files_share_a_task(tmp_path: Path, for
         assert 64 <= frame.num_partitions <= 80
         rows = values(frame, "line" if format == "text" else "a")
     assert [int(row) for row in rows] == [i for i in range(300) if i != 150]
+
+
+@pytest.mark.parametrize("rows", ["", "true,5\n", ",\n"])
+def test_a_header_that_looks_like_values_is_known_by_its_names(tmp_path: Path, rows: str) -> None:
+    """`t` is a boolean and `1` a number, so DuckDB sees one row more."""
+    (tmp_path / "a.csv").write_text(f"t,1\n{rows}")
+    kinds = {"t": "BOOLEAN", "1": "BIGINT"}
+    with Session(options(progress=False)) as sp:
+        found = sp.read_csv(tmp_path / "a.csv", schema=kinds).take_all()
+        values = [True, 5] if "5" in rows else [None, None]
+        assert found == ([dict(zip(kinds, values, strict=True))] if rows else [])
+        other = sp.read_csv(tmp_path / "a.csv", schema=kinds, header=False)
+        assert other.count() == len(found) + 1
+        empty = sp.from_items([{"t": True, "1": 5}]).filter("false")
+        empty.write_csv(tmp_path / "out")
+        assert sp.read_csv(tmp_path / "out").take_all() == []
