@@ -4,9 +4,10 @@
 
 Before every run the sets' pages are dropped (posix_fadvise, which acts on pages that no
 process maps: so each run is a process of its own). `rows`: the first 20,000 and all rows of
-a uniform order in batches of 512, against as many `pread` calls of 64 C threads at the same
-addresses of the same files. `block`: an epoch in block order against reading the files from
-front to back. `verify`: an epoch with checksums against one without. Needs `cc`.
+a uniform order in batches of 512, and 20,000 after the first 4,096 (when the clock starts,
+as many are asked for ahead as when it stops), against as many `pread` calls of 64 C threads at
+the same addresses of the same files. `block`: an epoch in block order against reading the files
+from front to back. `verify`: an epoch with checksums against one without. Needs `cc`.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loader_rivals import Rows, fixed_rows
+from loader_rivals import Ids, Rows, fixed_rows
 from pairs import in_words, keep
 
 from millpond import open_dataset
@@ -98,8 +99,9 @@ def in_a_process(path: str, **asked: Any) -> Found:
     return found
 
 
-def run(path: str, limit: int | None, batch: int, **options: Any) -> None:
-    """Read batches and look at one number of each row, from the open dataset on."""
+def run(path: str, limit: int | None, batch: int, skip: int = 0, **options: Any) -> None:
+    """Read batches and look at one number of each row, from the open dataset on, or after
+    `skip` rows."""
     verify = options.pop("verify", "first")
     ds = open_dataset(path, verify=verify)
     began, cpu = time.perf_counter(), time.process_time()
@@ -107,6 +109,9 @@ def run(path: str, limit: int | None, batch: int, **options: Any) -> None:
     for part in ds.loader(batch, columns=["payload"], **options):
         seen += len(part["payload"])
         total += int(part["payload"][:, 0].sum())
+        if skip and seen >= skip:
+            began, cpu = time.perf_counter(), time.process_time()
+            seen, skip = 0, 0
         if limit is not None and seen >= limit:
             break
     spent = {"clock": time.perf_counter() - began, "cpu": time.process_time() - cpu}
@@ -114,16 +119,22 @@ def run(path: str, limit: int | None, batch: int, **options: Any) -> None:
     os._exit(0)  # Not to wait for what a thread reads ahead: the clock has stopped.
 
 
-def pread(program: str, path: str, width: int, n: int) -> float:
-    """Rows a second of 64 C threads at the addresses of `n` rows in a uniform order."""
+def row_addresses(path: str, width: int, rows: Ids) -> str:
+    """A file of where rows lie: the number of the shard and the offset in it of each."""
     source = open_dataset(path).rows
     layout, places = source.layout, source.shards.places  # type: ignore[attr-defined]
-    rows = np.random.default_rng(1).permutation(source.n_rows)[:n]
     chunk, local = layout.chunks.find(rows)
     shard = layout.shard[chunk]
     at = layout.address[layout.columns["payload"].data][chunk] + local * width - places[shard]
     addresses = f"{path}.at"
     np.column_stack([shard, at]).astype("<u8").tofile(addresses)
+    return addresses
+
+
+def pread(program: str, path: str, width: int, n: int) -> float:
+    """Rows a second of 64 C threads at the addresses of `n` rows in a uniform order."""
+    rows = np.random.default_rng(1).permutation(len(open_dataset(path)))[:n]
+    addresses = row_addresses(path, width, rows)
     drop(path)
     ended = subprocess.run(
         [program, addresses, str(width), "64", *shards(path)],
@@ -135,11 +146,16 @@ def pread(program: str, path: str, width: int, n: int) -> float:
 def rows_cold(rows: Rows, width: int, rounds: int, folder: Path, program: str) -> list[Found]:
     path = write(rows, folder)
     found = []
-    for limit, what in ((FIRST, "the first 20,000 rows"), (None, "an epoch")):
+    for limit, skip, what in (
+        (FIRST, 0, "the first 20,000 rows"),
+        (FIRST, 4096, "20,000 rows after the first 4,096"),
+        (None, 0, "an epoch"),
+    ):
         n = min(limit or rows.n, rows.n)
+        asked = {"limit": limit, "skip": skip, "batch": 512, "shuffle": "global"}
         pairs = [
             (
-                in_a_process(path, limit=limit, batch=512, shuffle="global")["rows_s"],
+                in_a_process(path, **asked)["rows_s"],
                 pread(program, path, width, n),
             )
             for _ in range(rounds if limit else 1)
