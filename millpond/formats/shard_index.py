@@ -7,7 +7,6 @@ lead outside. It is read without trusting any of it.
 """
 
 import base64
-import binascii
 import json
 import posixpath
 import zlib
@@ -112,7 +111,8 @@ def read_index(data: bytes, path: str) -> Index:
         written = str(body.get("commit", ""))
         index = Index(schema, shards, layout, str(body["fingerprint"]), body["align"], written)
         _check(index, path)
-    except (KeyError, TypeError, ValueError, zlib.error, binascii.Error, pa.ArrowInvalid) as error:
+    # ValueError: also of base64 and of Arrow. OverflowError: a number that no file can have.
+    except (KeyError, TypeError, ValueError, OverflowError, zlib.error) as error:
         raise _damaged(path, f"a part of it cannot be read ({error})") from error
     return index
 

@@ -271,7 +271,7 @@ def shown(columns: dict[str, Column], format: Format, dress: Dress | None) -> An
     for name, column in columns.items():
         try:
             plain[name] = show(column)
-        except (OverflowError, ValueError):
+        except (OverflowError, ValueError, pa.ArrowException):
             as_values(to_arrow(column), name)  # Names the value that Python has not.
             raise
     return dress(plain) if dress is not None else plain

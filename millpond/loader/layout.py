@@ -160,6 +160,15 @@ def _node(kind: pa.DataType, slot: int, length: Int64s) -> tuple[Node, int]:
     return Node(kind, own, offsets, children=tuple(children)), slot
 
 
+def never_null(node: Node) -> list[int]:
+    """The slots of validity that no value can need: those of the entries and keys of maps."""
+    own = []
+    if pa.types.is_map(node.kind):
+        (entries,) = node.children
+        own = [entries.valid, entries.children[0].valid]
+    return own + [slot for child in node.children for slot in never_null(child)]
+
+
 def _children(kind: pa.DataType) -> list[pa.DataType]:
     if pa.types.is_struct(kind):
         return [field.type for field in kind]

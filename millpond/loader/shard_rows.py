@@ -21,7 +21,7 @@ from millpond.formats.shard_types import user_columns
 from millpond.loader.columns import Column
 from millpond.loader.flat import LocalShards, Shards, ShardUnreadable, distinct
 from millpond.loader.gather import Gather, fixed_width
-from millpond.loader.layout import Layout, layout_of
+from millpond.loader.layout import Layout, layout_of, never_null
 from millpond.loader.verify import Seen
 
 Int64s = npt.NDArray[np.int64]
@@ -48,17 +48,21 @@ class ShardRows:
         self._slot_done: Bools = np.asarray(self._checked.all(axis=1))
         self._seen: dict[str, Seen] = {}
         self._lock, self._lock_pid = threading.Lock(), os.getpid()
-        self._check_widths()
+        self._check_index()
 
-    def _check_widths(self) -> None:
-        """Values that are read without a further look must lie inside of their buffers."""
+    def _check_index(self) -> None:
+        """What is taken as it is must be so, even in a forged index."""
         rows = np.diff(self.layout.chunks.starts)
         for name, node in self.layout.columns.items():
-            width = fixed_width(node)
+            width, wrong = fixed_width(node), None
             if width and (self.layout.length[node.data] < rows * width).any():
+                wrong = "fewer bytes than rows"
+            elif any(self.layout.present[slot] for slot in never_null(node)):
+                wrong = "keys of maps that are null"  # Arrow would end the process.
+            if wrong:
                 raise FileUnreadable(
                     f"open_dataset({self.uri!r}): the index is damaged: column {name!r} has "
-                    "fewer bytes than rows. Restore the file, or write the dataset again."
+                    f"{wrong}. Restore the file, or write the dataset again."
                 )
 
     def prepare(self, whole: bool) -> bool:
