@@ -135,12 +135,12 @@ class Maker:
         while end_epoch is None or epoch < end_epoch:
             n = self.sequence.length(epoch)
             left = self.geometry.steps(n, position)
-            steps: list[int] = []
+            steps, size = list[int](), self.steps_per_group()
             for k in range((self.share.number - turn) % self.share.of, left, self.share.of):
                 steps.append(k)
-                if len(steps) >= self.steps_per_group():
+                if len(steps) == size:
                     yield self._plan(epoch, n, position, step, steps)
-                    steps = []
+                    steps, size = [], self.steps_per_group()
             if steps:
                 yield self._plan(epoch, n, position, step, steps)
             turn, step = turn + left, step + left
