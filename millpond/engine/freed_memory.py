@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,15 @@ class _Keeping:
 
 
 _keeping = _Keeping()
+
+
+def _forget() -> None:
+    global _keeping
+    _keeping = _Keeping()
+
+
+# A forked child has none of the threads, and perhaps a lock that one of them held.
+os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager
