@@ -25,9 +25,10 @@ costs less than to move its rows is called in the session's process
 
 Found (2026-11-22, Polars 2.1, Ray 2, 2 cores; the line beside other work: 0.90 of the processor
 seconds of the same functions apart): in rows/s 2.16 × Polars and 6.9 × Ray Data
-for map, 1.41 × and 10 × for filter, 0.82 × Polars for a map with its start. map_batches: 0.99 ×
-Polars (72 ms, 70 ms; 133 and 118 ms of processor), in a slower hour 1.37 × (85 and 116 ms; 154
-and 159) and 21 × Ray Data; large batches in that hour: 0.99 × and 15 ×, medians of 7 and 9 pairs.
+for map, 1.41 × and 10 × for filter, 0.82 × Polars for a map with its start. map_batches, three
+runs of 7 or 9 pairs: 0.99 × Polars (72 ms, 70 ms; 133 and 118 ms of processor), 1.37 × (85 and
+116 ms; 154 and 159) and 1.29 ×, and 20 to 22 × Ray Data; large batches: 0.99 and 1.40 ×, 15 and
+18 ×.
 Where the time goes: function_pieces.py, docs/decisions/0070-where-a-light-function-spends.md.
 """
 
