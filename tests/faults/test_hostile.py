@@ -1,6 +1,7 @@
 """Somebody kills at random: the program, its worker processes, nodes. Then nothing is lost.
 
 The moments are drawn, so a failure may not come back; its seed says which pipeline it was.
+`tests/support/hostile_rounds.py` runs as many rounds as it is told, and sums them up.
 """
 
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Hostile:
         self._command += [str(self.target), str(seed), *([address] if address else [])]
         self._drawn = random.Random(seed)
         self.kills: list[str] = []
+        self.runs = 0
         # The program and its children, as far as they were seen, and the ports they listened on.
         self.processes: set[psutil.Process] = set()
         self.ports: set[int] = set()
@@ -41,6 +43,7 @@ class Hostile:
     def run(self, more: Any = None) -> None:
         """`more` is another thing to kill, beside the program and its children."""
         for _ in range(KILLS + 1):
+            self.runs += 1
             program = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
             if len(self.kills) < KILLS:
                 self._strike(program, more)
@@ -79,7 +82,8 @@ class Hostile:
         for process in self.processes:
             self.ports |= listening(process)
 
-    def check(self, path: str, seed: int) -> None:
+    def check(self, path: str, seed: int) -> int:
+        """How many rows there are, all as they should be."""
         files = sorted(self.target.glob("*.parquet"))
         rows = [row for file in files for row in oracle("FROM f", f=str(file))]
         assert rows == oracle(oracle_sql(seed), events=path), self.kills
@@ -92,6 +96,7 @@ class Hostile:
         assert not alive
         everyone = {port for each in psutil.process_iter() for port in listening(each)}
         assert not self.ports & everyone
+        return len(rows)
 
 
 def listening(process: psutil.Process) -> set[int]:
@@ -122,9 +127,16 @@ def nodes() -> Iterator[Any]:
 
 @pytest.mark.parametrize("seed", range(100, 106))
 def test_on_a_cluster(nodes: Any, events_path: str, tmp_path: Path, seed: int) -> None:
+    hostile = Hostile(events_path, tmp_path, seed, nodes.address)
+    hostile.run(node_or_worker(nodes))
+    hostile.check(events_path, seed)
+
+
+def node_or_worker(nodes: Any) -> Callable[[random.Random], None]:
+    """Kills one of the nodes, which another takes the place of, or a process of one."""
     from ray_cluster import add_node
 
-    def node_or_worker(drawn: random.Random) -> None:
+    def kill(drawn: random.Random) -> None:
         if drawn.random() < 0.5:
             victim = drawn.choice(list(nodes.worker_nodes))
             nodes.remove_node(victim, allow_graceful=False)
@@ -135,6 +147,4 @@ def test_on_a_cluster(nodes: Any, events_path: str, tmp_path: Path, seed: int) -
             if workers:
                 drawn.choice(workers).kill()
 
-    hostile = Hostile(events_path, tmp_path, seed, nodes.address)
-    hostile.run(node_or_worker)
-    hostile.check(events_path, seed)
+    return kill
