@@ -10,6 +10,7 @@ import pyarrow as pa
 from millpond.storage.direct import reused_memory
 
 _DIGITS = 18
+_TO_PARQUET = int(pa.__version__.partition(".")[0]) >= 22  # An older Arrow refuses them there.
 
 
 def narrow_schema(schema: pa.Schema) -> pa.Schema:
@@ -30,7 +31,7 @@ def narrowed(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _narrow(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_decimal128(kind) and kind.precision <= _DIGITS:
+    if _TO_PARQUET and pa.types.is_decimal128(kind) and kind.precision <= _DIGITS:
         return pa.decimal64(kind.precision, kind.scale)
     return kind
 

@@ -26,3 +26,9 @@ def test_wider_ones_and_other_types_stay_as_they_are() -> None:
     values = [pa.array([Decimal(1)], pa.decimal128(19, 0)), pa.array(["a"])]
     batch = pa.record_batch(values, names=["d", "s"])
     assert narrowed(batch) is batch
+
+
+def test_an_arrow_that_writes_no_such_decimals_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millpond.engine.narrow._TO_PARQUET", False)
+    batch = pa.record_batch([pa.array(VALUES, pa.decimal128(18, 2))], names=["d"])
+    assert narrowed(batch) is batch
