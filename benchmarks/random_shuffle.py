@@ -9,9 +9,11 @@ is a process of its own, its imports included; wall clock and CPU seconds are th
 process and its children, memory is the peak of its anonymous pages. Afterwards the ids
 that Millpond wrote are checked: all there, once, and not in their old order.
 
-Measured on 2 cores, duckdb 2.0, 3 GB at 8 GB, medians of 3 pairs: wall 6.4 s against 8.6 s
-(0.80), CPU 9.1 s against 10.6 s (0.85), peak anonymous memory 3.7 GB against 5.6 GB; in an hour
-when DuckDB was slower 0.53 and 0.58. By parts (two passes, ranges gathered, 2 pairs) it was 1.03
+Measured on 2 cores, duckdb 2.0, 3 GB at 8 GB, 2 pairs beside other work: wall 15.4 s against
+31.7 s (0.51), CPU 8.3 s against 16.3 s (0.51), peak anonymous memory 4.0 GB against 5.9 GB. Before
+batches followed the width of rows, alone, medians of 3 pairs: wall 6.4 s against 8.6 s (0.80), CPU
+9.1 s against 10.6 s (0.85), peak 3.7 GB against 5.6 GB; in an hour when DuckDB was slower 0.53
+and 0.58. By parts (two passes, ranges gathered, 2 pairs) it was 1.03
 and 0.87: the disk's time for 9 GB instead of 3 GB. What is left is the disk's time for the output,
 which DuckDB leaves to the page cache, fresh memory for the rows that wait, and a second of
 imports. At 2 GB, 2 pairs: wall 9.1 s against 15.1 s (0.61), CPU 11.4 s against 20.3 s (0.56),
