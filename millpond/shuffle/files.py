@@ -14,12 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from millpond.engine.encodings import Encodings, encodings
-from millpond.engine.freed_memory import freed_memory_kept
 from millpond.engine.kernels import partition_numbers
 from millpond.engine.parquet import Made, ParquetFile
 from millpond.errors import MillpondError
+from millpond.shuffle.range_files import memory_kept
 from millpond.shuffle.write import checked, ordered
-from millpond.storage.direct import reused_memory_kept
 
 _BLOCK_BYTES = 1 << 20  # There is one a file. Direct writes of 1 MiB are within 10 % of the best.
 
@@ -63,8 +62,7 @@ def write_files(
 
     try:
         with (
-            freed_memory_kept(),
-            reused_memory_kept(),
+            memory_kept(budget_bytes),
             ThreadPoolExecutor(threads, thread_name_prefix="write-files") as pool,
         ):
             more = True
