@@ -19,6 +19,7 @@ SMALL = {
     "hello.py": ["--pairs 1"],
     "loader.py": ["--scale 0.002 --rounds 1 --only epoch order packing restore"],
     "loader_cold.py": ["--scale 0.002 --rounds 1"],
+    "loader_memory.py": ["--scale 0.002 --rounds 1"],
     "object_store.py": ["rings ranges scan --mib 16 --folder {0}"],
     "partition.py": [f"--sf 0.01 --pairs 1 {TABLE}"],
     "random_shuffle.py": ["--size 5MB --memory-limit 1GB --pairs 1 --folder {0}"],
