@@ -1,6 +1,7 @@
 """Files that are ranges of an order: rows that wait in memory, and rows that wait on the disk."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from millpond.engine.kernels import integers
 from millpond.engine.parquet import Made
 from millpond.errors import Transient
 from millpond.options import options
+from millpond.physical.one_pass import held_bytes, shuffled_bytes
 from millpond.session import Session
-from millpond.shuffle.range_files import Numbered, Room, write_ranges
+from millpond.shuffle import range_files
+from millpond.shuffle.range_files import Numbered, Room, memory_kept, write_ranges
 
 ROWS, FILES = 20_000, 5
 
@@ -114,3 +117,28 @@ def test_wide_rows_come_in_batches_of_some_megabytes(
     assert max(sizes) < 20 << 20
     found = pq.read_table(tmp_path / "out").column("id").to_numpy()
     assert (np.sort(found) == np.arange(3 * n)).all()
+
+
+@pytest.mark.parametrize(
+    ("waiting", "is_kept"),
+    [
+        (held_bytes(64, 2 * 10**9), True),
+        (shuffled_bytes(2 * 10**9), True),
+        (held_bytes(64, 10**9), False),
+        (shuffled_bytes(10**9), False),
+    ],
+    ids=["files within 2 GB", "random order within 2 GB", "files within 1 GB", "random, 1 GB"],
+)
+def test_freed_memory_is_kept_where_memory_is_not_short(
+    waiting: int, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def kept() -> Iterator[None]:
+        said.append("kept")
+        yield
+
+    said: list[str] = []
+    monkeypatch.setattr(range_files, "freed_memory_kept", kept)
+    monkeypatch.setattr(range_files, "reused_memory_kept", kept)
+    with memory_kept(waiting):
+        assert said == ["kept"] * 2 * is_kept
