@@ -19,14 +19,14 @@ from millpond.storage.commit import Uncertain, is_published
 # A `shard_size.SHARD_NAME` with the id of its write.
 _SHARD = re.compile(r"shard-\d{5,}\.mp-[0-9a-f]{16}\.arrow")
 # Loaders map shards, and states name their content: a training set never changes.
-_TODO = "A training set is written once: choose another path, or remove what is there."
+_INSTEAD = "A training set is written once: choose another path, or remove what is there."
 
 
 def check_vacant(storage: Storage, root: str, where: str) -> None:
     """Refuse a place that holds files, but for shards of a write that was killed."""
     names = [info.path.rpartition("/")[2] for info in storage.list(root)]
     if not all(map(_SHARD.fullmatch, names)):
-        raise TargetNotEmpty(root, where, _TODO)
+        raise TargetNotEmpty(root, where, _INSTEAD)
 
 
 def find_index(storage: Storage, root: str) -> Index | None:
@@ -90,4 +90,4 @@ def _create(storage: Storage, root: str, data: bytes, commit_id: str) -> bool:
     # An answer can be lost on its way; the id says whose index it is.
     if created or (there is not None and commit_id and there.commit_id == commit_id):
         return is_alone
-    raise TargetNotEmpty(root, "write_dataset", _TODO)
+    raise TargetNotEmpty(root, "write_dataset", _INSTEAD)
