@@ -131,7 +131,8 @@ def _sql(told: argparse.Namespace) -> int:
 
 def _about_folders(query: str) -> str:
     """SQL reads files, by their endings; folders it takes for names of tables."""
-    folders = (name for name in re.findall("'([^']+)'", query) if os.path.isdir(name))
+    named = re.findall(r"\b(?:from|join)\s+'([^']+)'", query, re.IGNORECASE)
+    folders = (name for name in named if os.path.isdir(name))
     found = next(folders, "").rstrip("/")
     return f" {found!r} is a folder: read its files, FROM '{found}/**/*.parquet'." if found else ""
 

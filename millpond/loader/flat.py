@@ -186,5 +186,9 @@ def shard_places(shards: Sequence[Shard]) -> tuple[Int64s, int]:
 
 
 def distinct(numbers: Int64s) -> Int64s:
-    """Each of some small numbers once, rising: `np.unique` sorts, and loads `numpy.ma` first."""
-    return np.flatnonzero(np.bincount(numbers))
+    """Each number once, rising: `np.unique` without `numpy.ma`, which its first call loads."""
+    rising = np.sort(numbers)
+    is_new = np.ones(rising.size, np.bool_)
+    is_new[1:] = rising[1:] != rising[:-1]
+    found: Int64s = rising[is_new]
+    return found

@@ -38,6 +38,9 @@ def test_sql_of_a_folder_says_how_to_read_it(
     assert code == 1
     assert f"is a folder: read its files, FROM '{folder}/**/*.parquet'." in said
     assert run(capsys, "sql", f"FROM '{folder}/**/*.parquet'")[0] == 0
+    # A text that happens to be a folder's name is not what is wrong.
+    _, _, said = run(capsys, "sql", f"SELECT nope('{folder}')")
+    assert "is a folder" not in said
 
 
 def test_sql_says_that_there_are_more_rows(prices: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,11 @@ def test_a_port_where_nobody_listens() -> None:
         reach.check_answers(f"127.0.0.1:{port}", 0.2)
 
 
+def test_an_address_of_another_kind_is_left_to_ray() -> None:
+    for address in ("auto", "ray://no.such.host:10001"):
+        reach.check_answers(address, 0.0)
+
+
 def test_one_that_speaks_http_2_or_wants_tls_is_there(listens: Listens) -> None:
     settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
     reach.check_answers(listens(lambda connection: connection.sendall(settings)), 5)

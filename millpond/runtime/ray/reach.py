@@ -27,7 +27,7 @@ class NotInTime(BaseException):
 def check_answers(address: str, limit_s: float = ANSWER_S) -> None:
     """Raise unless a server answers at `address`, "host:port", within `limit_s`."""
     host, _, port = address.rpartition(":")
-    if not port.isdigit():
+    if not port.isdigit() or "://" in address:
         return None  # No address of a head: Ray knows what it is, or says that it is none.
     end_s = time.monotonic() + limit_s
     while True:
