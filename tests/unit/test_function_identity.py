@@ -1,5 +1,7 @@
 """When a function is the same to a rerun: what it does decides, not where it stands."""
 
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -9,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from millpond.plan.functions import function_identity, python_call
+from millpond.plan.function_identity import function_identity
+from millpond.plan.functions import python_call
 
 Identity = Callable[[str], str]
 NUMBERS = count()
@@ -156,6 +159,52 @@ CASES = {
     "one of a dictionary": (
         "def g(r): return r + 1\nBY = {'g': g}\ndef f(r): return BY['g'](r)", "r + 1", "r + 2",
     ),
+    "one of a set": (
+        "def g(r): return r + 1\nALL = {g}\ndef f(r): return [s(r) for s in ALL]",
+        "r + 1", "r + 2",
+    ),
+    "one of a queue": (
+        "from collections import deque\ndef g(r): return r + 1\nQ = deque([g])\n"
+        "def f(r): return Q[0](r)", "r + 1", "r + 2",
+    ),
+    "one in a namespace": (
+        "from types import SimpleNamespace\ndef g(r): return r + 1\n"
+        "N = SimpleNamespace(g=g)\ndef f(r): return N.g(r)", "r + 1", "r + 2",
+    ),
+    "one in an object of a library": (
+        "from collections import UserList\ndef g(r): return r + 1\nL = UserList([g])\n"
+        "def f(r): return L[0](r)", "r + 1", "r + 2",
+    ),
+    "what a dictionary has instead": (
+        "from collections import defaultdict\nBY = defaultdict(lambda: 1)\n"
+        "def f(r): return BY[r]", "lambda: 1", "lambda: 2",
+    ),
+    "which of two functions is called again": (
+        "def g(r): return r + 1\ndef h(r): return r + 2\nSTEPS = [g, h, g]\n"
+        "def f(r): return [s(r) for s in STEPS]", "g, h, g", "g, h, h",
+    ),
+    "which of two objects is used again": (
+        "class C:\n    def __init__(self, n): self.n = n\na, b = C(1), C(2)\nALL = [a, b, b]\n"
+        "def f(r): return ALL[r].n", "a, b, b", "a, b, a",
+    ),
+    "what an object of a kind of dictionary holds": (
+        "class D(dict): pass\nD1 = D(a=1)\ndef f(r): return D1['a']", "a=1", "a=2",
+    ),
+    "what an object of a kind of list holds": (
+        "class L(list): pass\nL1 = L([1])\ndef f(r): return L1[0]", "L([1])", "L([2])",
+    ),
+    "a global that a class inside it reads": (
+        "N = 1\ndef f(r):\n    class C:\n        n = N\n    return C.n", "N = 1", "N = 2",
+    ),
+    "what a try covers": (
+        "def g(r): return 1 / r\ndef f(r):\n    try:\n        a = g(r)\n"
+        "        b = g(a)\n    except ZeroDivisionError:\n        return 0\n    return b",
+        "        b = g(a)\n    except ZeroDivisionError:\n        return 0\n",
+        "    except ZeroDivisionError:\n        return 0\n    else:\n        b = g(a)\n",
+    ),
+    "an argument that takes the rest": (
+        "def f(r, a, *b): return b", "*b", "b",
+    ),
 }  # fmt: skip
 
 
@@ -172,6 +221,88 @@ def test_an_edit_makes_another_function(identity: Identity, case: str) -> None:
 def test_comments_and_lines_above_it_do_not(identity: Identity, case: str) -> None:
     text = CASES[case][0]
     assert identity("# What follows was moved.\n\n" + text + "  # As before.") == identity(text)
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from collections import defaultdict
+import outer, shop
+from millpond.plan.function_identity import function_identity
+
+def by_import(row):
+    import inner
+    return inner.g(row)
+
+def by_name(row):
+    from shop.prices import g
+    return g(row)
+
+def by_module(row):
+    return outer.g(row)
+
+def by_package(row):
+    return shop.prices.g(row)
+
+def of_the_environment(row):
+    return outer.by_limit(row)
+
+words = {str(i): {str(i), "other"} for i in range(2_000)}
+pairs = {("a", frozenset(map(str, range(50))))}
+
+def of_sets(row):
+    return words, pairs
+
+every = (by_import, by_name, by_module, by_package, of_the_environment, of_sets)
+print(*map(function_identity, every))
+assert not {"inner", "deep"} & set(sys.modules), "no module is loaded to look at it"
+"""
+MODULES = {
+    "inner.py": "from deep import h\ndef g(r): return h(r)\n",
+    "deep.py": "def h(r): return r\n",
+    "outer.py": "import os\nfrom further import h\nLIMIT = os.environ['LIMIT']\n"
+    "def g(r): return h(r)\ndef by_limit(r): return LIMIT\n",
+    "further.py": "def h(r): return r\n",
+    "shop/__init__.py": "from . import prices\n",
+    "shop/prices.py": "from .rounding import cents as g\n",
+    "shop/rounding.py": "def cents(r): return r\n",
+}
+READS = {
+    "inner.py": {0}, "deep.py": {0}, "outer.py": {2, 4}, "further.py": {2, 4},
+    "shop/__init__.py": {1, 3}, "shop/prices.py": {1, 3}, "shop/rounding.py": {1, 3},
+}  # fmt: skip
+
+
+def program(folder: Path, limit: int = 1) -> list[str]:
+    """Identities in a process of its own, whose sets are in another order each time."""
+    environment = {**os.environ, "LIMIT": str(limit)}
+    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.split()
+
+
+@pytest.mark.slow
+def test_the_modules_that_it_imports_when_it_runs_and_those_that_they_do_count(
+    tmp_path: Path,
+) -> None:
+    for name, text in MODULES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = program(tmp_path)
+    assert program(tmp_path) == before
+    for name, readers in READS.items():
+        (tmp_path / name).write_text(MODULES[name] + "def more(): return 1\n")
+        after = program(tmp_path)
+        (tmp_path / name).write_text(MODULES[name])
+        assert {i for i, told in enumerate(after) if told != before[i]} == readers, name
+    limited = program(tmp_path, limit=2)
+    assert {i for i, told in enumerate(limited) if told != before[i]} == {4}
+
+
+def test_a_list_that_holds_itself_has_an_identity(identity: Identity) -> None:
+    text = "L = [1]\nL.append(L)\ndef f(r): return L"
+    assert identity(text) == identity(text) != identity(text.replace("[1]", "[2]"))
 
 
 def test_a_key_stands_for_all_of_it() -> None:

@@ -18,7 +18,7 @@ sys.path.insert(0, sys.argv[1])
 import rules
 from shop.prices import Rounded
 from shop import prices
-from millpond.plan.functions import function_identity, python_call
+from millpond.plan.functions import python_call
 
 def by_module(row):
     return {"x": rules.twice(row["x"])}
