@@ -30,6 +30,7 @@ from millpond.formats.find import Found, find_files, with_ends
 from millpond.formats.scan import Scan, reader
 from millpond.hive import Options, hive_of
 from millpond.plan.nodes import DataSource
+from millpond.plan.sinks import ENDINGS
 from millpond.schema import Field, Schema
 from millpond.storage import FileInfo, Storage, expect
 
@@ -50,13 +51,15 @@ class Sources:
     storage: Callable[[str], Storage]
     durable: bool = False
 
-    def find(self, paths: Paths, where: str, *, recursive: bool = True) -> Found:
-        found = self._find(paths, where, recursive=recursive)
+    def find(self, paths: Paths, where: str, endings: tuple[str, ...] = ()) -> Found:
+        found = self._find(paths, where, endings)
         if not found.files:
             raise PathNotFound(str(paths), where)
         return found
 
-    def _find(self, paths: Paths, where: str, *, recursive: bool) -> Found:
+    def _find(
+        self, paths: Paths, where: str, endings: tuple[str, ...], *, recursive: bool = True
+    ) -> Found:
         try:
             given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
             named = [os.fspath(p) for p in given]
@@ -64,7 +67,7 @@ class Sources:
             raise OptionError(f"{where}: needs a path, or a list of paths.") from None
         if not named:
             raise OptionError(f"{where}: needs at least one path.")
-        found = find_files(named, self.storage, where, recursive=recursive)
+        found = find_files(named, self.storage, where, recursive=recursive, endings=endings)
         return with_ends(found, self.storage) if self.durable else found
 
     # ---- Parquet ---------------------------------------------------------------------
@@ -73,7 +76,7 @@ class Sources:
         self, paths: Paths, where: str, *, columns: Sequence[str] | None, recursive: bool,
         union_by_name: bool,
     ) -> DataSource:  # fmt: skip
-        found = self._find(paths, where, recursive=recursive)
+        found = self._find(paths, where, ENDINGS["parquet"], recursive=recursive)
         if found.schema is not None and not found.files:  # Committed without a row.
             schema = found.schema
             if columns is not None:
@@ -116,7 +119,7 @@ class Sources:
         self, paths: Paths, where: str, *, schema: Mapping[str, str] | None, delim: str,
         header: bool | None,
     ) -> DataSource:  # fmt: skip
-        found = self._find(paths, where, recursive=True)
+        found = self._find(paths, where, ENDINGS["csv"])
         if not found.files:
             return _without_files("csv", self._told(schema, where), found)
         filled = [file for file in found.files if file.size_bytes]
@@ -214,7 +217,7 @@ class Sources:
             return stream.readline().decode("utf-8-sig", "replace").strip()
 
     def json(self, paths: Paths, where: str, *, schema: Mapping[str, str] | None) -> DataSource:
-        found = self._find(paths, where, recursive=True)
+        found = self._find(paths, where, ENDINGS["json"])
         if not found.files:
             return _without_files("json", self._told(schema, where), found)
         # Other forms of dates would be guessed from a sample and not be known to a task.
@@ -251,7 +254,7 @@ class Sources:
     # ---- other formats ---------------------------------------------------------------
 
     def arrow(self, paths: Paths, where: str) -> DataSource:
-        found = self.find(paths, where)
+        found = self.find(paths, where, ENDINGS["arrow"])
         first, *others = found.files[:CHECKED_FILES]
         schema = self._arrow_schema(first)
         for file in others:

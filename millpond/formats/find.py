@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
-from millpond.errors import PathNotFound, SchemaMismatch, StorageError, warn
+from millpond.errors import FileUnreadable, PathNotFound, SchemaMismatch, StorageError, warn
 from millpond.formats.scan import State
 from millpond.schema import Schema
 from millpond.storage import FileInfo, Range, Storage
@@ -32,13 +32,15 @@ class Found:
 
 
 def find_files(
-    paths: Sequence[str], storage: Callable[[str], Storage], where: str, *, recursive: bool
-) -> Found:
+    paths: Sequence[str], storage: Callable[[str], Storage], where: str, *, recursive: bool,
+    endings: tuple[str, ...] = (),
+) -> Found:  # fmt: skip
     """The files of each path, in the order of the paths and sorted within one.
 
     A folder with manifests has the files that the newest names, in its order. Below another
-    folder, names that begin with `_` are left out, and folders other than
-    `key=value` ones are entered only if `recursive`.
+    folder, names that begin with `_` are left out, folders other than `key=value` ones are
+    entered only if `recursive`, and with `endings` the files are those whose names end so; where
+    none does, those whose names have no ending, as Hive's. `FileUnreadable` if all end otherwise.
     """
     files: list[FileInfo] = []
     hive: list[tuple[tuple[str, str], ...]] = []
@@ -47,25 +49,56 @@ def find_files(
         store = storage(path)
         before = len(files)
         root, listed = store.local_path(path) or path.rstrip("/"), list(store.list(path))
-        committed = None if is_glob(path) else committed_files(store, root, listed, where)
+        # A folder may be called `a[1]`; what is there is meant literally.
+        glob = is_glob(path) and not (listed and listed[0].path.startswith(f"{root}/"))
+        committed = None if glob else committed_files(store, root, listed, where)
         if committed is not None and len(paths) == 1:
             state, schema = State(root, committed[1].number), committed[1].schema
             if not committed[0]:
                 return Found((), (), schema, state=state)
-        for file in listed if committed is None else committed[0]:
-            folders, name = _below(root, file.path)
-            named = is_glob(path) or file.path == root or committed is not None
-            entered = recursive or all("=" in folder for folder in folders)
-            if named or (entered and not name.startswith("_")):
-                files.append(file)
-                hive.append(
-                    tuple((unquote(name), unquote(value)) for name, value in _pairs(folders))
-                )
-                plain_keys = plain_keys and not any("%" in name for name, _ in _pairs(folders))
+        if committed is not None:
+            listed = committed[0]
+        elif not glob:
+            listed = _of_format(root, listed, recursive, endings, where)
+        for file in listed:
+            pairs = _pairs(_below(glob_root(root) if glob else root, file.path)[0])
+            files.append(file)
+            hive.append(tuple((unquote(name), unquote(value)) for name, value in pairs))
+            plain_keys = plain_keys and not any("%" in name for name, _ in pairs)
         if len(files) == before:
             raise PathNotFound(path, where)
     _check_keys(files, hive, where)
     return Found(tuple(files), tuple(hive), schema, plain_keys, state)
+
+
+def _of_format(
+    root: str, listed: Sequence[FileInfo], recursive: bool, endings: tuple[str, ...], where: str
+) -> list[FileInfo]:
+    """The files of a folder without manifests that are data, as `find_files` says."""
+    entered: list[FileInfo] = []
+    names: list[str] = []
+    for file in listed:
+        folders, name = _below(root, file.path)
+        if file.path == root:
+            return [file]
+        if not name.startswith("_") and (recursive or all("=" in folder for folder in folders)):
+            entered.append(file)
+            names.append(name.lower())
+    deeper = next((file.path for file in listed if _below(root, file.path)[0]), None)
+    if not entered and deeper is not None and not recursive:
+        raise FileUnreadable(
+            f"{where}: the files of {root!r} lie in folders below it, such as {deeper!r}. "
+            "Pass recursive=True to enter those that are not named key=value."
+        )
+    ended = [name.endswith(endings) for name in names] if endings else [True] * len(names)
+    if not any(ended):
+        ended = ["." not in name for name in names]
+    if names and not any(ended):
+        raise FileUnreadable(
+            f"{where}: no file in {root!r} ends in {', '.join(endings)}; there is "
+            f"{entered[0].path!r}. Name the files, or all of them by {root + '/*'!r}."
+        )
+    return [file for file, one in zip(entered, ended, strict=True) if one]
 
 
 def with_ends(found: Found, storage: Callable[[str], Storage]) -> Found:
@@ -129,11 +162,10 @@ def committed_files(
 
 
 def _below(root: str, path: str) -> tuple[list[str], str]:
-    """The folders of a file that the given path did not name, and the file's own name."""
+    """The folders of a file below `root`, and the file's own name."""
     if path == root:
         return [], path.rpartition("/")[2]
-    prefix = glob_root(root) if is_glob(root) else root.rstrip("/")
-    *folders, name = path.removeprefix(prefix).strip("/").split("/")
+    *folders, name = path.removeprefix(root.rstrip("/")).strip("/").split("/")
     return folders, name
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import secrets
+import sys
 from typing import Any
 
 from pyiceberg.io import FileIO, InputFile, OutputFile
@@ -82,16 +83,34 @@ class _Output(OutputFile):  # type: ignore[misc]
 
 
 class _Written(io.BytesIO):
-    """Bytes that become the file when they are closed."""
+    """Bytes that become the file when they are closed; nothing if an error ended the writing.
+
+    Who writes Avro closes in any case, so an error under way is known by being a new one.
+    """
 
     def __init__(self, location: str, storage: Storage) -> None:
         super().__init__()
         self._location, self._storage = location, storage
+        self._before = sys.exception()
 
     def close(self) -> None:
-        if not self.closed:
-            staged = self._storage.stage(self._location, f"iceberg-{secrets.token_hex(8)}")
-            with open(staged.local, "wb") as file:
-                file.write(self.getbuffer())
-            self._storage.publish([self._storage.seal(staged)])
+        if self.closed:
+            return
+        data = self.getvalue()
         super().close()
+        if sys.exception() is self._before:
+            self._put(data)
+
+    def __del__(self) -> None:
+        """Nothing: what nobody closed is not finished, and `BytesIO` would close it here."""
+
+    def _put(self, data: bytes) -> None:
+        staged = self._storage.stage(self._location, f"iceberg-{secrets.token_hex(8)}")
+        try:
+            with open(staged.local, "wb") as file:
+                file.write(data)
+            staged = self._storage.seal(staged)
+            self._storage.publish([staged])
+        except BaseException:
+            self._storage.discard([staged])
+            raise

@@ -185,6 +185,7 @@ def union(inputs: Sequence[n.Node], where: str, dialect: Dialect) -> n.Union:
     """Rows of all inputs, by name; every input has the same names."""
     for i, other in enumerate(inputs[1:], 2):
         _check_same_names(inputs[0].schema, other.schema, f"frame {i}", where)
+    _check_kinds([node.schema for node in inputs], where, dialect)
     tables = {f"__in{i}": node.schema for i, node in enumerate(inputs)}
     sql = " UNION ALL BY NAME ".join(f"SELECT * FROM {name}" for name in tables)
     return n.Union(tuple(inputs), p.check(lambda: dialect.describe(sql, tables), where))
@@ -203,6 +204,41 @@ def _check_same_names(first: Schema, other: Schema, which: str, where: str) -> N
             f'by name; add what is missing, with_columns({(ours or theirs)[0]}="NULL"), or drop '
             "what only one has."
         )
+
+
+# Types of which DuckDB casts no value to a type of another line, but gives their union a type.
+# What it may cast, as a text to any, is in none.
+_KINDS = [
+    re.compile(types, re.DOTALL)
+    for types in (
+        r"U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(.*\)|BOOLEAN",
+        r"DATE|TIMESTAMP.*",
+        r"TIME( .*|_NS)?",
+        r"INTERVAL",
+        r"UUID",
+        r"BLOB",
+        r".*\[\d*\]",
+        r"(STRUCT|MAP)\(.*\)",
+    )
+]
+
+
+def _check_kinds(schemas: Sequence[Schema], where: str, dialect: Dialect) -> None:
+    """Every column has types that can meet; DuckDB would say so at the first value."""
+    untyped = dialect.describe("SELECT NULL", {}).types[0]  # DuckDB 1 says INTEGER.
+    for name in schemas[0].names:
+        said: dict[int, str] = {}
+        for i, schema in enumerate(schemas, 1):
+            kind = schema.field(name, where).type
+            of = next((k for k, types in enumerate(_KINDS) if types.fullmatch(kind)), None)
+            if of is not None and kind != untyped:
+                said.setdefault(of, f"{kind} in frame {i}")
+        if len(said) > 1:
+            raise SchemaMismatch(
+                f"{where}: column {name!r} is {' and '.join(said.values())}, and DuckDB casts no "
+                "value from one to the other. Give them one type before, such as "
+                f'with_columns({name}="{name}::VARCHAR"), or other names.'
+            )
 
 
 def repartition(

@@ -141,7 +141,8 @@ class ObjectClient:
             # Tools make objects named "folder/" to show a folder; the library drops the slash.
             folders = {key[: key.rindex("/")] for key in found if "/" in key}
             checked = [at._replace(key=key) for key in empty if key not in folders]
-            real = {one.key for one in checked if self.head(one) is not None}
+            heads = each(self.head, checked)
+            real = {one.key for one, head in zip(checked, heads, strict=True) if head}
             found = {key: meta for key, meta in found.items() if meta["size"] or key in real}
         return [(key, _info(at._replace(key=key), found[key])) for key in sorted(found)]
 

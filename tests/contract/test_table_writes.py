@@ -1,5 +1,6 @@
 """Tables that are written: every type, strange values, modes, conflicts; read by both sides."""
 
+import gc
 import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -26,6 +27,7 @@ from millpond.errors import (
     TargetNotEmpty,
 )
 from millpond.events import TaskFinished
+from millpond.formats.iceberg_io import StorageIO
 from millpond.options import options
 from millpond.session import Session
 from millpond.storage.object_client import ObjectClient
@@ -197,6 +199,26 @@ STRICT = pa.schema(
     ]
 )
 GOOD: dict[str, Any] = {"a": 1, "in": {"x": 1}, "list": [1], "map": [("k", 1)], "free": None}
+
+
+def test_metadata_that_an_error_cut_short_leaves_no_file(tmp_path: Path) -> None:
+    files, path = StorageIO(), str(tmp_path / "m.avro")
+
+    with pytest.raises(TypeError), files.new_output(path).create() as stream:
+        stream.writelines([b"half", None])
+    files.new_output(path).create().write(b"half, and never closed")
+    gc.collect()
+    assert list(tmp_path.rglob("*.*")) == []
+
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:  # Written again, while the error is told.
+        with files.new_output(path).create() as stream:
+            stream.write(b"whole")
+    assert files.new_input(path).open().read() == b"whole"
+    with pytest.raises(StorageError), files.new_output(f"{path}/below").create() as stream:
+        stream.write(b"a folder that is a file")
+    assert [found.name for found in tmp_path.rglob("*.*")] == ["m.avro"]
 
 
 def test_null_is_refused_where_the_table_does_not_allow_it(sp: Session, tables: Tables) -> None:

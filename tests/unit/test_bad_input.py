@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -166,6 +167,12 @@ AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "union of others": (
         lambda sp, f: f.union(f, f.select("a", "price", "s AS t")), SchemaMismatch,
         "frame 3 lacks 's' and the first frame lacks 't'"),
+    "union of a number and a list": (
+        lambda sp, f: f.union(f, f.with_columns(a="[a]")), SchemaMismatch,
+        r"column 'a' is BIGINT in frame 1 and BIGINT\[\] in frame 3"),
+    "union of a number and a date": (
+        lambda sp, f: f.union(f.with_columns(price="DATE '2020-01-01'")), SchemaMismatch,
+        "is DOUBLE in frame 1 and DATE in frame 2"),
     "counts": (
         lambda sp, f: sp.partial_sql("FROM {0} UNION FROM {1}", f.repartition(2), f.repartition(3)),
         OptionError, "2, 3"),
@@ -189,6 +196,21 @@ def test_wrong_at_the_call(sp: Session, name: str) -> None:
 
     with pytest.raises(kind, match=said):
         wrong(sp, given)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("NULL", "[1]"), ("'[1]'", "[2]"), ("true", "2.5"), ("1", "'x'"),
+     ("DATE '2020-01-01'", "TIMESTAMP '2020-01-01 10:00:00'"), ("{'a': 1}", "{'b': 'x'}"),
+     ("[1]", "[2.5]"), ("MAP {'a': 1}", "MAP {'b': 2.5}")],
+)  # fmt: skip
+def test_types_that_duckdb_unites_make_a_union(sp: Session, one: str, other: str) -> None:
+    frames = [sp.sql(f"SELECT {value} AS x") for value in (one, other)]
+
+    plain = f"SELECT x::VARCHAR FROM (SELECT {one} AS x UNION ALL SELECT {other})"
+    want = [str(value) for (value,) in duckdb.sql(plain).fetchall()]
+    got = frames[0].union(frames[1]).map("x::VARCHAR AS x").take_all()
+    assert sorted(str(row["x"]) for row in got) == sorted(want)
 
 
 def test_a_trailing_comment_or_semicolon_is_fine(sp: Session) -> None:

@@ -11,7 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from millpond.errors import FileUnreadable, OptionError, PathNotFound, SchemaMismatch
+from millpond.errors import (
+    FileUnreadable,
+    OptionError,
+    PathNotFound,
+    SchemaMismatch,
+)
 from millpond.options import options
 from millpond.session import Session
 
@@ -181,6 +186,40 @@ def test_folders_are_entered_only_if_recursive(sp: Session, tmp_path: Path) -> N
     assert values(sp.read_parquet(f"{tmp_path}/*/*.parquet"), "x") == [2]
     with pytest.raises(PathNotFound):
         sp.read_parquet(f"{tmp_path}/*.csv")
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(FileUnreadable, match=r"below it, such as '.*b\.parquet'. Pass recursive=T"):
+        sp.read_parquet(tmp_path)
+
+
+def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(sp: Session, tmp_path: Path) -> None:
+    folder = tmp_path / "k=[1]*"
+    sp.from_items([1]).write_parquet(folder)
+    parquet(folder / "beside.parquet", item=[2])
+
+    with pytest.warns(UserWarning, match=r"1 files beside .* are not read"):
+        assert values(sp.read_parquet(folder), "item") == [1]
+
+
+def test_a_folder_is_its_files_of_the_format(sp: Session, tmp_path: Path) -> None:
+    write(tmp_path / "in", README__md="# Hi", LICENSE="free", _SUCCESS="", b__csv="x\n2\n")
+    write(tmp_path / "in", c__jsonl='{"x": 3}\n', __a__parquet__crc="sum")
+    parquet(tmp_path / "in" / "a.parquet", x=[1])
+    parquet(tmp_path / "in" / "k.PARQUET", x=[7])
+
+    assert values(sp.read_parquet(tmp_path / "in"), "x") == [1, 7]
+    assert values(sp.read_csv(tmp_path / "in"), "x") == [2]
+    assert values(sp.read_json(tmp_path / "in"), "x") == [3]
+
+
+def test_a_folder_without_a_file_of_the_format(sp: Session, tmp_path: Path) -> None:
+    parquet(tmp_path / "hive" / "000000_0", x=[1])
+    parquet(tmp_path / "odd" / "a.pqt", x=[2])
+
+    assert values(sp.read_parquet(tmp_path / "hive"), "x") == [1]
+    with pytest.raises(FileUnreadable, match=r"read_csv.*: no file in .* ends in \.csv, .*a\.pqt'"):
+        sp.read_csv(tmp_path / "odd")
+    assert values(sp.read_parquet(f"{tmp_path}/odd/*"), "x") == [2]
+    assert values(sp.read_parquet(tmp_path / "odd" / "a.pqt"), "x") == [2]
 
 
 def test_schemas_that_differ_name_columns_and_files(sp: Session, tmp_path: Path) -> None:

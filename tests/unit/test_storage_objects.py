@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,18 @@ def test_a_web_address_with_a_secret_in_it_is_refused_without_showing_it(tail: s
 def test_a_uri_of_another_kind_is_refused(uri: str) -> None:
     with pytest.raises(StorageError):
         locate(uri, "s3")
+
+
+def test_empty_objects_are_looked_at_together(server: FaultyS3) -> None:
+    server.objects = {f"d/{i}.csv": (b"", {}) for i in range(8)} | {"d/8.csv": (b"x", {})}
+    server.faults = ["", *["hang"] * 8]  # The listing, and each first look.
+
+    with ThreadPoolExecutor(1) as one:
+        listed = one.submit(lambda: list(opened(server).list("s3://bucket/d/")))
+        together = [server.wanted.acquire(timeout=10) for _ in range(8)]
+        server.released.set()
+        assert len(listed.result()) == 9
+    assert all(together)
 
 
 @pytest.mark.parametrize("key", ["a//b", "a/../b", "../a", "./a", "a/.", "a\0b", "a\nb"])
