@@ -5,45 +5,14 @@ bare DuckDB takes is taken, and nothing else. A text is kept as the user wrote i
 only sort keys are split and written anew.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from millpond.errors import ColumnNotFound, SchemaMismatch, SqlError
 from millpond.expr.ends import ended
+from millpond.expr.trees import Tree, walk
+from millpond.expr.varies import VALUES, varies
 from millpond.schema import Schema
-
-Tree = dict[str, Any]
-
-# Functions whose value may differ between two runs over the same rows. A test holds
-# this list against the catalogue of every DuckDB version that we support.
-VOLATILE = frozenset(
-    {
-        *("random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval"),
-        *("setseed", "setval", "stats", "error", "vector_type", "sleep_ms", "write_log"),
-        *("current_connection_id", "current_query", "current_query_id"),
-        "current_transaction_id",
-    }
-)
-# Constant within one run, other in the next.
-CLOCK = frozenset(
-    {
-        *("now", "today", "get_current_time", "current_date", "current_time", "age"),
-        *("current_timestamp", "get_current_timestamp", "transaction_timestamp"),
-        *("localtime", "localtimestamp", "current_localtime", "current_localtimestamp"),
-    }
-)
-# Aggregates and window functions whose value may depend on the order in which threads meet
-# the rows.
-ORDER_SENSITIVE = frozenset(
-    {
-        *("first", "last", "any_value", "arbitrary", "list", "array_agg", "string_agg"),
-        *("group_concat", "listagg", "arg_min", "arg_max", "min_by", "max_by", "argmin", "argmax"),
-        *("arg_min_null", "arg_max_null", "mode", "histogram", "map_from_entries"),
-        *("row_number", "ntile", "first_value", "last_value", "nth_value", "lag", "lead", "fill"),
-        *("approx_quantile", "approx_top_k", "reservoir_quantile", "product"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +51,7 @@ class SortKey:
     descending: bool = False
     nulls_first: bool = False
     columns: frozenset[str] | None = None  # What it reads, where that is known.
+    varies: bool = False
 
     @property
     def direction(self) -> str:
@@ -145,11 +115,12 @@ def sort_keys(by: str | list[str] | tuple[str, ...], schema: Schema, where: str,
             expression = order["expression"]
             if expression["class"] == "CONSTANT" or expression["class"] == "STAR":
                 raise SqlError(f"{where}: {text!r} is not a column or an expression over columns.")
-            reads = _expression("", [expression], schema, where).columns
+            found = _expression("", [expression], schema, where)
             descending = order["type"] == "DESCENDING"
             # DuckDB's default: NULLs last, whatever the direction.
             first = order["null_order"] == "NULLS FIRST"
-            keys.append(SortKey(_unparse(expression, dialect), descending, first, reads))
+            sql = _unparse(expression, dialect)
+            keys.append(SortKey(sql, descending, first, found.columns, found.varies))
     if not keys:
         raise SqlError(f"{where}: needs at least one sort key.")
     return tuple(keys)
@@ -174,8 +145,8 @@ def query(text: str, where: str, dialect: Dialect) -> Query:
     """`text` as exactly one query."""
     node, sql = _statement(text, "", where, dialect)
     if _by_place(node):
-        return Query(sql, _varies([node]), by_place=True)
-    return Query(sql, _varies([node]), _names(node))
+        return Query(sql, varies([node]), by_place=True)
+    return Query(sql, varies([node]), _names(node))
 
 
 def _kinds(tree: Tree) -> set[str]:
@@ -307,11 +278,12 @@ def _expression(sql: str, trees: list[Tree], schema: Schema, where: str) -> Expr
             if root.casefold() in known:
                 if columns is not None:
                     columns.add(known[root.casefold()])
-            elif root.casefold() in bound or len(found["column_names"]) > 1:
-                pass  # A lambda's own name, or qualified: DuckDB binds it.
+            elif root.casefold() in bound | VALUES or len(found["column_names"]) > 1:
+                pass  # A lambda's own name, a value's, or qualified: DuckDB binds it.
             elif not _has_subquery(trees):
                 raise ColumnNotFound(root, schema.names, where)
-    return Expression(sql, None if columns is None else frozenset(columns), _varies(trees))
+    reads = None if columns is None else frozenset(columns)
+    return Expression(sql, reads, varies(trees, known.keys()))
 
 
 def _has_subquery(trees: list[Tree]) -> bool:
@@ -327,28 +299,6 @@ def _lambda_names(trees: list[Tree]) -> set[str]:
                     names.add(inner["column_names"][-1].casefold())
     # List comprehensions and aliases that a later item of the list reuses.
     return names | {tree["alias"].casefold() for tree in trees if tree.get("alias")}
-
-
-def _varies(trees: object) -> bool:
-    for found in walk(trees):
-        if found.get("sample"):
-            return True
-        name = str(found.get("function_name", "")).casefold()
-        if name in VOLATILE or name in CLOCK or name in ORDER_SENSITIVE:
-            return True
-    return False
-
-
-def walk(tree: object) -> Iterator[Tree]:
-    """Every object of a JSON tree, from the top."""
-    stack = [tree]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            yield item
-            stack.extend(reversed(list(item.values())))
-        elif isinstance(item, list):
-            stack.extend(reversed(item))
 
 
 def check(describe: Callable[[], Schema], where: str) -> Schema:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from millpond.errors import SchemaMismatch, SqlError
-from millpond.expr.parse import Dialect, Query, Tree, walk
+from millpond.expr.parse import Dialect, Query
+from millpond.expr.trees import Tree, walk
 from millpond.schema import Schema
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from millpond.engine.duckdb import Engine
 from millpond.errors import SqlError
 from millpond.expr import parse
+from millpond.expr.trees import walk
 from millpond.loader.selection import Predicate
 from millpond.storage.scratch import Scratch
 
@@ -34,7 +35,7 @@ def predicate(text: str, schema: pa.Schema) -> Predicate:
             "what is random, or hangs on the clock or on order, as a column of the training set."
         )
     tree = engine.dialect.parse(f"SELECT {found.sql}")
-    if any(part.get("class") == "SUBQUERY" for part in parse.walk(tree)):
+    if any(part.get("class") == "SUBQUERY" for part in walk(tree)):
         raise SqlError(
             f"{where}: a filter looks at one row alone, not at a subquery. Write out the values, "
             "or compute a column before the training set is written."

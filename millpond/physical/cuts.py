@@ -17,6 +17,7 @@ from millpond.physical.pipe import (
     ordered,
     steps_of,
     titled,
+    varies,
     word,
 )
 from millpond.physical.shape import Settings
@@ -103,7 +104,7 @@ class Cuts:
         """One pipe whose query reads the queries of all of them."""
         inputs: list[Input] = []
         queries: list[Pieces] = []
-        determinism, several = FIXED, len(pipes) > 1
+        determinism, several = VARIES if varies(node) else FIXED, len(pipes) > 1
         pipes = tuple(
             self.handed_over(p)
             if (several and (p.steps or p.udfs)) or p.resources != ONE_CPU
@@ -126,9 +127,7 @@ class Cuts:
         gathered = tuple(p if p.n == 1 else self.gathered(p, 1) for p in pipes)
         pipe = self.together(node, gathered, f"{word(node)} (whole, on one task)")
         match node:
-            case n.GlobalSql():
-                return loosened(pipe, varies=node.query.varies)
-            case n.Aggregate() | n.Join() | n.Distinct():
+            case n.GlobalSql() | n.Aggregate() | n.Join() | n.Distinct():
                 return loosened(pipe)
         return ordered(pipe)
 

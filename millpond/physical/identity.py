@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from millpond.physical.fused import all_nodes
+from millpond.physical.pipe import varies
 from millpond.physical.stages import ConcatInput, Determinism, SourceInput, Stage, ToFile
 from millpond.physical.steps import (
     PythonStep,
@@ -64,21 +65,11 @@ def stage_fingerprint(stage: Stage, earlier: Sequence[Stage], versions: str) -> 
 def identified(stage: Stage, node: n.Node, versions: str) -> Stage:
     """The only stage of a plan, with its fingerprint."""
     nodes = all_nodes(node)
-    if any(_varies(at) for at in nodes):
+    if any(varies(at) for at in nodes):
         return stage
     found = [at.source if isinstance(at, n.Kept) else at for at in nodes]
     sources = [source_identity(at) for at in found if isinstance(at, n.DataSource)]
     return replace(stage, fingerprint=digest(stage_fingerprint(stage, (), versions), sources))
-
-
-def _varies(node: n.Node) -> bool:
-    """Whether the node's own SQL, or function, may give other rows in another run."""
-    words = ("expression", "predicate", "query")
-    if any(getattr(getattr(node, word, None), "varies", False) for word in words):
-        return True
-    calls = [udf.call for udf in getattr(node, "udfs", ())]
-    calls += node.calls if isinstance(node, n.PythonBatches) else ()
-    return not all(call.deterministic for call in calls)
 
 
 def _step(step: Step) -> object:

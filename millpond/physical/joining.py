@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from millpond.physical import fragment as f
 from millpond.physical.cuts import Cuts
-from millpond.physical.pipe import Pipe, Placed, loosened, ordered
+from millpond.physical.pipe import VARIES, Pipe, Placed, loosened, ordered, varies
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
 
@@ -17,8 +17,9 @@ BROADCAST_PART = 8
 def aggregate(cuts: Cuts, node: n.Aggregate, pipe: Pipe) -> Pipe:
     """Groups whose rows are in one partition."""
     pipe = grouped(cuts, node.input, pipe, node.keys, node.n)
-    after = pipe.then(f.render(node, (pipe.sql,)), node.schema, "group")
-    return replace(loosened(after, varies=node.expression.varies), placed=pipe.placed)
+    after = loosened(pipe.then(f.render(node, (pipe.sql,)), node.schema, "group"))
+    determinism = VARIES if varies(node) else after.determinism
+    return replace(after, determinism=determinism, placed=pipe.placed)
 
 
 def distinct(cuts: Cuts, node: n.Distinct, pipe: Pipe) -> Pipe:

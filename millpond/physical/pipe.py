@@ -62,14 +62,25 @@ def clash(some: tuple[Udf, ...], others: tuple[Udf, ...]) -> bool:
     return any(named.get(udf.name.casefold(), udf) != udf for udf in others)
 
 
+def varies(node: n.Node) -> bool:
+    """Whether the node's own SQL, or function, may give other rows in another run."""
+    words = ("expression", "predicate", "query")
+    said = [node, *(getattr(node, word, None) for word in words), *getattr(node, "keys", ())]
+    if any(getattr(each, "varies", False) for each in said):
+        return True
+    calls = [udf.call for udf in getattr(node, "udfs", ())]
+    calls += node.calls if isinstance(node, n.PythonBatches) else ()
+    return not all(call.deterministic for call in calls)
+
+
 def looser(a: Determinism, b: Determinism) -> Determinism:
     order = [FIXED, ANY_ORDER, VARIES]
     return order[max(order.index(a), order.index(b))]
 
 
-def loosened(pipe: Pipe, *, varies: bool = False) -> Pipe:
+def loosened(pipe: Pipe) -> Pipe:
     """After work whose row order depends on threads."""
-    return replace(pipe, determinism=VARIES if varies else looser(pipe.determinism, ANY_ORDER))
+    return replace(pipe, determinism=looser(pipe.determinism, ANY_ORDER))
 
 
 def ordered(pipe: Pipe) -> Pipe:

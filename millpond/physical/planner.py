@@ -26,6 +26,7 @@ from millpond.physical.pipe import (
     ordered,
     steps_of,
     titled,
+    varies,
     word,
 )
 from millpond.physical.records import record_sort, record_stages
@@ -158,7 +159,7 @@ class _Planner:
             case n.Limit(n.Sort(partial=False) as below, count) if (
                 count <= FEW_ROWS and self._readers[id(below)] == 1
             ):
-                return first_rows(self.cuts, node, below, self._lower(below.input))
+                return first_rows(self.cuts, node, below, self._to_sort(below))
             case n.Limit():
                 self._takes_few = _is_row_wise(node.input)
                 pipe = self._lower(node.input)
@@ -166,10 +167,10 @@ class _Planner:
                 pipe = pipe.then(f.render(node, (pipe.sql,)), node.schema, "limit")
                 return self.cuts.whole(node, (pipe,)) if pipe.n > 1 else ordered(pipe)
             case n.Sort(partial=True):
-                pipe = self._lower(node.input)
+                pipe = self._to_sort(node)
                 return pipe.then(f.render(node, (pipe.sql,)), node.schema, "partial sort")
             case n.Sort():
-                return sort(self.cuts, node, self._lower(node.input))
+                return sort(self.cuts, node, self._to_sort(node))
             case n.RandomPartition():
                 return random_order(self.cuts, node, self._lower(node.input))
             case n.Sample():
@@ -184,7 +185,7 @@ class _Planner:
             case n.GivenPartition():
                 pipe = self._lower(node.input)
                 number = f"({node.expression.sql}\n)::BIGINT"
-                if node.expression.varies:
+                if varies(node):
                     pipe = replace(pipe, determinism=VARIES)
                 return self.cuts.exchange(pipe, number, node.n, f"by {node.expression.sql}", ())
             case n.Aggregate() if node.keys:
@@ -199,6 +200,10 @@ class _Planner:
                 return self._partial(node)
             case _:
                 return self.cuts.whole(node, tuple(self._lower(i) for i in n.inputs_of(node)))
+
+    def _to_sort(self, node: n.Sort) -> Pipe:
+        pipe = self._lower(node.input)
+        return replace(pipe, determinism=VARIES) if varies(node) else pipe
 
     # ---- sources and row-wise work ---------------------------------------------------
 
@@ -230,7 +235,6 @@ class _Planner:
             pipe = pipe.then(f.render(before, (pipe.sql,)), pipe.schema, "sort groups")
         else:
             pipe = self._cut_finer(call, before) or self._lower(before)
-        repeatable = all(each.deterministic for each in node.calls)
         wanted = Resources(*call.needs)
         if wanted != pipe.resources:
             if pipe.resources != ONE_CPU or wanted.gpus:
@@ -245,7 +249,7 @@ class _Planner:
             schema=node.schema,
             udfs=(),
             title=titled(pipe.title, ", ".join(each.name for each in node.calls)),
-            determinism=pipe.determinism if repeatable else VARIES,
+            determinism=VARIES if varies(node) else pipe.determinism,
             row_wise=pipe.row_wise and call.kind not in ("partition", "group"),
         )
 
@@ -284,9 +288,8 @@ class _Planner:
         if clash(called(pipe), node.udfs):
             pipe = self.cuts.handed_over(pipe)
         done = pipe.then(f.render(node, (pipe.sql,)), node.schema, word(node))
-        varies = (node.expression if isinstance(node, n.Project) else node.predicate).varies
         udfs = tuple(dict.fromkeys((*pipe.udfs, *node.udfs)))
-        determinism = VARIES if varies else pipe.determinism
+        determinism = VARIES if varies(node) else pipe.determinism
         placed = pipe.placed if isinstance(node, n.Filter) else None
         return replace(
             done, determinism=determinism, udfs=udfs, row_wise=pipe.row_wise, placed=placed
@@ -314,7 +317,7 @@ class _Planner:
         pipes = tuple(p if p.n == count else self.cuts.gathered(p, count) for p in pipes)
         if len(pipes) > 1:
             pipes = self.cuts.pinned(pipes)
-        return loosened(self.cuts.together(node, pipes, "partial sql"), varies=node.query.varies)
+        return loosened(self.cuts.together(node, pipes, "partial sql"))
 
 
 def _is_row_wise(node: n.Node) -> bool:

@@ -14,6 +14,7 @@ from millpond.expr import Dialect, Expression, quote
 from millpond.expr import parse as p
 from millpond.expr.ends import ended, listed, placed
 from millpond.expr.reads import with_names
+from millpond.expr.trees import walk
 from millpond.plan import nodes as n
 from millpond.plan.partitioning import partitioning
 from millpond.plan.udfs import known
@@ -328,7 +329,7 @@ def _check_partitions(
 def _equated(sql: str, dialect: Dialect) -> frozenset[frozenset[str]]:
     """Pairs of columns that a query compares with `=`, by name."""
     pairs = set()
-    for found in p.walk(dialect.parse(sql)["statements"]):
+    for found in walk(dialect.parse(sql)["statements"]):
         if found.get("type") == "COMPARE_EQUAL":
             sides = [found["left"], found["right"]]
             if all(side.get("class") == "COLUMN_REF" for side in sides):

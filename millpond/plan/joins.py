@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from millpond.errors import ColumnNotFound, OptionError, SchemaMismatch, SqlError
-from millpond.expr import Dialect, quote
+from millpond.expr import Dialect, Expression, quote
 from millpond.expr import parse as p
+from millpond.expr.trees import walk
 from millpond.plan import nodes as n
 from millpond.schema import Schema
 
@@ -21,9 +22,10 @@ def join(
     if (how == "cross") != (on is None):
         raise OptionError(f"{where}: a cross join takes no `on`, and every other join needs one.")
     names: list[str] = []
-    condition = ""
+    condition, varies = "", False
     if isinstance(on, str) and on not in left.schema and not _is_name(on):
-        condition = _condition(on, where, dialect)
+        found = _condition(on, where, dialect)
+        condition, varies = found.sql, found.varies
     elif on is not None:
         left.schema.named(on, f"{where}, left side")
         right.schema.named(on, f"{where}, right side")
@@ -37,12 +39,13 @@ def join(
     both = {"__in0": left.schema, "__in1": right.schema}
     schema = p.check(lambda: dialect.describe(sql, both), where)
     reads = _condition_reads(condition, dialect)
-    return n.Join(left, right, how, tuple(names), condition, equal, outputs, schema, reads)
+    return n.Join(left, right, how, tuple(names), condition, equal, outputs, schema, reads,
+                  varies)  # fmt: skip
 
 
-def _condition(on: str, where: str, dialect: Dialect) -> str:
+def _condition(on: str, where: str, dialect: Dialect) -> Expression:
     try:
-        return p.predicate(on, Schema(()), where, dialect).sql
+        return p.predicate(on, Schema(()), where, dialect)
     except ColumnNotFound as error:
         raise SqlError(
             f"{where}: of which side is {error.name!r}? Write l.{error.name} or r.{error.name}; a "
@@ -57,7 +60,7 @@ def _condition_reads(
     if not condition:
         return frozenset(), frozenset()
     sides: dict[str, set[str]] = {"l": set(), "r": set()}
-    for found in p.walk(dialect.parse(f"SELECT {condition}")["statements"]):
+    for found in walk(dialect.parse(f"SELECT {condition}")["statements"]):
         if found.get("class") in ("STAR", "SUBQUERY", "POSITIONAL_REFERENCE"):
             return None
         if found.get("class") == "COLUMN_REF":

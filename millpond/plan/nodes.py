@@ -218,6 +218,7 @@ class Join:
     outputs: tuple[JoinOutput, ...]
     schema: Schema
     reads: tuple[frozenset[str], frozenset[str]] | None = None
+    varies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
