@@ -250,9 +250,13 @@ class Engine:
 
     def explain(self, sql: str, inputs: Mapping[str, Schema]) -> list[dict[str, Any]]:
         """DuckDB's plan of `sql`. Streams of Arrow have no statistics that it could use."""
+        import pyarrow as pa
+
         with self.cursor() as cursor:
             for name, schema in inputs.items():
-                cursor.register(name, self.arrow_schema(schema).empty_table())
+                # Not `empty_table`: that makes arrays, and imports pandas where it is installed.
+                none = pa.Table.from_batches([], self.arrow_schema(schema))
+                cursor.register(name, none)
             ((_, text),) = cursor.rows(f"EXPLAIN (FORMAT JSON) {sql}")
         plan: list[dict[str, Any]] = json.loads(text)
         return plan

@@ -163,9 +163,11 @@ def _random_stage(sink: n.DataSink, node: n.RandomPartition, settings: Settings)
     statement, count = Statement(sink), _n_files(node, settings)
     key = f.random_key(node.seed)
     rows = f.identified(statement.query(node.input), node.input)
-    sql = f.with_column(rows, f"((({key} >> 32) * {count}) >> 32)::UINTEGER", PID)
+    number = f"((({key} >> 32) * {count}) >> 32)::UINTEGER"
+    sql = f.text(statement.whole(f.with_column(rows, number, PID)))
+    more = f.over(f"SELECT {f.ORDINAL}, {number} AS {quote.name(PID)}", f.slot(0))
     steps = (
-        SqlStep(f.text(statement.whole(sql)), node.schema),
+        read_step(node.input, sql, more, node.schema),
         ShuffleStep(key, "", node.schema),
     )
     return Stage(

@@ -24,9 +24,10 @@ from millpond.storage.direct import reused_memory
 # Small row groups are read together: slices of a batch that go to one file cost a message each,
 # and every query some milliseconds. More rows at once gain nothing.
 _BATCH_ROWS, _BATCH_BYTES = 245_760, 16 << 20  # Bytes before compression, as in the footer.
+_WIDE_BYTES = 256  # Of a row. Memory for some megabytes of wider ones is used again on their way.
 _LEAST_ROWS = 16_384  # Of a row group, on average: each costs a query.
-_GROUP_BYTES = 32 << 20  # Before compression: row groups are read whole, and some ahead.
-_GROUP_TEXT_BYTES = 64 << 20  # As rows: a text that a row group holds once may be in all of them.
+GROUP_BYTES = 32 << 20  # Before compression: row groups are read whole, and some ahead.
+_TEXT_GROWTH = 2  # As rows: a text that a row group holds once may be in all of them.
 # Of a column in all row groups, as its texts lie there once each: they are looked up one by one.
 _TEXTS_BYTES = 1 << 20
 _HIGH_BITS = 0x8080808080808080
@@ -34,12 +35,14 @@ _MOST_FILES = 1000  # The footer of each is read first.
 
 
 class Group(NamedTuple):
-    """Row groups side by side, the place of their file among all, and their first row there."""
+    """Row groups side by side, the place of their file among all, and their first row: there, and
+    among the rows of all files."""
 
     path: str
     place: int
     numbers: tuple[int, ...]
     first_row: int
+    first_of_all: int
 
 
 # The rows as they are and where they come from -> more columns.
@@ -87,8 +90,10 @@ class CodedFiles:
         extra = more(rows, group)
         labels = [*names, *(f"__more{i}" for i in range(len(extra)))]
         whole = narrowed(pa.RecordBatch.from_arrays([*columns, *extra], labels))
-        for first in range(0, whole.num_rows, _BATCH_ROWS):
-            yield whole.slice(first, _BATCH_ROWS)
+        width = whole.nbytes // max(whole.num_rows, 1)
+        each = _BATCH_ROWS if width <= _WIDE_BYTES else max(1, _BATCH_BYTES // width)
+        for first in range(0, whole.num_rows, each):
+            yield whole.slice(first, each)
 
     def _file(self, path: str) -> pq.ParquetFile:
         if getattr(self._open, "path", None) != path:
@@ -97,15 +102,17 @@ class CodedFiles:
         return self._open.file
 
 
-def coded_files(paths: Sequence[str], schema: pa.Schema) -> CodedFiles | None:
+def coded_files(
+    paths: Sequence[str], schema: pa.Schema, group_bytes: int = GROUP_BYTES
+) -> CodedFiles | None:
     """Parquet files as rows of `schema`; None where Arrow would not read what DuckDB does, or
-    where it is not worth it.
+    where it is not worth it. Row groups are of no more than `group_bytes` before compression.
     """
     if not paths or len(paths) > _MOST_FILES or any("." in name for name in schema.names):
         return None
     groups, n_rows, n_groups = list[Group](), 0, 0
     once = {f.name: 0 for f in schema if pa.types.is_string(f.type)}
-    most = dict.fromkeys(once, 0.0)
+    most = {f.name: 0.0 for f in schema if f.name in once or pa.types.is_binary(f.type)}
     for place, path in enumerate(paths):
         try:
             file = pq.ParquetFile(path)
@@ -116,34 +123,37 @@ def coded_files(paths: Sequence[str], schema: pa.Schema) -> CodedFiles | None:
             return None
         leaves = {meta.schema.column(i).path: i for i in range(meta.num_columns)}
         found = [meta.row_group(number) for number in range(meta.num_row_groups)]
-        if any(group.total_byte_size > _GROUP_BYTES for group in found):
+        if any(group.total_byte_size > group_bytes for group in found):
             return None
         for group in found:
-            for name in once:
+            for name in most:
                 chunk = group.column(leaves[name])
-                once[name] += _once_bytes(chunk)
                 most[name] = max(most[name], _rows_bytes(chunk))
-        groups += _side_by_side(path, place, found)
+                if name in once:
+                    once[name] += _once_bytes(chunk)
+        groups += _side_by_side(path, place, found, n_rows)
         n_rows, n_groups = n_rows + meta.num_rows, n_groups + len(found)
     coded = tuple(name for name, size in once.items() if size <= _TEXTS_BYTES)
     rows_bytes = sum(size for name, size in most.items() if name not in coded)
-    if n_rows < _LEAST_ROWS * n_groups or rows_bytes > _GROUP_TEXT_BYTES:
+    if n_rows < _LEAST_ROWS * n_groups or rows_bytes > _TEXT_GROWTH * group_bytes:
         return None
     return CodedFiles(schema, coded, groups)
 
 
-def _side_by_side(path: str, place: int, found: Sequence[pq.RowGroupMetaData]) -> Iterator[Group]:
-    """The row groups of a file, small ones together."""
+def _side_by_side(
+    path: str, place: int, found: Sequence[pq.RowGroupMetaData], before: int
+) -> Iterator[Group]:
+    """The row groups of a file with so many rows `before` it, small ones together."""
     numbers, first_row, rows, size = list[int](), 0, 0, 0
     for number, group in enumerate(found):
         rows, size = rows + group.num_rows, size + group.total_byte_size
         if numbers and (rows > _BATCH_ROWS or size > _BATCH_BYTES):
-            yield Group(path, place, tuple(numbers), first_row)
+            yield Group(path, place, tuple(numbers), first_row, before + first_row)
             first_row += rows - group.num_rows
             numbers, rows, size = [], group.num_rows, group.total_byte_size
         numbers.append(number)
     if numbers:
-        yield Group(path, place, tuple(numbers), first_row)
+        yield Group(path, place, tuple(numbers), first_row, before + first_row)
 
 
 def _kind(own: pa.Schema, name: str) -> pa.DataType | None:

@@ -76,6 +76,8 @@ def write_random(
     rows: Moving, step: ShuffleStep, task: Task, worker: Worker, check: Callable[[], None]
 ) -> dict[str, Any]:
     """Files of all rows in random order: the last columns are a row's identity and its file."""
+    import pyarrow as pa
+
     from millpond.engine.kernels import partition_numbers
 
     assert isinstance(task.output, ToFile)
@@ -87,7 +89,8 @@ def write_random(
         return batch.select(range(last)), numbers
 
     def in_order(given: Iterator[pa.RecordBatch], size_bytes: float) -> Iterator[pa.RecordBatch]:
-        return gathered(step, given, worker)
+        for some in gathered(step, given, worker):
+            yield from rows.texts(pa.Table.from_batches([some])).to_batches()
 
     return _ranges(rows, numbered, in_order, task, worker, check)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from millpond.engine.cursor import BATCH_ROWS, Cursor
 from millpond.engine.narrow import narrow_schema, narrowed
 from millpond.formats.scan import FILE, ROW
+from millpond.physical.fragment import ORDINAL_NAME
 from millpond.physical.stages import SplitRows, Task
 from millpond.physical.steps import ReadStep, SqlStep
 from millpond.worker.inputs import Inputs
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from millpond.shuffle.coded import Group
+
+
+_GROUPS_IN_MEMORY = 32  # For each thread.
 
 
 class Moving(NamedTuple):
@@ -46,21 +50,25 @@ def _as_codes(step: ReadStep, schema: pa.Schema, task: Task, worker: Worker) -> 
     import pyarrow as pa
 
     from millpond.engine.kernels import row_numbers
-    from millpond.shuffle.coded import coded_files
+    from millpond.shuffle.coded import GROUP_BYTES, coded_files
 
     source = task.inputs[0]
     assert isinstance(source, SplitRows)
     given = [piece.path for split in source.splits for piece in split.slices]
     paths = [worker.storage(path).local_path(path) for path in given]
-    files = coded_files([path for path in paths if path is not None], schema)
+    options = worker.options
+    # Several row groups for each thread are on their way, as they lie there and as rows.
+    most = max(GROUP_BYTES, options.memory_limit_bytes // (_GROUPS_IN_MEMORY * options.threads))
+    files = coded_files([path for path in paths if path is not None], schema, most)
     if files is None or None in paths:
         return None
 
     def more(rows: pa.Table, group: Group) -> Sequence[pa.Array]:
-        n, first_row = rows.num_rows, group.first_row
+        n, places = rows.num_rows, np.arange(rows.num_rows)
         columns = {
             FILE: row_numbers(np.full(n, group.place)),
-            ROW: row_numbers(np.arange(first_row, first_row + n)),
+            ROW: row_numbers(places + group.first_row),
+            ORDINAL_NAME: row_numbers(places + (group.first_of_all + 1)),
         }
         names = [*rows.schema.names, *columns]
         with worker.engine.cursor() as cursor:
@@ -68,4 +76,4 @@ def _as_codes(step: ReadStep, schema: pa.Schema, task: Task, worker: Worker) -> 
             found = cursor.table(step.more).combine_chunks()
         return [pa.array([], c.type) if not n else c.chunk(0) for c in found.columns]
 
-    return Moving(files.batches(more, worker.options.threads), files.schema, files.texts)
+    return Moving(files.batches(more, options.threads), files.schema, files.texts)

@@ -11,6 +11,8 @@ import pytest
 
 import millpond
 from millpond.errors import FileUnreadable
+from millpond.options import options
+from millpond.session import Session
 from millpond.shuffle.coded import Group, coded_files
 
 ROWS = 60_000
@@ -45,7 +47,8 @@ def schema() -> pa.Schema:
 
 
 def place(some: pa.Table, group: Group) -> Sequence[pa.Array]:
-    first = group.first_row + group.place * ROWS
+    first = group.first_of_all
+    assert first == group.first_row + group.place * ROWS
     return [pa.array(np.arange(first, first + some.num_rows))]
 
 
@@ -88,6 +91,23 @@ def test_hash_partitions_are_those_of_duckdbs_reader(files: list[str], tmp_path:
     assert sum(pq.read_metadata(f).num_rows for f in (tmp_path / "a").glob("*.parquet")) == 3 * ROWS
 
 
+@pytest.mark.parametrize("limit", ["8GB", "70MB"])
+def test_a_random_order_is_that_of_duckdbs_reader(
+    files: list[str], tmp_path: Path, limit: str
+) -> None:
+    pq.write_table(rows(0)[:0], str(tmp_path / "empty.parquet"))
+    given = [files[0], str(tmp_path / "empty.parquet"), *files[1:]]
+    with millpond.init(shape="fused", progress=False) as sp:
+        expected = sp.read_parquet(given).random_shuffle(3).to_arrow()
+    with Session(options(threads=2, memory_limit=limit, split_bytes=2 << 20, progress=False)) as sp:
+        shuffled = sp.read_parquet(given).random_shuffle(3)
+        told = shuffled.write_parquet_lazy("/nowhere").explain(physical=True)
+        shuffled.write_parquet(tmp_path / "out")
+    assert "in one pass, in memory" in told
+    found = duckdb.sql(f"FROM '{tmp_path}/out/*.parquet'").to_arrow_table()
+    assert found.equals(expected.cast(found.schema))
+
+
 def test_what_duckdb_reads_in_another_way_is_left_to_it(files: list[str], tmp_path: Path) -> None:
     other = schema().set(0, pa.field("i", pa.int32()))
     assert coded_files(files, other) is None
@@ -107,6 +127,29 @@ def test_texts_that_would_not_fit_as_rows_are_left_to_duckdb(
     pq.write_table(rows, path, compression="none", dictionary_pagesize_limit=8 << 20,
                    store_schema=False)  # fmt: skip
     assert (coded_files([path], pa.schema({"s": pa.string()})) is not None) == read
+
+
+def test_bytes_that_would_not_fit_as_rows_are_left_to_duckdb(tmp_path: Path) -> None:
+    n, path = 100_000, str(tmp_path / "long.parquet")
+    long = pa.array([bytes([i]) * 20_000 for i in range(200)])
+    codes = pa.array(np.arange(n) * 7 % 200, pa.int32())
+    coded = pa.table({"b": pa.DictionaryArray.from_arrays(codes, long)})
+    pq.write_table(coded, path, compression="none", dictionary_pagesize_limit=8 << 20,
+                   store_schema=False)  # fmt: skip
+    assert coded_files([path], pa.schema({"b": pa.binary()})) is None
+
+
+def test_large_row_groups_are_read_where_there_is_memory_for_them(tmp_path: Path) -> None:
+    path, n = str(tmp_path / "wide.parquet"), 40_000
+    wide = [f"{i:05d}".encode() * 205 for i in range(n)]
+    pq.write_table(pa.table({"b": wide}), path, use_dictionary=False, row_group_size=n)
+    assert coded_files([path], pa.schema({"b": pa.binary()})) is None
+    found = coded_files([path], pa.schema({"b": pa.binary()}), 64 << 20)
+    assert found is not None
+    batches = list(found.batches(place, 2))
+    assert max(batch.nbytes for batch in batches) <= 16 << 20
+    assert pa.Table.from_batches(batches).column("b").to_pylist() == wide
+    assert pa.Table.from_batches(batches).column("__more0").to_pylist() == list(range(n))
 
 
 def test_small_row_groups_are_read_together(tmp_path: Path) -> None:
