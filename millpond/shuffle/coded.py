@@ -31,6 +31,8 @@ _TEXT_GROWTH = 2  # As rows: a text that a row group holds once may be in all of
 # Of a column in all row groups, as its texts lie there once each: they are looked up one by one.
 _TEXTS_BYTES = 1 << 20
 _HIGH_BITS = 0x8080808080808080
+# A whole column at once, or all columns, would be fresh memory of its own.
+_READ_BYTES = 1 << 20
 _MOST_FILES = 1000  # The footer of each is read first.
 
 
@@ -97,7 +99,9 @@ class CodedFiles:
 
     def _file(self, path: str) -> pq.ParquetFile:
         if getattr(self._open, "path", None) != path:
-            self._open.file = pq.ParquetFile(path, read_dictionary=list(self._texts))
+            self._open.file = pq.ParquetFile(
+                path, read_dictionary=list(self._texts), pre_buffer=False, buffer_size=_READ_BYTES
+            )
             self._open.path = path
         return self._open.file
 
