@@ -2,11 +2,12 @@
 
 Each session writes segments of its own, numbered and never changed; readers take the
 union of all. So sessions on one `data_root` neither wait for nor overwrite each other,
-and a segment is there whole or not at all. A record is believed only after its part
-was looked at. JSON alone is read; names in it are relative and must stay below
-their root.
+and a segment is there whole or not at all; its last line has a checksum of the others. A record
+is believed only after its part was looked at. JSON alone is read; names in it are relative
+and must stay below their root.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -24,7 +25,7 @@ from millpond.storage import FileInfo, Range, Staged, Storage, put_new
 from millpond.storage.commit import commit_id_in
 from millpond.storage.paths import beneath, check_name, is_remote, plain
 
-_VERSION = 5
+_VERSION = 6
 _MAX_RECORDS, _MAX_AGE_S = 1_000, 1.0
 
 Record = dict[str, Any]
@@ -79,7 +80,7 @@ class StoredJournal:
         """Write the records that wait as one segment."""
         if not self._waiting:
             return
-        data = "".join(json.dumps(record) + "\n" for record in self._waiting).encode()
+        data = segment(self._waiting)
         path = f"{self._root}/journal/{self._session}-{self._number:06d}.jsonl"
         if not put_new(self._storage, path, data):
             raise StorageError(
@@ -91,7 +92,6 @@ class StoredJournal:
 
     def _to_json(self, stage: Stage, n_tasks: int, result: TaskResult) -> Record | None:
         record: Record = {
-            "version": _VERSION,
             "stage": stage.fingerprint,
             "n_tasks": n_tasks,
             "partition": result.task.partition,
@@ -160,8 +160,8 @@ class StoredJournal:
         for path in sorted(listed - self._read):
             with suppress(PathNotFound):  # It was cleared away since.
                 (data,) = self._storage.read_many([Range(path, 0, -1)])
-                for line in bytes(data).splitlines():
-                    self._add(line, path)
+                for record in records(bytes(data)):
+                    self._add(record, path)
         if self._read - listed:
             self._forget(self._read - listed)
         self._read = listed
@@ -177,14 +177,13 @@ class StoredJournal:
         every = (record for size in sizes.values() for some in size.values() for record in some)
         return {session_of(record["segment"]) for record in every} - {self._session}
 
-    def _add(self, line: bytes, segment: str) -> None:
+    def _add(self, record: Record, segment: str) -> None:
         try:
-            record = json.loads(line)
-            stage, n_tasks, partition = record["stage"], record["n_tasks"], record["partition"]
-            known = record["version"] == _VERSION and 0 <= partition < n_tasks
+            stage, n_tasks = str(record["stage"]), int(record["n_tasks"])
+            partition = int(record["partition"])
         except (ValueError, TypeError, KeyError):
             return  # Not ours: what it would have told is computed again.
-        if known:
+        if 0 <= partition < n_tasks:
             record["segment"] = segment
             partitions = self._records.setdefault(stage, {}).setdefault(n_tasks, {})
             partitions.setdefault(partition, []).append(record)
@@ -225,9 +224,9 @@ class StoredJournal:
             if self.kept is None or found is None:
                 raise StorageError(f"no machine of this session has {record['folder']!r}.")
             node, read = found[0], self.kept.fetch
-            path = f"{found[1]}/{_plain(record['path'])}"
+            path = f"{found[1]}/{_plain(str(record['path']))}"
         else:
-            path = self._beneath(self._root, record["path"])
+            path = self._beneath(self._root, str(record["path"]))
         numbers = {name: int(record[name]) for name in _NUMBERS}
         part = PartRef(
             stage=stage, task=partition, attempt=attempt, node=node, path=path, **numbers
@@ -240,7 +239,7 @@ class StoredJournal:
     ) -> TaskResult | None:
         files, folder, commit = [], output.directory, commit_id_in(output.name)
         for record in records:
-            path, aside = (self._beneath(folder, record[name]) for name in ("path", "aside"))
+            path, aside = (self._beneath(folder, str(record[name])) for name in ("path", "aside"))
             local, upload = ("", aside) if record["uploaded"] else (aside, "")
             staged = Staged(path, local, int(record["size"]), upload)
             rows, checksum = int(record["rows"]), str(record["checksum"])
@@ -265,6 +264,30 @@ def _plain(name: str) -> str:
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise StorageError(f"{name!r} in a journal would lead out of its folder.")
     return name
+
+
+def segment(records: Sequence[Record]) -> bytes:
+    """The records as the bytes of a segment."""
+    lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+    return lines + json.dumps({"version": _VERSION, "checksum": _checksum(lines)}).encode() + b"\n"
+
+
+def records(segment: bytes) -> list[Record]:
+    """The records of a segment; none if a bit of it changed, or another version wrote it."""
+    before, _, last = segment.removesuffix(b"\n").rpartition(b"\n")
+    lines = before + b"\n"
+    try:
+        said = json.loads(last)
+        if (said["version"], said["checksum"]) != (_VERSION, _checksum(lines)):
+            return []
+        read = [json.loads(line) for line in lines.splitlines()]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []  # Not ours: what it would have told is computed again.
+    return [record for record in read if isinstance(record, dict)]
+
+
+def _checksum(lines: bytes) -> str:
+    return hashlib.blake2b(lines, digest_size=16).hexdigest()
 
 
 def segments(storage: Storage, root: str) -> list[FileInfo]:

@@ -1,5 +1,6 @@
 """Finished tasks are found again by content, if what they left is still there."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from runtime_values import sink, source
 
 from millpond.errors import StorageError
 from millpond.physical.stages import OutputFile, PartRef, Stage, TaskId, TaskResult, ToFile
-from millpond.runtime.journal import StoredJournal
+from millpond.runtime.journal import StoredJournal, records, segment
 from millpond.storage import LocalStorage, Staged
 from tests.unit.part_files import numbers_batch, write_part
 
@@ -41,6 +42,13 @@ def remember(root: Path, *results: TaskResult, session: str = "one", n_tasks: in
     for result in results:
         writing.record(STAGE, n_tasks, result)
     writing.flush()
+
+
+def rename(path: Path, name: str) -> None:
+    """Let the record of a segment name another part, as who forges one would."""
+    (record,) = records(path.read_bytes())
+    record["part"]["path"] = name
+    path.write_bytes(segment([record]))
 
 
 def found(root: Path, stage: Stage = STAGE) -> dict[int, TaskResult]:
@@ -134,13 +142,11 @@ def test_names_that_lead_out_of_the_root_are_not_followed(tmp_path: Path, name: 
     (root / "link").symlink_to(outside)
     result = wrote(root, 0)
     remember(root, result)
-    (segment,) = (root / "journal").iterdir()
+    (path,) = (root / "journal").iterdir()
     assert result.part is not None
     for copy in (tmp_path / "outside.part", tmp_path / "x", outside / "0.part"):
         copy.write_bytes(Path(result.part.path).read_bytes())
-    record = json.loads(segment.read_text())
-    record["part"]["path"] = name
-    segment.write_text(json.dumps(record))
+    rename(path, name)
     assert found(root) == {}
 
 
@@ -182,10 +188,8 @@ def test_names_that_lead_out_of_a_kept_folder_are_not_followed(
     writing.kept = kept
     writing.record(STAGE, 3, replace(result, part=replace(result.part, node="n1")))
     writing.flush()
-    (segment,) = (tmp_path / "journal").iterdir()
-    record = json.loads(segment.read_text())
-    record["part"]["path"] = name
-    segment.write_text(json.dumps(record))
+    (path,) = (tmp_path / "journal").iterdir()
+    rename(path, name)
     reading = journal(tmp_path, "reader")
     reading.kept = kept
     reused = reading.find(STAGE)
@@ -202,12 +206,56 @@ def test_the_rows_that_a_resumed_task_read_are_counted_as_in_the_run_that_read_t
 
 
 @pytest.mark.parametrize(
-    "line", [b"{", b"[]", b'{"version": 1}', b"\x80\x04K\x01.", b'{"version": 1000}']
+    "line",
+    [b"", b"{", b"[]", b'{"version": 1}', b"\x80\x04K\x01.", b'{"version": 1000}', b"[" * 10**5],
 )
-def test_lines_that_are_no_records_are_passed_over(tmp_path: Path, line: bytes) -> None:
+def test_segments_that_are_none_are_passed_over(tmp_path: Path, line: bytes) -> None:
     remember(tmp_path, wrote(tmp_path, 0))
     (tmp_path / "journal" / "other-000000.jsonl").write_bytes(line + b"\n")
+    told = json.dumps(
+        {"version": 6, "checksum": hashlib.blake2b(line + b"\n", digest_size=16).hexdigest()}
+    )
+    (tmp_path / "journal" / "other-000001.jsonl").write_bytes(line + b"\n" + told.encode() + b"\n")
     assert set(found(tmp_path)) == {0}
+
+
+def test_a_segment_that_ends_early_or_in_which_a_bit_changed_tells_nothing(tmp_path: Path) -> None:
+    """A count of rows that was not written would fail each later run, by conservation."""
+    remember(tmp_path, wrote(tmp_path, 0), wrote(tmp_path, 1))
+    whole = journal(tmp_path, "reader").find(STAGE)
+    (path,) = (tmp_path / "journal").iterdir()
+    data = path.read_bytes()
+    for n in range(len(data) - 1):  # Without its last line end it is whole.
+        assert records(data[:n]) == []
+    for at in range(len(data) - 1):
+        changed = bytearray(data)
+        changed[at] ^= 1 << at % 7
+        assert records(bytes(changed)) == []
+    path.write_bytes(data[:-20])
+    assert found(tmp_path) == {}
+    path.write_bytes(data)
+    assert journal(tmp_path, "reader").find(STAGE) == whole
+
+
+ODD = [None, True, -1, 1.5, 10**30, "x", [], [[]], {}, float("nan")]
+
+
+def test_records_of_odd_values_are_passed_over(tmp_path: Path) -> None:
+    result = wrote(tmp_path, 0)
+    remember(tmp_path, result)
+    (path,) = (tmp_path / "journal").iterdir()
+    (record,) = records(path.read_bytes())
+    parts = [each.part for each in found(tmp_path).values()]
+    for place in (record, record["part"]):
+        for name, kept in list(place.items()):
+            for odd in ODD:
+                place[name] = odd
+                path.write_bytes(segment([record]))
+                told = [each.part for each in found(tmp_path).values() if each.part]
+                assert [part.path for part in told] in ([], [part.path for part in parts if part])
+            place[name] = kept
+    path.write_bytes(segment([record]))
+    assert [each.part for each in found(tmp_path).values()] == parts
 
 
 def test_a_part_on_a_nodes_own_disk_is_not_recorded(tmp_path: Path) -> None:
