@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.sessions import oracle
@@ -50,19 +51,31 @@ def run(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("kind", "k", "found"),
     [
+        ("RunStarted", 1, False),
+        ("StagePlanned", 1, False),
+        ("StagePlanned", 3, True),
         ("TaskStarted", 1, False),
+        ("TaskFinished", 1, False),
         ("StageFinished", 1, True),
         ("StageFinished", 4, True),
         ("StageFinished", 5, True),
         ("Published", 1, True),
+        ("RunFinished", 1, True),
     ],
 )
 def test_a_rerun_gives_the_oracles_rows_and_reuses_what_was_done(
-    events_path: str, tmp_path: Path, kind: str, k: int, found: bool
+    events_path: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    k: int,
+    found: bool,
 ) -> None:
-    script = tmp_path / "job.py"
+    script, temporary, target = tmp_path / "job.py", tmp_path / "temporary", tmp_path / "out"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     script.write_text(SCRIPT)
-    arguments = [events_path, tmp_path / "root", tmp_path / "out"]
+    arguments = [events_path, tmp_path / "root", target]
 
     killed = run(script, *arguments, kind, k)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -71,6 +84,11 @@ def test_a_rerun_gives_the_oracles_rows_and_reuses_what_was_done(
     assert ended.returncode == 0, ended.stderr
     finished, reused = map(int, ended.stdout.split())
     assert (reused > 0 or finished == 0) == found
-    files = sorted((tmp_path / "out").glob("*.parquet"))
+    files = sorted(target.glob("*.parquet"))
     rows = [row for file in files for row in oracle("FROM f", f=str(file))]
     assert rows == oracle(EXPECTED, events=events_path)
+    # The rerun has cleared what the killed run left, and left nothing itself.
+    assert not list(target.glob(".millpond-*"))
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []
+    every = psutil.process_iter(["cmdline"])
+    assert [each for each in every if str(tmp_path) in " ".join(each.info["cmdline"] or ())] == []
