@@ -55,7 +55,11 @@ class LocalRuntime:
         future.add_done_callback(lambda ended: self._forget(task.id, ended))
         return future
 
-    def cancel(self, task: TaskId) -> None:
+    def cancel(self, tasks: Sequence[TaskId]) -> None:
+        for task in tasks:
+            self._cancel(task)
+
+    def _cancel(self, task: TaskId) -> None:
         with self._lock:
             future = self._futures.get(task)
         if future is None or future.cancel():

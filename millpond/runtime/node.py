@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from millpond.engine.duckdb import VERSION as DUCKDB
 from millpond.errors import MillpondError
+from millpond.runtime.calls import Calls, Dropped
 from millpond.runtime.homes import Homes
 from millpond.storage.paths import beneath
 from millpond.storage.scratch import Scratch
@@ -81,14 +82,23 @@ class NodeService:
         self._homes = Homes(Scratch(parts_folder(name), kept=kept))
         self._options = options if shared_parts else replace(options, parts=self._homes.path)
         self._parts = self._options.parts
+        self._calls = Calls(os.path.join(self._scratch.path, "calls"))
+        os.makedirs(self._calls.folder, exist_ok=True)  # It is there after a restart.
 
     def versions(self) -> Versions:
         return versions()
 
-    def worker_setup(self, pid: int) -> tuple[WorkerOptions, Versions]:
-        """What the worker process `pid` of this node is built from, and must agree with."""
+    def worker_setup(self, pid: int) -> tuple[WorkerOptions, Versions, str]:
+        """What the worker process `pid` of this node is built from, and must agree with.
+
+        And the folder of the node's calls.
+        """
         scratch = os.path.join(self._scratch.path, f"process-{pid}")
-        return replace(self._options, scratch=scratch), self._wanted
+        return replace(self._options, scratch=scratch), self._wanted, self._calls.folder
+
+    def drop(self, calls: Sequence[str]) -> Dropped:
+        """Take these calls where they run on this node, and let none begin here."""
+        return self._calls.drop(calls)
 
     def read(self, wanted: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> list[Answer]:
         """Byte ranges of parts of this node, and of no other file; for a part, or what failed."""
@@ -116,6 +126,8 @@ class NodeService:
 
     def close(self, keep: bool = False) -> None:
         """Remove the folders and all that lies there, or `keep` parts for the next session."""
+        with suppress(OSError):
+            self._calls.close()
         with suppress(OSError):
             self._homes.close(keep=keep)
         with suppress(OSError):

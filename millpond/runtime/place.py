@@ -79,8 +79,8 @@ class Runtime(Protocol):
         It ends with what `run_task` gave or raised, with `WorkerLost`, or `NotBegun`.
         """
 
-    def cancel(self, task: TaskId) -> None:
-        """End a task soon, if it runs. Its future ends, in whatever way, when it has ended.
+    def cancel(self, tasks: Sequence[TaskId]) -> None:
+        """End tasks soon, if they run. A future ends, in whatever way, when its task has ended.
 
         Those that were submitted with it may end, too.
         """

@@ -159,8 +159,7 @@ class _Run:
     def abandon(self) -> None:
         """End everything, and hand over what was left behind."""
         self._schedule.closed = True
-        for task in self._futures:
-            self._runtime.cancel(task)
+        self._runtime.cancel([*self._futures])
         self._wait_for_the_rest(_FAILED_END_S)
         parts: list[PartRef] = []
         files: list[OutputFile] = []
@@ -235,7 +234,7 @@ class _Run:
                 case Submit(tasks, slots):
                     self._submit(tasks, slots)
                 case Cancel(task_id):
-                    self._runtime.cancel(task_id)
+                    self._runtime.cancel([task_id])
                 case Discard(parts, files):
                     self._discard(parts, files)
                 case Finished():

@@ -146,8 +146,7 @@ def test_the_end_of_a_task_may_be_that_of_its_call_but_of_no_other(
     futures = runtime.submit(tasks)
     until(lambda: os.path.exists(started))
     (other,) = runtime.submit([replace(one_task(), id=TaskId(9, 7))])
-    for task in tasks:
-        runtime.cancel(task.id)
+    runtime.cancel([task.id for task in tasks])
     assert not wait(futures, timeout=30).not_done
     assert isinstance(other.result(60), TaskResult)
 
@@ -275,7 +274,7 @@ def test_a_cancelled_task_ends(runtime: Runtime, tmp_path: Path, kind: str) -> N
         until(lambda: os.path.exists(started))
     else:
         until(future.running)
-    runtime.cancel(task.id)
+    runtime.cancel([task.id])
     assert wait([future], timeout=30).done
 
 

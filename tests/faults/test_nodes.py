@@ -56,8 +56,8 @@ class Watched:
             if result.part is not None:
                 self.parts[result.task] = result.part
 
-    def cancel(self, task: TaskId) -> None:
-        self._runtime.cancel(task)
+    def cancel(self, tasks: Sequence[TaskId]) -> None:
+        self._runtime.cancel(tasks)
 
     def check_shared(self, folder: str, what: str) -> None:
         self._runtime.check_shared(folder, what)

@@ -34,8 +34,8 @@ class FakeRuntime:
             future.set_exception(error)
         return future
 
-    def cancel(self, task: TaskId) -> None:
-        self.cancelled.append(task)
+    def cancel(self, tasks: Sequence[TaskId]) -> None:
+        self.cancelled += tasks
 
     def check_shared(self, folder: str, what: str) -> None:
         pass
@@ -98,11 +98,9 @@ class Faulty:
             return self._runtime.submit([task])[0]
         return future
 
-    def cancel(self, task: TaskId) -> None:
-        hung = self._hung.pop(task, None)
-        if hung is None:
-            self._runtime.cancel(task)
-        else:
+    def cancel(self, tasks: Sequence[TaskId]) -> None:
+        self._runtime.cancel([task for task in tasks if task not in self._hung])
+        for hung in [self._hung.pop(task) for task in tasks if task in self._hung]:
             hung.cancel()
             hung.set_running_or_notify_cancel()
 

@@ -5,11 +5,13 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from millpond.errors import OptionError, WorkerLost
+from millpond.runtime.calls import Dropped
 from millpond.runtime.node import NodeService, sizes, versions
 from millpond.runtime.place import Capacity
 from millpond.runtime.ray.cluster import NAMESPACE, START_S, Handle, check_same, only, ray
@@ -20,7 +22,7 @@ from millpond.worker import WorkerOptions
 _REFRESH_S = 1.0
 _FULL_S = 60.0  # For which a node whose disk was full gets no tasks.
 _LEAST_BYTES = 128 * 2**20  # Of a worker: with less DuckDB does little but spill.
-_READ_S, _END_S = 60.0, 10.0
+_READ_S, END_S = 60.0, 10.0
 _TOGETHER = 32  # Short tasks of a call: past a dozen the way to a worker costs next to nothing.
 
 
@@ -45,7 +47,8 @@ class Nodes:
         self.share_bytes: int | None = None  # Of memory, for a task of one CPU on any node.
         self.working: list[str] = []  # Those that run tasks.
         self._turn = 0
-        self._forgetting = list[Handle]()
+        self._going = list[Handle]()  # What services were asked, and nobody waits for.
+        self.dropped = set[str]()  # Calls that have not ended yet.
         self._seen = set[str]()  # Inputs that all nodes have.
         self._refreshed_s = float("-inf")
         self._full: dict[str, float] = {}  # Nodes whose disk was full, and when.
@@ -68,7 +71,10 @@ class Nodes:
             del self.services[node]
         for found in alive:
             if found["NodeID"] not in self.services:
-                self.services[found["NodeID"]] = self._start(found["NodeID"], found["Resources"])
+                service = self._start(found["NodeID"], found["Resources"])
+                self.services[found["NodeID"]] = service
+                if self.dropped:
+                    self._ask([service.drop.remote(list(self.dropped))])
         # One more for each node, so that a worker finds its next task waiting there.
         # At least one: a cluster that grows by itself must see a task that waits.
         slots = sum(n + 1 for node, n in cpus.items() if n and node not in self._full)
@@ -170,19 +176,32 @@ class Nodes:
                         self._taken_up[folder] = node, path
         return self._taken_up.setdefault(folder, None)
 
+    def drop(self, calls: Sequence[str]) -> Sequence["Future[Dropped]"]:
+        """Take these calls wherever they run, and let them begin nowhere; what each node says."""
+        if not calls:
+            return ()
+        self.dropped.update(calls)
+        asked = [service.drop.remote(calls) for service in self.services.values()]
+        self._ask(asked)
+        return [reply.future() for reply in asked]
+
     def forget(self, run: str) -> None:
         """Soon: nobody waits for it, but for the end."""
-        if self._forgetting:
-            going = self._forgetting
-            _, self._forgetting = ray.wait(going, num_returns=len(going), timeout=0)
-        self._forgetting += [service.forget.remote(run) for service in self.services.values()]
+        self._ask([service.forget.remote(run) for service in self.services.values()])
+
+    def _ask(self, going: Sequence[Handle]) -> None:
+        """Note what services were asked: Ray prints what befalls a call whose actor is killed."""
+        if self._going:
+            before = self._going
+            _, self._going = ray.wait(before, num_returns=len(before), timeout=0)
+        self._going += going
 
     def close(self, *, keep: bool) -> None:
         """Remove the folders on the nodes, and end the services."""
-        closing = [service.close.remote(keep) for service in self.services.values()]
-        closing += self._forgetting  # Ray prints what befalls a call whose actor is killed.
-        with suppress(ray.exceptions.RayError):
-            ray.wait(closing, num_returns=len(closing), timeout=_END_S) if closing else None
+        self._ask([service.close.remote(keep) for service in self.services.values()])
+        if self._going:
+            with suppress(ray.exceptions.RayError):
+                ray.wait(self._going, num_returns=len(self._going), timeout=END_S)
         for service in self.services.values():
             with suppress(ray.exceptions.RayError):
                 ray.kill(service)

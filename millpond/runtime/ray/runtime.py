@@ -1,10 +1,11 @@
 """Tasks go to the cluster in calls: what runs there, and how it ends."""
 
+import itertools
 import pickle
 import secrets
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from millpond.errors import CallLost, DiskFull, NodeTaken, OutOfMemory, Transien
 from millpond.physical.stages import PartRef, Resources, Task, TaskId
 from millpond.runtime.answers import opened
 from millpond.runtime.binding import Parts, unbound
+from millpond.runtime.calls import Dropped
 from millpond.runtime.homes import name_in
 from millpond.runtime.node import parts_folder
 from millpond.runtime.place import Capacity, Ended, NotBegun
@@ -26,7 +28,7 @@ from millpond.runtime.ray.cluster import (
     translated,
 )
 from millpond.runtime.ray.hands import Hands
-from millpond.runtime.ray.nodes import Nodes, Serving
+from millpond.runtime.ray.nodes import END_S, Nodes, Serving
 from millpond.runtime.ray.workers import Wanted, fetch, packed, run_call, service_name
 from millpond.worker import WorkerOptions
 
@@ -41,10 +43,11 @@ class NodeFull(Transient):
 class Call:
     """Tasks that run one after another in one process, with a future for each."""
 
+    name: str
     tasks: list[Task]
     futures: list[Future[Ended]]
     result: Handle = None
-    hand: Handle = None  # The process, if it stays.
+    hand: Handle = None  # The process, if it stays: Ray ends it when nobody holds it any more.
     before: Handle = None  # A call for nothing, where this one waits for a whole node,
     since_s: float = 0.0  # and since when.
     in_vain: bool = False
@@ -79,6 +82,8 @@ class RayRuntime:
         self._parts: dict[int, tuple[Parts, Handle]] = {}
         self._running: dict[TaskId, Call] = {}
         self._waiting: list[Call] = []  # For a whole node.
+        self._names = map(str, itertools.count())
+        self._cancelling = ThreadPoolExecutor(1, thread_name_prefix="millpond-cancel")
         try:
             check_security(allow_insecure)
             self._nodes.refresh()
@@ -105,31 +110,32 @@ class RayRuntime:
             future: Future[Ended] = Future()
             future.set_running_or_notify_cancel()
             futures.append(future)
-            call = calls.setdefault(self._nodes.near(task.prefer), Call([], []))
+            near = self._nodes.near(task.prefer)
+            call = calls.setdefault(near, Call(next(self._names), [], []))
             call.tasks.append(task)
             call.futures.append(future)
         for node, call in calls.items():
             self._send(call, node)
         return futures
 
-    def cancel(self, task: TaskId) -> None:
-        call = self._running.get(task)
-        if call is None:
-            return
-        with suppress(Exception):  # It has ended, or its node has: the future tells.
-            if call.hand is not None:
-                ray.kill(call.hand)
-            else:
-                # By force: nothing else ends a query or a function that does not return.
-                ray.cancel(call.result, force=True)
+    def cancel(self, tasks: Sequence[TaskId]) -> None:
+        if is_connected():
+            self._drop({call for task in tasks if (call := self._running.get(task))})
 
     def close(self, *, keep: bool = False) -> None:
         """End all tasks, remove the folders on the nodes, leave or end the cluster."""
         if not is_connected():
             self._owns_ray = False
+            self._cancelling.shutdown()
             return  # Processes and services went with the connection, or go with the cluster.
-        for task in list(self._running):
-            self.cancel(task)
+        left = {call.name: call for call in list(self._running.values())}
+        replies = self._nodes.drop(list(left))
+        for reply in wait(replies, timeout=END_S).done:
+            if reply.exception() is None:
+                self._cancel([left[name] for name in reply.result().taken])
+        self._cancelling.shutdown()
+        for call in left.values():
+            call.hand = None
         self._nodes.close(keep=keep and self._kept)
         with suppress(ray.exceptions.RayError):
             self._hands.close()
@@ -189,7 +195,7 @@ class RayRuntime:
             remote = self._remote(resources, node)
         if resources.whole_node:
             self._wait_for_node(call, remote)
-        data = packed(self._session, self._shared, bare, tuple(parts))
+        data = packed(self._session, self._shared, call.name, bare, tuple(parts))
         call.result = remote.remote(data, *handles)
         for task in call.tasks:
             self._running[task.id] = call
@@ -202,7 +208,7 @@ class RayRuntime:
         same place, has ended by then.
         """
         self._hands.end_idle(room=True)
-        call.before = remote.remote(packed(self._session, self._shared, (), ()))
+        call.before = remote.remote(packed(self._session, self._shared, next(self._names), (), ()))
         call.since_s = time.monotonic()
         self._waiting.append(call)
 
@@ -211,12 +217,10 @@ class RayRuntime:
         for call in [*self._waiting]:
             begun, _ = ray.wait([call.before], timeout=0)
             call.in_vain = not begun and time.monotonic() - call.since_s > _WAIT_S
-            if begun or call.in_vain:
+            if begun or call.in_vain or call.futures[0].done():
                 self._waiting.remove(call)
             if call.in_vain:
-                for waits in (call.result, call.before):
-                    with suppress(ray.exceptions.RayError):
-                        ray.cancel(waits, force=True)
+                self._drop({call})
 
     def _remote(self, resources: Resources, node: str) -> Handle:
         # Without a node to prefer: over all of them. Where there is one only, asking for that
@@ -244,26 +248,79 @@ class RayRuntime:
             self._parts[stage] = parts, handle
         return handle
 
+    def _drop(self, calls: Iterable[Call]) -> None:
+        """Cancel what the nodes take, and settle what none has begun.
+
+        What is not taken may end at any moment, and that of its cancellation would end this
+        program: a fault of Ray's, see docs/decisions/0122.
+        """
+        by_name = {call.name: call for call in calls}
+        replies = self._nodes.drop(list(by_name))
+        left, begun = itertools.count(len(replies) - 1, -1), set[str]()
+
+        def told(reply: "Future[Dropped]") -> None:  # On a thread of Ray's, which must not wait.
+            last = next(left) == 0
+            if reply.exception() is None:
+                found = reply.result()
+                begun.update(found.taken, found.others)
+                taken = [by_name[name] for name in found.taken]
+                with suppress(RuntimeError):  # This session closes, and drops them again.
+                    self._cancelling.submit(self._cancel, taken)
+            if last and not any(reply.exception() for reply in replies):
+                for name, call in by_name.items():
+                    if name not in begun:  # And it never will: nobody needs to wait for it.
+                        call.hand = None
+                        self._settle(call, [])
+
+        for reply in replies:
+            reply.add_done_callback(told)
+
+    def _cancel(self, calls: Iterable[Call]) -> None:
+        for call in calls:
+            if not is_connected():
+                return
+            with suppress(Exception):  # Its process has died, or its node has: the future tells.
+                if call.hand is not None:
+                    ray.kill(call.hand)
+                else:
+                    # By force: nothing else ends a query or a function that does not return.
+                    ray.cancel(call.result, force=True)
+
     def _end(self, call: Call, ended: "Future[bytes]") -> None:
-        for task in call.tasks:
-            if self._running.get(task.id) is call:
-                del self._running[task.id]
+        self._nodes.dropped.discard(call.name)
         try:
             answers = pickle.loads(ended.result())
         except BaseException as error:  # The call ends here, and all of its tasks.
-            told = _of_all(translated(error), len(call.tasks)) if not call.in_vain else _taken(call)
-            for future in call.futures:
-                future.set_exception(told)
+            self._settle(call, _of_all(translated(error), len(call.tasks)))
             return
         if call.hand is not None:
             self._hands.bring(call.tasks[0].resources, call.hand)
-        for future, answer in zip(call.futures, answers, strict=False):
-            try:
-                future.set_result(opened(answer))
-            except BaseException as error:  # The task ends here.
-                future.set_exception(self._elsewhere(error))
-        for i in range(len(answers), len(call.tasks)):
-            call.futures[i].set_result(NotBegun(call.tasks[i].id))
+        self._settle(call, answers)
+
+    def _settle(self, call: Call, found: Sequence[bytes] | BaseException) -> None:
+        """Give its futures what they have not got: answers of the first tasks, or one error."""
+        for task in call.tasks:
+            if self._running.get(task.id) is call:
+                del self._running[task.id]
+        if call.in_vain:
+            found = _taken(call)
+        answers = [] if isinstance(found, BaseException) else found
+        for task, future, answer in itertools.zip_longest(call.tasks, call.futures, answers):
+            with suppress(InvalidStateError):
+                if isinstance(found, BaseException):
+                    future.set_exception(found)
+                elif answer is None:
+                    future.set_result(NotBegun(task.id))
+                else:
+                    self._give(future, answer)
+
+    def _give(self, future: Future[Ended], answer: bytes) -> None:
+        try:
+            found = opened(answer)
+        except BaseException as error:  # The task ends here.
+            future.set_exception(self._elsewhere(error))
+        else:
+            future.set_result(found)
 
     def _elsewhere(self, error: BaseException) -> BaseException:
         """A full disk is one node's own, while there are others with room."""

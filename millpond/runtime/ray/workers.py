@@ -10,6 +10,7 @@ from millpond.errors import MillpondError, WorkerLost
 from millpond.physical.stages import PartRef, Task
 from millpond.runtime.answers import answer, failure
 from millpond.runtime.binding import Parts, bound
+from millpond.runtime.calls import Calls
 from millpond.runtime.commands import CALL_S
 from millpond.runtime.node import Versions, versions
 from millpond.runtime.ray.cluster import NAMESPACE, START_S, Handle, check_same, ray
@@ -19,32 +20,40 @@ _READ_S = 60.0
 
 Wanted: TypeAlias = Sequence[tuple[PartRef, Sequence[tuple[int, int]]]]
 
-_workers: dict[str, Worker] = {}  # By session: one at a time.
+_workers: dict[str, tuple[Worker, Calls]] = {}  # By session: one at a time.
 _handles: dict[str, Handle] = {}  # Services, by name.
 
 
-def packed(session: str, shared: bool, tasks: Sequence[Task], stages: Sequence[int]) -> bytes:
+def packed(
+    session: str, shared: bool, name: str, tasks: Sequence[Task], stages: Sequence[int]
+) -> bytes:
     """The argument of a call: one of bytes costs Ray a third of what several values do."""
-    return pickle.dumps((session, shared, tasks, stages), protocol=5)
+    return pickle.dumps((session, shared, name, tasks, stages), protocol=5)
 
 
 def run_call(call: bytes, *parts: Parts) -> bytes:
     """A Ray task. `parts` arrive as the tuples that were put, one per stage.
 
-    An answer for each task, until they have taken `CALL_S`: the rest have not begun.
+    An answer for each task, until they have taken `CALL_S`: the rest have not begun. None at
+    all if the call was dropped.
     """
-    session, shared, tasks, stages = pickle.loads(call)
+    session, shared, name, tasks, stages = pickle.loads(call)
     try:
-        worker = _worker(session, shared)
+        worker, calls = _worker(session, shared)
+        if not calls.begin(name):
+            return pickle.dumps([])
     except MillpondError as error:
         node = ray.get_runtime_context().get_node_id()
         return pickle.dumps([failure(task, error, node) for task in tasks])
     by_stage, answers = dict(zip(stages, parts, strict=True)), []
     end_s = time.monotonic() + CALL_S
-    for task in tasks:
-        answers.append(answer(bound(task, by_stage), worker))
-        if time.monotonic() > end_s:
-            break
+    try:
+        for task in tasks:
+            answers.append(answer(bound(task, by_stage), worker))
+            if time.monotonic() > end_s:
+                break
+    finally:
+        calls.end(name)
     return pickle.dumps(answers)
 
 
@@ -55,36 +64,43 @@ class Hand:
         return run_call(call, *parts)
 
 
-def _worker(session: str, shared: bool) -> Worker:
-    """The worker of this process, built at its first task."""
+def _worker(session: str, shared: bool) -> tuple[Worker, Calls]:
+    """The worker of this process, built at its first task, and the calls of its node."""
     if session not in _workers:
         for old in [*_workers]:
-            _workers.pop(old).close()
+            _workers.pop(old)[0].close()
         node = ray.get_runtime_context().get_node_id()
-        options, wanted = _setup(session, node)
+        options, wanted, calls = _setup(session, node)
         check_same(wanted, versions(), node)
-        _workers[session] = build_worker(
+        worker = build_worker(
             options,
             node="" if shared else node,
             fetch=lambda node, wanted: fetch(session, node, wanted),
         )
+        _workers[session] = worker, Calls(calls)
     return _workers[session]
 
 
-def _setup(session: str, node: str) -> tuple[WorkerOptions, Versions]:
+def _setup(session: str, node: str) -> tuple[WorkerOptions, Versions, str]:
     end_s = time.monotonic() + START_S
     while True:
         try:
             service = _service(session, node)
             asked = service.worker_setup.remote(os.getpid())
-            found: tuple[WorkerOptions, Versions] = ray.get(asked, timeout=START_S)
+            found: tuple[WorkerOptions, Versions, str] = ray.get(asked, timeout=START_S)
             return found
         except (ValueError, ray.exceptions.RayError) as error:
             # A node that has just joined gets its service within a second or two.
-            if time.monotonic() > end_s:
+            if time.monotonic() > end_s or not _is_served(session):
                 raise WorkerLost(f"node {node} has no service of this session") from error
             _handles.clear()
             time.sleep(0.1)
+
+
+def _is_served(session: str) -> bool:
+    """Does any node have a service of this session? One that has ended may have left calls."""
+    names = ray.util.list_named_actors(all_namespaces=True)
+    return any(each["name"].startswith(service_name(session, "")) for each in names)
 
 
 def fetch(session: str, node: str, wanted: Wanted) -> Sequence[Sequence[bytes] | OSError]:
