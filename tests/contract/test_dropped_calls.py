@@ -1,11 +1,10 @@
 """Calls of a Ray cluster end when they are not wanted, whether they have begun or not."""
 
 import os
-import random
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,12 @@ import pytest
 from ray_cluster import add_node, cluster, connected
 from small_pipelines import one_task, python
 
+from millpond.errors import WorkerLost
 from millpond.physical.stages import Resources, Task, TaskId, TaskResult
+from millpond.runtime.calls import Dropped
 from millpond.runtime.place import NotBegun
+from millpond.runtime.ray.workers import service_name
+from millpond.storage.scratch import base_folder
 
 pytestmark = pytest.mark.slow
 
@@ -115,21 +118,47 @@ def test_a_session_that_ends_leaves_no_call_running(nodes: Any, tmp_path: Path) 
         os.kill(int(pid_file.read_text()), 0)
 
 
-@pytest.mark.full
-def test_calls_cancelled_in_the_moment_of_their_end(nodes: Any, tmp_path: Path) -> None:
-    """Ray's own way to cancel ends this very program at some of these, one in 20,000 or so."""
-    delay_s, ends, chance = 0.004, {True: 0, False: 0}, random.Random(54738)
+def test_only_what_was_taken_is_cancelled(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray ends this very program if it cancels a call in the moment of its end, see 0122."""
+    import ray
+
+    goes_on = tmp_path / "goes on"
+
+    def waits(row: dict[str, Any]) -> dict[str, Any]:
+        while not goes_on.exists():
+            time.sleep(0.01)
+        return row
+
+    cancelled, cancel = list[Any](), ray.cancel
+    monkeypatch.setattr(
+        ray, "cancel", lambda call, **how: (cancelled.append(call), cancel(call, **how))
+    )
     with connected(nodes, tmp_path / "session") as runtime:
-        until_s = time.monotonic() + 45
-        while time.monotonic() < until_s:
-            tasks = [numbered(one_task(), number) for number in range(2)]
-            futures = [runtime.submit([task])[0] for task in tasks]
-            time.sleep(delay_s * chance.uniform(0.7, 1.3))
-            runtime.cancel([task.id for task in tasks])
-            assert not wait(futures, timeout=60).not_done
-            answered = all(future.exception() is None for future in futures)
-            ends[answered] += 1
-            delay_s *= 0.98 if answered else 1.1
-        (after,) = runtime.submit([one_task()])
-        assert isinstance(after.result(60), TaskResult)
-    assert min(ends.values()) > 10
+        (ends,) = runtime.submit([one_task(python(waits))])
+        with monkeypatch.context() as other:
+            late: Future[Dropped] = Future()
+            late.set_result(Dropped((), ("0",)))  # As if it had just ended.
+            other.setattr(runtime._nodes, "drop", lambda calls: [late])
+            runtime.cancel([one_task().id])
+        assert not wait([ends], timeout=0.5).done
+        goes_on.touch()
+        assert isinstance(ends.result(60), TaskResult)
+        runtime.cancel([one_task().id])  # By now nobody knows it.
+        assert cancelled == []
+        goes_on.unlink()
+        (taken,) = runtime.submit([numbered(one_task(python(waits)), 1)])
+        until_begun(runtime, "1")
+        runtime.cancel([TaskId(9, 1)])
+        assert isinstance(taken.exception(60), WorkerLost)
+        assert len(cancelled) == 1
+
+
+def until_begun(runtime: Any, call: str) -> None:
+    (service,) = (
+        service for service in runtime._nodes.services if service in runtime._nodes.working
+    )
+    folder = Path(base_folder(), service_name(runtime._session, service), "calls")
+    while not any(folder.glob(f"{call}.*")):
+        time.sleep(0.01)

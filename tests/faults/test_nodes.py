@@ -270,7 +270,7 @@ def test_each_worker_has_its_share_of_its_own_nodes_memory(nodes: Any, tmp_path:
     def limit(row: dict[str, Any]) -> dict[str, Any]:
         from millpond.runtime.ray import workers
 
-        (mine,) = workers._workers.values()
+        ((mine, _),) = workers._workers.values()
         return {"x": mine.options.memory_limit_bytes}
 
     with connected(nodes, tmp_path) as runtime:
