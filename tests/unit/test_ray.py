@@ -53,7 +53,7 @@ def test_a_worker_process_with_another_version_refuses_its_first_task(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A node that joins later is not asked: its processes ask, before they read anything."""
-    monkeypatch.setattr(workers, "_setup", lambda session, node: (None, OURS))
+    monkeypatch.setattr(workers, "_setup", lambda session, node: (None, OURS, ""))
     monkeypatch.setattr(place.ray, "get_runtime_context", lambda: Here())
     with pytest.raises(OptionError, match=r"node here has .* but this session has Python 3\.12"):
         workers._worker("a session", False)
