@@ -100,9 +100,10 @@ class Session:
     ) -> DataFrame:  # fmt: skip
         """Parquet files: a path, a folder, a glob, a URI, or a list of them.
 
-        Folders named `key=value` give columns. Other folders are entered if `recursive`. Of a
-        folder, the files are those that end in `.parquet`, `.parq` or `.pq`, or have no ending if
-        none does; names that begin with `_` or `.` are left out, and what is named is read.
+        Folders named `key=value` give columns. Other folders are entered if `recursive`. In a
+        folder, names that begin with `_` or `.`, documents (`README`, `*.md`) and files of other
+        formats (`*.json`) are left out; whatever else lies beside files that end in `.parquet`
+        must be named by a pattern, or is an error. What is named is read.
         All files must have the same columns, unless `union_by_name`, which fills what
         one of them lacks with NULL.
         """

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from millpond.engine.duckdb import Engine
@@ -51,15 +52,13 @@ class Sources:
     storage: Callable[[str], Storage]
     durable: bool = False
 
-    def find(self, paths: Paths, where: str, endings: tuple[str, ...] = ()) -> Found:
-        found = self._find(paths, where, endings)
+    def find(self, paths: Paths, where: str, format: str = "") -> Found:
+        found = self._find(paths, where, format)
         if not found.files:
             raise PathNotFound(str(paths), where)
         return found
 
-    def _find(
-        self, paths: Paths, where: str, endings: tuple[str, ...], *, recursive: bool = True
-    ) -> Found:
+    def _find(self, paths: Paths, where: str, format: str, *, recursive: bool = True) -> Found:
         try:
             given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
             named = [os.fspath(p) for p in given]
@@ -67,7 +66,11 @@ class Sources:
             raise OptionError(f"{where}: needs a path, or a list of paths.") from None
         if not named:
             raise OptionError(f"{where}: needs at least one path.")
-        found = find_files(named, self.storage, where, recursive=recursive, endings=endings)
+        others = chain.from_iterable(ENDINGS[other] for other in ENDINGS if other != format)
+        found = find_files(
+            named, self.storage, where, recursive=recursive,
+            endings=ENDINGS.get(format, ()), others=tuple(others),
+        )  # fmt: skip
         return with_ends(found, self.storage) if self.durable else found
 
     # ---- Parquet ---------------------------------------------------------------------
@@ -76,7 +79,7 @@ class Sources:
         self, paths: Paths, where: str, *, columns: Sequence[str] | None, recursive: bool,
         union_by_name: bool,
     ) -> DataSource:  # fmt: skip
-        found = self._find(paths, where, ENDINGS["parquet"], recursive=recursive)
+        found = self._find(paths, where, "parquet", recursive=recursive)
         if found.schema is not None and not found.files:  # Committed without a row.
             schema = found.schema
             if columns is not None:
@@ -119,7 +122,7 @@ class Sources:
         self, paths: Paths, where: str, *, schema: Mapping[str, str] | None, delim: str,
         header: bool | None,
     ) -> DataSource:  # fmt: skip
-        found = self._find(paths, where, ENDINGS["csv"])
+        found = self._find(paths, where, "csv")
         if not found.files:
             return _without_files("csv", self._told(schema, where), found)
         filled = [file for file in found.files if file.size_bytes]
@@ -217,7 +220,7 @@ class Sources:
             return stream.readline().decode("utf-8-sig", "replace").strip()
 
     def json(self, paths: Paths, where: str, *, schema: Mapping[str, str] | None) -> DataSource:
-        found = self._find(paths, where, ENDINGS["json"])
+        found = self._find(paths, where, "json")
         if not found.files:
             return _without_files("json", self._told(schema, where), found)
         # Other forms of dates would be guessed from a sample and not be known to a task.
@@ -254,7 +257,7 @@ class Sources:
     # ---- other formats ---------------------------------------------------------------
 
     def arrow(self, paths: Paths, where: str) -> DataSource:
-        found = self.find(paths, where, ENDINGS["arrow"])
+        found = self.find(paths, where, "arrow")
         first, *others = found.files[:CHECKED_FILES]
         schema = self._arrow_schema(first)
         for file in others:

@@ -1,6 +1,7 @@
 """Paths, folders and globs from a user → files, in a fixed order, and hive columns."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
@@ -12,6 +13,10 @@ from millpond.storage import FileInfo, Range, Storage
 from millpond.storage.manifest import Manifest, file_paths, newest_manifest
 from millpond.storage.paths import glob_root, is_glob, scheme
 
+# What lies beside data in a folder, and is none; of names in lower case.
+_NO_DATA = re.compile(
+    r"(readme|licen[cs]e|notice|authors|changelog|success)(\..*)?|.*\.(md|html?|log|ya?ml|crc|md5|sha\d+)"
+)
 _END_BYTES, _ENDS_AT_ONCE = 64 << 10, 256
 
 
@@ -33,14 +38,14 @@ class Found:
 
 def find_files(
     paths: Sequence[str], storage: Callable[[str], Storage], where: str, *, recursive: bool,
-    endings: tuple[str, ...] = (),
+    endings: tuple[str, ...] = (), others: tuple[str, ...] = (),
 ) -> Found:  # fmt: skip
     """The files of each path, in the order of the paths and sorted within one.
 
     A folder with manifests has the files that the newest names, in its order. Below another
     folder, names that begin with `_` are left out, folders other than `key=value` ones are
-    entered only if `recursive`, and with `endings` the files are those whose names end so; where
-    none does, those whose names have no ending, as Hive's. `FileUnreadable` if all end otherwise.
+    entered only if `recursive`, and so are documents and what ends like `others`, files of other
+    formats. If any of the rest has one of `endings`, all must: `FileUnreadable` otherwise.
     """
     files: list[FileInfo] = []
     hive: list[tuple[tuple[str, str], ...]] = []
@@ -59,7 +64,8 @@ def find_files(
         if committed is not None:
             listed = committed[0]
         elif not glob:
-            listed = _of_format(root, listed, recursive, endings, where)
+            entered = _entered(root, listed, recursive, where)
+            listed = _of_format(root, entered, endings, others, where)
         for file in listed:
             pairs = _pairs(_below(glob_root(root) if glob else root, file.path)[0])
             files.append(file)
@@ -71,34 +77,52 @@ def find_files(
     return Found(tuple(files), tuple(hive), schema, plain_keys, state)
 
 
-def _of_format(
-    root: str, listed: Sequence[FileInfo], recursive: bool, endings: tuple[str, ...], where: str
-) -> list[FileInfo]:
-    """The files of a folder without manifests that are data, as `find_files` says."""
+def _entered(root: str, listed: Sequence[FileInfo], recursive: bool, where: str) -> list[FileInfo]:
+    """The files of a folder without manifests, or the file that `root` is."""
     entered: list[FileInfo] = []
-    names: list[str] = []
+    deeper = ""
     for file in listed:
         folders, name = _below(root, file.path)
         if file.path == root:
             return [file]
         if not name.startswith("_") and (recursive or all("=" in folder for folder in folders)):
             entered.append(file)
-            names.append(name.lower())
-    deeper = next((file.path for file in listed if _below(root, file.path)[0]), None)
-    if not entered and deeper is not None and not recursive:
+        deeper = deeper or (file.path if folders else "")
+    if not entered and deeper and not recursive:
         raise FileUnreadable(
             f"{where}: the files of {root!r} lie in folders below it, such as {deeper!r}. "
             "Pass recursive=True to enter those that are not named key=value."
         )
-    ended = [name.endswith(endings) for name in names] if endings else [True] * len(names)
-    if not any(ended):
-        ended = ["." not in name for name in names]
-    if names and not any(ended):
+    return entered
+
+
+def _of_format(
+    root: str, entered: list[FileInfo], endings: tuple[str, ...], others: tuple[str, ...],
+    where: str,
+) -> list[FileInfo]:  # fmt: skip
+    """Those that are data, as `find_files` says."""
+    if not endings or [file.path for file in entered] == [root]:
+        return entered
+    data: list[FileInfo] = []
+    unknown: list[FileInfo] = []
+    for file in entered:
+        name = file.path.rpartition("/")[2].lower()
+        if name.endswith(endings):
+            data.append(file)
+        elif not name.endswith(others) and not _NO_DATA.fullmatch(name):
+            unknown.append(file)
+    if entered and not data and not unknown:
         raise FileUnreadable(
             f"{where}: no file in {root!r} ends in {', '.join(endings)}; there is "
             f"{entered[0].path!r}. Name the files, or all of them by {root + '/*'!r}."
         )
-    return [file for file, one in zip(entered, ended, strict=True) if one]
+    if data and unknown:
+        raise FileUnreadable(
+            f"{where}: {root!r} has {unknown[0].path!r} beside files such as {data[0].path!r}, and "
+            "its name does not tell whether to read it. Name the files by a pattern, such as "
+            f"{root + '/**/*' + endings[0]!r}."
+        )
+    return data or unknown
 
 
 def with_ends(found: Found, storage: Callable[[str], Storage]) -> Found:

@@ -16,7 +16,10 @@ MODES = ("error", "overwrite", "append")
 ENDINGS = {
     "parquet": (".parquet", ".parq", ".pq"),
     "csv": (".csv", ".tsv", ".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst"),
-    "json": (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst"),
+    "json": (
+        *(".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz"),
+        *(".json.zst", ".jsonl.zst", ".ndjson.zst"),
+    ),
     "arrow": (".arrow", ".feather", ".ipc"),
     "fixed": (".bin", ".dat", ".fixed"),
 }

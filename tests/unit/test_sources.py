@@ -212,14 +212,26 @@ def test_a_folder_is_its_files_of_the_format(sp: Session, tmp_path: Path) -> Non
 
 
 def test_a_folder_without_a_file_of_the_format(sp: Session, tmp_path: Path) -> None:
+    """Its files are read for what they are, but for those that are known to be something else."""
     parquet(tmp_path / "hive" / "000000_0", x=[1])
-    parquet(tmp_path / "odd" / "a.pqt", x=[2])
+    write(tmp_path / "odd", a__tbl="x\n1\n", b__tbl="x\n2\n", README="")
+    write(tmp_path / "other", a__csv="x\n1\n")
 
     assert values(sp.read_parquet(tmp_path / "hive"), "x") == [1]
-    with pytest.raises(FileUnreadable, match=r"read_csv.*: no file in .* ends in \.csv, .*a\.pqt'"):
-        sp.read_csv(tmp_path / "odd")
-    assert values(sp.read_parquet(f"{tmp_path}/odd/*"), "x") == [2]
-    assert values(sp.read_parquet(tmp_path / "odd" / "a.pqt"), "x") == [2]
+    assert values(sp.read_csv(tmp_path / "odd"), "x") == [1, 2]
+    with pytest.raises(
+        FileUnreadable, match=r"read_parquet.*: no file in .* ends in \.parquet, .*a"
+    ):
+        sp.read_parquet(tmp_path / "other")
+
+
+def test_no_file_of_a_folder_is_left_out_by_guessing(sp: Session, tmp_path: Path) -> None:
+    """They may be more rows, or not."""
+    write(tmp_path, a__csv="x\n1\n", b__txt="x\n2\n")
+    with pytest.raises(FileUnreadable, match=r"has .*b\.txt' beside .*a\.csv', .*/\*\*/\*\.csv'"):
+        sp.read_csv(tmp_path)
+    assert values(sp.read_csv(f"{tmp_path}/**/*.csv"), "x") == [1]
+    assert values(sp.read_csv(f"{tmp_path}/*"), "x") == [1, 2]
 
 
 def test_schemas_that_differ_name_columns_and_files(sp: Session, tmp_path: Path) -> None:
