@@ -74,4 +74,6 @@ class Keeper:
     def table(self) -> pa.Table:
         import pyarrow as pa
 
-        return pa.concat_tables(self._tables) if self._tables else self._schema.empty_table()
+        # `Schema.empty_table` knows no unions.
+        empty = pa.Table.from_batches([], self._schema)
+        return pa.concat_tables(self._tables or [empty])

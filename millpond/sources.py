@@ -267,8 +267,10 @@ class Sources:
         return DataSource(Scan("arrow", schema), found.files, state=found.state)
 
     def _arrow_schema(self, file: FileInfo) -> Schema:
+        import pyarrow as pa
+
         with rows.opened(self.storage(file.path), file.path) as opened:
-            return self.engine.schema_of(opened.schema.empty_table())
+            return self.engine.schema_of(pa.Table.from_batches([], opened.schema))
 
     def text(self, paths: Paths, where: str, *, whole: bool) -> DataSource:
         found = self.find(paths, where)

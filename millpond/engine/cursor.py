@@ -45,7 +45,9 @@ class _Slot:
         if (
             self.stream is None
         ):  # Nobody wants rows; DuckDB may want the columns of all that it has.
-            return self.schema.empty_table().__arrow_c_stream__(requested_schema)
+            import pyarrow as pa
+
+            return pa.Table.from_batches([], self.schema).__arrow_c_stream__(requested_schema)
         return self.stream.__arrow_c_stream__(requested_schema)
 
 

@@ -99,14 +99,15 @@ class _Run:
 
     def __init__(self, schema: pa.Schema, size: int) -> None:
         self._schema, self.rows = schema, 0
-        self._columns = [_Numbers(f.type, size) if _plain(f.type) else _Pieces() for f in schema]
+        self._columns = [_Numbers(f.type, size) if _plain(f.type) else _Pieces(f.name)
+                         for f in schema]  # fmt: skip
 
     def add(self, piece: pa.RecordBatch) -> None:
         for i, column in enumerate(piece.columns):
             mine = self._columns[i]
             if isinstance(mine, _Numbers) and column.null_count:
                 # NULLs make other arrays of numpy: those are made of pieces.
-                mine = self._columns[i] = _Pieces(mine.piece(self.rows))
+                mine = self._columns[i] = _Pieces(self._schema.names[i], mine.piece(self.rows))
             mine.add(column, self.rows)
         self.rows += piece.num_rows
 
@@ -118,8 +119,8 @@ class _Run:
 class _Pieces:
     """A column that numpy will put together."""
 
-    def __init__(self, *before: pa.Array) -> None:
-        self._held = [*before]
+    def __init__(self, name: str, *before: pa.Array) -> None:
+        self._name, self._held = name, [*before]
 
     def add(self, column: pa.Array, _: int) -> None:
         self._held.append(column)
@@ -127,7 +128,7 @@ class _Pieces:
     def array(self, _: int) -> npt.NDArray[Any]:
         import pyarrow as pa
 
-        return as_numpy(pa.chunked_array(self._held))
+        return as_numpy(pa.chunked_array(self._held), self._name)
 
 
 class _Numbers:

@@ -86,7 +86,7 @@ def as_format(rows: pa.RecordBatch | pa.Table | Arrays, format: str) -> Any:
         case "pandas":
             return _as_pandas(rows)
         case "numpy":
-            return {name: as_numpy(rows.column(name)) for name in rows.schema.names}
+            return {name: as_numpy(rows.column(name), name) for name in rows.schema.names}
         case _:
             import pyarrow as pa
 
@@ -112,7 +112,7 @@ def _as_pandas(rows: pa.RecordBatch | pa.Table) -> Any:
             as_values(rows.column(name), name)
         raise
     for name in odd:
-        frame.insert(rows.schema.get_field_index(name), name, as_numpy(rows.column(name)))
+        frame.insert(rows.schema.get_field_index(name), name, as_numpy(rows.column(name), name))
     return frame
 
 
@@ -122,19 +122,20 @@ def _only_objects(kind: pa.DataType) -> bool:
     return any(word in str(kind) for word in ("month_day_nano", "_union<"))
 
 
-def as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+def as_numpy(column: pa.Array | pa.ChunkedArray, name: str) -> npt.NDArray[Any]:
     import numpy as np
 
     column = _nested_in_one(column)
     if _only_objects(column.type):
         items = np.empty(len(column), dtype=object)
-        items[:] = as_values(column, "")
+        items[:] = as_values(column, name)
         return items
-    found: npt.NDArray[Any] = (
-        column.to_numpy()
-        if hasattr(column, "combine_chunks")
-        else column.to_numpy(zero_copy_only=False)
-    )
+    options = {} if hasattr(column, "combine_chunks") else {"zero_copy_only": False}
+    try:
+        found: npt.NDArray[Any] = column.to_numpy(**options)
+    except (OverflowError, ValueError):
+        as_values(column, name)
+        raise
     return found
 
 

@@ -48,6 +48,7 @@ def options(delim: str, header: bool, sniffed: Any) -> tuple[tuple[str, str], ..
         *((name, quote.value(item)) for name, item in text.items()),
     ]
     for name, column in (("dateformat", "DateFormat"), ("timestampformat", "TimestampFormat")):
-        if sniffed[column]:
+        # As a format, the usual one would take "infinity" for 1900-01-01 (DuckDB 1.4 and 2.0).
+        if sniffed[column] and sniffed[column] != "%Y-%m-%d":
             found.append((name, quote.value(sniffed[column])))
     return tuple(found)

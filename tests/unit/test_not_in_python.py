@@ -1,11 +1,12 @@
 """Values that Python's own types do not have, and types that pandas does not have."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from millpond.errors import NotInPython
+from millpond.errors import MillpondError, NotInPython
 from millpond.options import options
 from millpond.session import Session
 
@@ -37,6 +38,26 @@ def test_a_value_without_one_in_python_is_named(sp: Session, sql: str) -> None:
     with pytest.raises(NotInPython, match=said):
         frame.map(lambda row: row, schema={"v": ODD[sql]}).to_arrow()
     assert frame.map("v::VARCHAR AS v").count() == frame.to_arrow().num_rows == 2
+
+
+def test_the_end_of_a_day_for_numpy(sp: Session) -> None:
+    times = sp.sql("SELECT '24:00:00'::TIME AS t")
+    with pytest.raises(MillpondError, match="column 't' holds a value of type time64"):
+        times.map_batches(lambda batch: batch, format="numpy", schema={"t": "TIME"}).to_arrow()
+    with pytest.raises(NotInPython, match="column 't'"):
+        list(times.iter_batches(1, format="numpy"))
+
+
+def test_unions_that_are_written_are_read(sp: Session, tmp_path: Path) -> None:
+    kind = "UNION(num INTEGER, str VARCHAR)"
+    unions = sp.sql(f"SELECT v::{kind} AS u FROM (VALUES (2::{kind}), ('x'::{kind})) AS t(v)")
+    unions.write_arrow(tmp_path / "arrow")
+    unions.write_csv(tmp_path / "csv")
+
+    assert sp.read_arrow(tmp_path / "arrow").take_all() == [{"u": 2}, {"u": "x"}]
+    texts = [{"u": "2"}, {"u": "x"}]  # Of a text DuckDB makes a text, in a union that has one.
+    assert sp.read_csv(tmp_path / "csv", {"u": kind}).take_all() == texts
+    assert unions.filter("false").to_arrow().num_rows == 0
 
 
 def test_infinite_dates_for_pandas(sp: Session) -> None:

@@ -60,6 +60,15 @@ def test_csv_types_fit_all_files_not_only_the_first(sp: Session, tmp_path: Path)
     assert values(frame, "v") == ["2", "x"]
 
 
+def test_infinite_dates_of_csv_and_those_written_otherwise(sp: Session, tmp_path: Path) -> None:
+    # DuckDB's sniffer calls the format %Y-%m-%d, but does not read by it.
+    dates = ["2020-01-01"] * 25_000 + ["infinity", "-infinity", "2020/02/03"]
+    path = write(tmp_path, a__csv="\n".join(["d", *dates]))
+
+    told = sp.read_csv(path).filter("d <> '2020-01-01'").map("d::VARCHAR AS d")
+    assert sorted(values(told, "d")) == ["-infinity", "2020-02-03", "infinity"]
+
+
 def test_csv_quotes_delimiters_and_newlines(sp: Session, tmp_path: Path) -> None:
     folder = write(tmp_path, a__csv='a;b\n1;"x;y"\n2;"two\nlines ""q"""\n', b__csv="a;b\n3;ü\n")
 
