@@ -37,6 +37,7 @@ class Options:
     optimize: bool = True
 
 
+_MOST_THREADS = 1024  # Far beyond, the system refuses threads to every process.
 _NAMES = {f.name for f in Options.__dataclass_fields__.values()} - {
     "memory_limit_bytes",
     "memory_is_given",
@@ -54,6 +55,8 @@ def options(**given: Any) -> Options:
     choose("shape", told, ("auto", "fused", "staged"))
     choose("verify", told, ("parts", "rows"))
     told["threads"] = _whole("threads", told.get("threads", cpu_count()), least=1)
+    if told["threads"] > max(_MOST_THREADS, cpu_count()):
+        raise OptionError(f"threads: {told['threads']} is more than {_MOST_THREADS}.")
     told["seed"] = _whole("seed", told.get("seed", 0), least=-(2**63))
     split_bytes = told.get("split_bytes", Options.__dataclass_fields__["split_bytes"].default)
     told["split_bytes"] = size("split_bytes", split_bytes)

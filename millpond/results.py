@@ -82,11 +82,13 @@ class Results:
 
     def iter_batches(self, batch_size: int = 1024, format: str = "arrow") -> Iterator[Any]:
         """Batches of exactly `batch_size` rows, the last one shorter, in the given format."""
+        build.whole(batch_size, "iter_batches()", "batch_size", least=1)
+        return self._sized(batch_size, checked_format(format, "iter_batches()"))
+
+    def _sized(self, batch_size: int, format: str) -> Iterator[Any]:
         from millpond.engine.pieces import sized
         from millpond.engine.values import as_format
 
-        build.whole(batch_size, "iter_batches()", "batch_size", least=1)
-        checked_format(format, "iter_batches()")
         schema = self._runner.arrow_schema(self.schema)
         for batch in sized(self._runner.batches(self.plan), schema, batch_size):
             yield as_format(batch, format)
@@ -243,7 +245,8 @@ class Results:
         """Print the first `n` rows as a table."""
         from millpond.report.table import print_table
 
-        print_table(self.take(n), self.columns)
+        plan = build.limit(self.plan, n, f"show({n!r})")
+        print_table(self._rows(plan), self.columns)
 
     def __repr__(self) -> str:
         return f"DataFrame({self.schema})"

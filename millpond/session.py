@@ -107,7 +107,7 @@ class Session:
         All files must have the same columns, unless `union_by_name`, which fills what
         one of them lacks with NULL.
         """
-        where = f"read_parquet({paths!r})"
+        where = _call("read_parquet", paths)
         return self._frame(
             self._sources.parquet(
                 paths, where, columns=columns, recursive=recursive, union_by_name=union_by_name
@@ -119,27 +119,27 @@ class Session:
         header: bool | None = None,
     ) -> DataFrame:  # fmt: skip
         """CSV files, also gzip or zstd. Types are found out once, unless `schema` says them."""
-        where = f"read_csv({paths!r})"
+        where = _call("read_csv", paths)
         return self._frame(
             self._sources.csv(paths, where, schema=schema, delim=delim, header=header)
         )
 
     def read_json(self, paths: Paths, schema: Mapping[str, str] | None = None) -> DataFrame:
         """JSON files: one object a line, or an array per file; also gzip or zstd."""
-        return self._frame(self._sources.json(paths, f"read_json({paths!r})", schema=schema))
+        return self._frame(self._sources.json(paths, _call("read_json", paths), schema=schema))
 
     def read_arrow(self, paths: Paths) -> DataFrame:
         """Arrow IPC files or streams (Feather); local ones are mapped, not copied."""
-        return self._frame(self._sources.arrow(paths, f"read_arrow({paths!r})"))
+        return self._frame(self._sources.arrow(paths, _call("read_arrow", paths)))
 
     def read_text(self, paths: Paths, *, whole: bool = False) -> DataFrame:
         """Text in UTF-8, also gzip or zstd: a row per line (`path`, `line`), or with `whole`
         one per file (`path`, `text`)."""
-        return self._frame(self._sources.text(paths, f"read_text({paths!r})", whole=whole))
+        return self._frame(self._sources.text(paths, _call("read_text", paths), whole=whole))
 
     def read_fixed(self, paths: Paths, fields: Mapping[str, int]) -> DataFrame:
         """Binary records of fixed width: `fields` gives the bytes of each, all BLOBs."""
-        return self._frame(self._sources.fixed(paths, fields, f"read_fixed({paths!r})"))
+        return self._frame(self._sources.fixed(paths, fields, _call("read_fixed", paths)))
 
     def read_delta(
         self, uri: str | os.PathLike[str], *, version: int | None = None,
@@ -240,6 +240,14 @@ class Session:
                 self._runner.write(plan)
             else:
                 frame.compute()
+
+
+def _call(method: str, paths: Paths) -> str:
+    """The call as its errors show it: of many paths, the first."""
+    if isinstance(paths, list | tuple) and len(paths) > 2:
+        return f"{method}([{str(paths[0])!r}, … {len(paths)} paths])"
+    shown = os.fspath(paths) if isinstance(paths, os.PathLike) else paths
+    return f"{method}({shown!r})"
 
 
 def _depth(kind: pa.DataType) -> int:

@@ -46,7 +46,7 @@ FORKED = (
 _AHEAD_BYTES = 32 * 2**20  # A scan and a function run at once; see benchmarks/functions.py.
 _LOW_DISK_BYTES = 16 * 2**20
 _TOO_LONG = "The maximum total string size for regular string buffers"
-_NO_SPACE = os.strerror(errno.ENOSPC)
+_NO_SPACE = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 
 
 class Engine:
@@ -335,7 +335,7 @@ def translated(error: duckdb.Error, scratch: str) -> MillpondError:
         case duckdb.IOException():
             # DuckDB gives no error number of its own, but the system's words for it; and what
             # it wrote is removed by now, so the disk itself may not be full any more.
-            if _NO_SPACE in text or _is_full(scratch):
+            if any(words in text for words in _NO_SPACE) or _is_full(scratch):
                 return DiskFull(f"no space left on the disk: {text}")
             return FileUnreadable(text)
     if _TOO_LONG in text:  # A batch of fewer rows may pass.

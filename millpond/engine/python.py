@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from millpond.engine.pieces import filled, in_pieces, sized
-from millpond.engine.rows import RowFunction, through
+from millpond.engine.rows import RowFunction, several, through
 from millpond.engine.values import (
     PASS,
     Arrays,
@@ -172,10 +172,11 @@ def _one_zero(item: Any) -> Any:
     return item
 
 
-def sample_rows(function: Callable[..., Any], kind: str, rows: list[Any]) -> list[Any]:
+def sample_rows(function: Callable[..., Any], call: PythonCall, rows: list[Any]) -> list[Any]:
     """What a row function gives for a few rows, to learn its schema."""
-    if kind == "flat":
-        return [out for row in rows for out in islice(function(row), 100)]
+    if call.kind == "flat":
+        some = (several(function(row), call.name, i) for i, row in enumerate(rows))
+        return [out for given in some for out in islice(given, 100)]
     return [function(row) for row in rows]
 
 
@@ -208,7 +209,7 @@ def try_function(call: PythonCall, rows: pa.Table, where: str) -> pa.Table:
     function = guarded(call)
     try:
         if call.kind in ("row", "flat"):
-            given = sample_rows(function, call.kind, rows.to_pylist())
+            given = sample_rows(function, call, rows.to_pylist())
         else:
             if call.kind == "group" and rows.num_rows:
                 ordered = rows.sort_by([(k, "ascending") for k in call.group_keys])

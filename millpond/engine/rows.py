@@ -169,13 +169,13 @@ def _called(
                     place += 1
             case "flat":
                 for row in rows:
-                    out.extend(function(row))
+                    out.extend(several(function(row), name, first + place))
                     place += 1
             case _:
                 for row in rows:
                     out.append(bool(function(row)))
                     place += 1
-    except GeneratorExit:
+    except (FunctionError, GeneratorExit):
         raise
     except BaseException as error:  # A user's function may raise anything.
         raise raised(name, error, f" on row {first + place} of the partition") from error
@@ -183,6 +183,14 @@ def _called(
 
 
 # ---- what a function gives -----------------------------------------------------------
+
+
+def several(given: Any, name: str, row: int) -> Iterable[Any]:
+    """What a function gave for a row of which it makes several."""
+    if not isinstance(given, Iterable):
+        what = f"{name} gave {type(given).__name__} for row {row}, not a list of dicts."
+        raise FunctionError(what, None, "")
+    return given
 
 
 def _given(rows: list[Any], wanted: pa.Schema, name: str, first: int, last: bool) -> _Rows:

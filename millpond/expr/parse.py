@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from millpond.errors import ColumnNotFound, SchemaMismatch, SqlError
+from millpond.expr import quote
 from millpond.expr.ends import ended
 from millpond.expr.trees import Tree, walk
 from millpond.expr.varies import VALUES, varies
@@ -106,6 +107,8 @@ def sort_keys(by: str | list[str] | tuple[str, ...], schema: Schema, where: str,
     """`"a, b desc nulls first"` or a list of such → keys with everything resolved."""
     keys: list[SortKey] = []
     for text in by if isinstance(by, list | tuple) else [by]:
+        exact = schema.find(text) if isinstance(text, str) else None
+        text = text if exact is None else quote.name(exact.name)
         head = "SELECT 1 ORDER BY "
         node, _ = _statement(text, head, where, dialect)
         kinds = [modifier["type"] for modifier in node.get("modifiers", [])]
@@ -273,6 +276,9 @@ def _expression(sql: str, trees: list[Tree], schema: Schema, where: str) -> Expr
             columns = None
         elif kind == "PARAMETER":
             raise SqlError(f"{where}: parameters ($1, ?) have no value here; write it out.")
+        elif kind == "FUNCTION" and (root := _called_on(found).casefold()) in known:
+            if columns is not None:
+                columns.add(known[root])
         elif kind == "COLUMN_REF":
             root = found["column_names"][0]
             if root.casefold() in known:
@@ -284,6 +290,12 @@ def _expression(sql: str, trees: list[Tree], schema: Schema, where: str) -> Expr
                 raise ColumnNotFound(root, schema.names, where)
     reads = None if columns is None else frozenset(columns)
     return Expression(sql, reads, varies(trees, known.keys()))
+
+
+def _called_on(function: Tree) -> str:
+    """What stands before the first dot of a function's name: of `s.upper()` a column."""
+    path = function.get("qualified_name", {}).get("path", [])
+    return path[0] if len(path) > 1 else function.get("catalog") or function.get("schema") or ""
 
 
 def _has_subquery(trees: list[Tree]) -> bool:

@@ -318,7 +318,13 @@ def _explained(storage: Storage, uri: str, where: str) -> Iterator[None]:
     except MillpondError:
         raise
     except errors.TableNotFoundError:
-        failure = PathNotFound(uri, f"{where}: no Delta table")
+        if next(iter(storage.list(uri)), None) is None:
+            failure = PathNotFound(uri, f"{where}: no Delta table")
+        else:
+            failure = FileUnreadable(
+                f"{where}: there are files, but no Delta table (no _delta_log). Of plain Parquet, "
+                "read_parquet() reads the folder."
+            )
     except errors.DeltaProtocolError as error:
         failure = FileUnreadable(f"{where}: {_said(error, storage)}")
     except errors.CommitFailedError as error:

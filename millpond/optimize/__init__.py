@@ -16,6 +16,7 @@ from millpond.optimize.filters import (
     filter_below_partition,
     filter_below_sort,
     filter_below_union,
+    filter_of_filter,
 )
 from millpond.optimize.functions import row_functions_together
 from millpond.optimize.limits import limit_below_project, limit_into_scan, limit_of_limit
@@ -26,6 +27,7 @@ from millpond.optimize.partitions import (
     partition_below_sort,
     partition_below_sql,
 )
+from millpond.optimize.unions import union_of_unions
 from millpond.plan import nodes as n
 from millpond.plan.depth import room_for
 
@@ -43,6 +45,8 @@ RULES: tuple[Rule, ...] = (
     filter_below_group,
     filter_below_union,
     filter_below_join,
+    filter_of_filter,
+    union_of_unions,
     limit_of_limit,
     limit_below_project,
     limit_into_scan,

@@ -7,6 +7,23 @@ from millpond.optimize.columns import is_plain
 from millpond.plan import nodes as n
 
 
+def filter_of_filter(node: n.Node) -> n.Node | None:
+    """Filter(Filter(t, p), q)  ->  Filter(t, p AND q)
+
+    DuckDB does the same, but counts the levels of a query, and has a limit for them.
+    """
+    match node:
+        case n.Filter(n.Filter() as below, q) if not (
+            node.udfs or below.udfs or q.varies or below.predicate.varies
+        ):
+            p = below.predicate
+            read = [one.columns for one in (p, q) if one.columns is not None]
+            columns = frozenset[str]().union(*read) if len(read) == 2 else None
+            both = Expression(f"(\n{p.sql}\n) AND (\n{q.sql}\n)", columns)
+            return replace(below, predicate=both)
+    return None
+
+
 def filter_below_partition(node: n.Node) -> n.Node | None:
     """Filter(Hash(t, k), p)  ->  Hash(Filter(t, p), k)
 

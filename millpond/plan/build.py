@@ -70,20 +70,28 @@ def _picked(node: n.Node, fields: Sequence[Field], where: str) -> n.Project:
 def with_columns(
     node: n.Node, columns: Mapping[str, str], where: str, dialect: Dialect
 ) -> n.Project:
-    """Add columns, or replace those whose name is taken, in place."""
-    parts: list[str] = []
-    new: dict[str, str] = {name.casefold(): name for name in columns}
-    for name, sql in columns.items():
-        p.predicate(sql, node.schema, f"{where}: {name}", dialect)
-    for field in node.schema:
-        replaced = new.pop(field.name.casefold(), None)
-        parts.append(
-            quote.name(field.name)
-            if replaced is None
-            else f"(\n{ended(columns[replaced])}\n) AS {quote.name(field.name)}"
-        )
-    parts += [f"(\n{ended(columns[name])}\n) AS {quote.name(name)}" for name in new.values()]
-    return project(node, ",\n".join(parts), where, dialect)
+    """Add columns, or replace those whose name is taken, in place.
+
+    DuckDB is asked about the new ones alone, over what they read: a frame may have thousands.
+    """
+    if not columns:
+        return _picked(node, node.schema.fields, where)
+    said = [p.predicate(s, node.schema, f"{where}: {c}", dialect) for c, s in columns.items()]
+    taken = {field.name.casefold(): field.name for field in node.schema}
+    items = {
+        (name := taken.get(given.casefold(), given)): f"(\n{ended(sql)}\n) AS {quote.name(name)}"
+        for given, sql in columns.items()
+    }
+    known = all(one.columns is not None for one in said)
+    reads = {name for one in said for name in one.columns or ()}
+    below = _picked(node, [f for f in node.schema if f.name in reads], where) if known else node
+    new = project(below, ",\n".join(items.values()), where, dialect)
+    fields = {field.name: field for field in (*node.schema, *new.schema)}
+    sql = ",\n".join(items.get(name) or quote.name(name) for name in fields)
+    kept = frozenset(fields) - frozenset(items)
+    columns_read = kept | new.expression.columns if new.expression.columns is not None else None
+    expression = replace(new.expression, sql=sql, columns=columns_read)
+    return n.Project(node, expression, Schema(tuple(fields.values())))
 
 
 def rename(node: n.Node, names: Mapping[str, str], where: str, dialect: Dialect) -> n.Project:

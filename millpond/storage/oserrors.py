@@ -21,6 +21,7 @@ _CHECKS = {
     errno.ELOOP: "Its symbolic links lead in a circle",
     errno.ESTALE: "The file was replaced on the server, or the share was mounted again",
     errno.EIO: "The device or the server of this file system failed; see the system log",
+    errno.EFBIG: "A limit of files (ulimit -f, or of the file system) is reached; raise it",
     errno.ENOTCONN: "The file system is no longer mounted; mount it again",
 }
 

@@ -64,6 +64,14 @@ PAIRS: dict[Rule, tuple[Build, Build]] = {
         lambda sp, t, u: t.join(u, "k").filter("a > 1 AND b <> ''").filter("w > 0.5"),
         lambda sp, t, u: t.join(u, "k", "full").filter("a > 1"),
     ),
+    o.filter_of_filter: (
+        lambda sp, t, u: t.filter("a > 1 OR k = 2").filter("b = 'x'"),
+        lambda sp, t, u: t.filter("a > 1").filter("random() < 0.5"),
+    ),
+    o.union_of_unions: (
+        lambda sp, t, u: t.union(t.filter("a > 1")).union(t.limit(1).union(t.limit(2))),
+        lambda sp, t, u: t.select("k").union(u.select("w AS k")).union(t.select("b AS k")),
+    ),
     o.limit_of_limit: (
         lambda sp, t, u: t.limit(9).limit(3),
         lambda sp, t, u: t.limit(9).filter("a > 1").limit(3),

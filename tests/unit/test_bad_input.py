@@ -157,6 +157,14 @@ AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "n of zero": (lambda sp, f: f.repartition(0), OptionError, "n is 0"),
     "n negative": (lambda sp, f: f.limit(-1), OptionError, "n is -1"),
     "n not whole": (lambda sp, f: f.repartition(2.5), OptionError, "2.5"),
+    "batches by text": (lambda sp, f: f.iter_batches("many"), OptionError, "batch_size is 'many'"),
+    "batches of no format": (lambda sp, f: f.iter_batches(9, "xls"), OptionError, "'xls'"),
+    "rows to show": (lambda sp, f: f.show("all"), OptionError, r"^show\('all'\): n is 'all'"),
+    "a million threads": (lambda sp, f: options(threads=10**6), OptionError, "more than 1024"),
+    "rows that are none": (
+        lambda sp, f: f.flat_map(lambda row: 5).schema, TaskError, "gave int for row 0, not a li"),
+    "Parquet as Delta": (
+        lambda sp, f: sp.read_delta(os.path.dirname(__file__)), FileUnreadable, "no _delta_log"),
     "n of text": (lambda sp, f: f.take("many"), OptionError, "'many'"),
     "two ways": (lambda sp, f: f.repartition(2, hash_by="a", by_rows=True), OptionError, "one of"),
     "by no integer": (lambda sp, f: f.repartition(2, by="s"), SchemaMismatch, "VARCHAR"),
@@ -525,6 +533,61 @@ def test_a_chain_of_three_hundred_steps(shape: str) -> None:
         assert frame.take(1) == [{"item": 301}]
         assert other.sort("item desc").take(1) == [{"item": 152}]
         assert frame.explain().count("Project") == 300
+
+
+@pytest.mark.slow
+def test_five_hundred_filters(sp: Session) -> None:
+    """DuckDB's own limit is 1,000 levels, of which each filter was two."""
+    frame = sp.from_items([1, 2, 3])
+    for i in range(500):
+        frame = frame.filter(f"item <> {i + 3}")
+    assert frame.take_all() == [{"item": 1}, {"item": 2}]
+
+
+@pytest.mark.parametrize("text", ["d.upper()", "d.upper().lower()", "D.replace('x', 'z') || c"])
+def test_functions_that_are_called_on_a_column_read_it(
+    sp: Session, tmp_path: Path, text: str
+) -> None:
+    rows = pa.table({"a": [1, 2], "c": ["p", "q"], "d": ["x", "y"]})
+    pq.write_table(rows, tmp_path / "f.parquet")
+    given = sp.read_parquet(tmp_path)
+
+    want = [{"e": value} for (value,) in duckdb.sql(f"SELECT {text} FROM rows").fetchall()]
+    assert given.map(f"{text} AS e").take_all() == want
+    assert given.with_columns(e=text).select("e").take_all() == want
+    assert given.sort(text).map(f"{text} AS e").take_all() == sorted(want, key=str)
+    assert given.filter(f"{text} IS NOT NULL").select("a").count() == 2
+    groups = given.group_by("a").agg(f"max({text}) AS e").sort("a")
+    assert groups.select("e").take_all() == want
+
+
+def test_a_sort_key_that_is_the_name_of_a_column_is_that_column(sp: Session) -> None:
+    given = sp.from_items([{"order": 1, "a b": 2}, {"order": 2, "a b": 1}])
+
+    assert [row["order"] for row in given.sort("a b").take_all()] == [2, 1]
+    assert [row["order"] for row in given.sort(["order"]).take_all()] == [1, 2]
+    assert given.repartition(1).partial_sort("a b").take(1) == [{"order": 2, "a b": 1}]
+
+
+def test_of_many_paths_an_error_shows_the_first(sp: Session, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.parquet" for i in range(5_000)]
+    with pytest.raises(PathNotFound, match=r"read_parquet\(\['.*0\.parquet', … 5000 paths\]") as e:
+        sp.read_parquet(paths)
+    assert len(str(e.value)) < 1_000
+
+
+def test_columns_that_are_added_and_replaced(sp: Session) -> None:
+    given = sp.from_arrow(pa.table({"A b": [1, 2], "c": [[1], [2, 3]], "d": ["x", "y"]}))
+
+    frame = given.with_columns(**{"a B": '"A b" + 1', "n": "len(c) -- so long", "k": "7"})
+    assert frame.columns == ["A b", "c", "d", "n", "k"]
+    both = given.with_columns(d='"a b" * 10 + 10', e="d || (SELECT 7)").select("d", "e")
+    assert both.take_all() == [{"d": 20, "e": "x7"}, {"d": 30, "e": "y7"}]
+    assert given.with_columns().take_all() == given.take_all()
+    with pytest.raises(SchemaMismatch, match="two columns are named 'Z'"):
+        given.with_columns(z="1", Z="2")
+    with pytest.raises(SqlError, match="aggregate"):
+        given.with_columns(z="max(d)")
 
 
 @pytest.mark.slow
