@@ -23,6 +23,10 @@ from millpond.storage.direct import BlockFile, reused_memory
 # 64 MiB: larger runs gain nothing and cost fresh memory; see benchmarks/exchange.py.
 RUN_BYTES = 64 << 20
 
+# Of one partition, segments need not become large: they are written while more rows come, and given
+# to a reader as soon as they are read and verified.
+_ALONE_BYTES = 8 << 20
+
 # A message costs about 9 µs whatever it holds: small slices are merged before they are
 # written, where the number of partitions makes them small.
 _ROWS_PER_MESSAGE = 400
@@ -73,7 +77,8 @@ class PartWriter:
                 raise SchemaMismatch(
                     f"column {field.name!r} is {field.type}; a part takes plain types only."
                 )
-        self._n, self._schema, self._budget = n_partitions, schema, budget_bytes
+        self._n, self._schema = n_partitions, schema
+        self._budget = budget_bytes if n_partitions > 1 else min(budget_bytes, _ALONE_BYTES)
         self._loose: list[tuple[pa.RecordBatch, Partitions]] = []
         self._ordered: list[Ordered] = []
         self._loose_rows = self._held_bytes = self._rows = 0
