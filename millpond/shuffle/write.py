@@ -58,7 +58,7 @@ class PartWriter:
     """Writes one part. It ends with `close`, with `abort`, or with an error, which aborts.
 
     Memory: about twice `budget_bytes`, and two more copies of the largest batch. `hold` may
-    take over a small part (see `BlockFile`).
+    take over a small part (see `BlockFile`). `cached_bytes` go through the page cache first.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class PartWriter:
         *,
         budget_bytes: int = RUN_BYTES,
         hold: Callable[[str, memoryview], bool] | None = None,
+        cached_bytes: int = 0,
     ) -> None:
         assert n_partitions > 0
         for field in schema:
@@ -83,7 +84,7 @@ class PartWriter:
         self._ordered: list[Ordered] = []
         self._loose_rows = self._held_bytes = self._rows = 0
         self._runs: list[part.Entries] = []
-        self._file = BlockFile(path, hold=hold)
+        self._file = BlockFile(path, hold=hold, direct_after=cached_bytes)
         self._file.append(part.header(n_partitions))
 
     def add(self, batch: pa.RecordBatch, partition: npt.NDArray[Any] | None = None) -> None:

@@ -48,6 +48,7 @@ def write_part(
     writer = PartWriter(
         path, output.n, worker.engine.arrow_schema(task.schema),
         budget_bytes=worker.options.buffer_bytes, hold=worker.held.hold,
+        cached_bytes=output.cached_bytes,
     )  # fmt: skip
     sized = 0
     hashed = 0 if worker.options.verify == "rows" else None

@@ -11,6 +11,11 @@ import millpond
 from millpond import events
 from millpond.errors import OptionError, SchemaMismatch, TargetNotEmpty
 from millpond.formats.shard_values import canonical, value_bytes
+from millpond.options import options
+from millpond.physical.planner import plan_stages
+from millpond.physical.stages import ToPart
+from millpond.plan.sinks import dataset_sink
+from millpond.session import Session
 from tests.support.sessions import Counted
 
 # Nulls at several depths, and values of no fixed length: all that a cut might leave a trace in.
@@ -145,3 +150,14 @@ def test_a_slice_has_the_bytes_of_a_fresh_array(values: list[Any]) -> None:
         found, want = ([b and b.to_pybytes() for b in a.buffers()] for a in (part, fresh))
         assert found == want
         assert part.to_pylist() == values[first : first + n]
+
+
+def test_parts_of_a_set_share_so_much_of_the_page_cache(tmp_path: Path) -> None:
+    with Session(options(threads=2, split_bytes=1 << 20, progress=False)) as sp:
+        for n in (1, 7):
+            rows = sp.from_items(list(range(1000))).repartition(n, by_rows=True)
+            sink = dataset_sink(rows.plan, str(tmp_path / "set"), None, 1 << 28, None)
+            before, _ = plan_stages(sink, sp._work.settings()).stages[-2:]
+            assert isinstance(before.output, ToPart)
+            assert before.output.sized
+            assert before.output.cached_bytes == (256 << 20) // n

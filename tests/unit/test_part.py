@@ -54,6 +54,30 @@ def test_a_partition_has_its_rows_in_the_order_they_were_added(
     ]
 
 
+def test_rows_of_one_partition_are_written_while_more_come(tmp_path: Path) -> None:
+    batches = [(numbers_batch(*range(n, n + 100_000)), None) for n in range(0, 3_000_000, 100_000)]
+    one = write_part(tmp_path / "one.part", batches, 1, budget_bytes=1 << 30, schema=NUMBERS)
+    several = [(batch, np.zeros(100_000, np.int64)) for batch, _ in batches]
+    two = write_part(tmp_path / "two.part", several, 2, budget_bytes=1 << 30, schema=NUMBERS)
+    assert (one.n_runs, two.n_runs) == (3, 1)
+    assert partition_lists(one, 1) == [list(range(3_000_000))]
+
+
+@pytest.mark.parametrize("cached_bytes", [0, 5 << 20, 1 << 30])
+def test_the_first_bytes_of_a_part_may_go_through_the_page_cache(
+    tmp_path: Path, cached_bytes: int
+) -> None:
+    path, rows = str(tmp_path / "x.part"), numbers_batch(*range(2_000_000))
+    writer = PartWriter(path, 1, NUMBERS, cached_bytes=cached_bytes)
+    writer.add(rows)
+    written = writer.close()
+    found = Path(path).read_bytes()
+    plain = PartWriter(str(tmp_path / "y.part"), 1, NUMBERS)
+    plain.add(rows)
+    assert plain.close() == written
+    assert found == (tmp_path / "y.part").read_bytes()
+
+
 def test_every_type_comes_back_as_it_was(tmp_path: Path) -> None:
     wide = pa.struct({"x": pa.list_(pa.string()), "y": pa.map_(pa.string(), pa.int8())})
     columns = {
