@@ -45,7 +45,13 @@ def plain(path: str) -> str:
         raise StorageError(f"{path!r} is no path of this machine; open it by its own storage.")
     if "\0" in path or not path:
         raise StorageError(f"{path!r} is no path: it is empty or holds a zero byte.")
-    return os.path.abspath(os.path.expanduser(path))
+    try:
+        return os.path.abspath(os.path.expanduser(path))
+    except FileNotFoundError:
+        raise StorageError(
+            f"{path!r}: the working directory is gone, and a relative path begins there. Change "
+            "to another one, or pass an absolute path."
+        ) from None
 
 
 def is_glob(path: str) -> bool:

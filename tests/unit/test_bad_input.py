@@ -24,6 +24,7 @@ from millpond.errors import (
     PathNotFound,
     SchemaMismatch,
     SqlError,
+    StorageError,
     TaskError,
 )
 from millpond.loader.reader import open_dataset
@@ -567,6 +568,20 @@ def test_a_sort_key_that_is_the_name_of_a_column_is_that_column(sp: Session) -> 
     assert [row["order"] for row in given.sort("a b").take_all()] == [2, 1]
     assert [row["order"] for row in given.sort(["order"]).take_all()] == [1, 2]
     assert given.repartition(1).partial_sort("a b").take(1) == [{"order": 2, "a b": 1}]
+
+
+def test_a_working_directory_that_is_gone(
+    sp: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    for wrong in (lambda: frame(sp).write_csv("out"), lambda: sp.read_csv("in")):
+        with pytest.raises(StorageError, match="': the working directory is gone"):
+            wrong()
+    frame(sp).write_csv(tmp_path / "out")
+    assert sp.read_csv(tmp_path / "out").count() == 300
 
 
 def test_of_many_paths_an_error_shows_the_first(sp: Session, tmp_path: Path) -> None:
