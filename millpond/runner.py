@@ -73,7 +73,7 @@ class Runner:
     def declared(self, columns: Columns, where: str) -> Mapping[str, str] | Schema:
         """The columns that a user says a function gives."""
         if hasattr(columns, "empty_table"):
-            return self._named_by_duckdb(columns)
+            return parse.check(lambda: self._named_by_duckdb(columns), where)
         if not isinstance(columns, Mapping | Schema):
             raise SchemaMismatch(
                 f"{where}: schema is a dict of names and DuckDB types, a frame's schema, or a "
@@ -234,7 +234,7 @@ class Runner:
         given = self._work.worker.engine.arrow_schema(plain(plan.schema))
         exact = call.kind not in ("row", "flat") and call.format == "arrow"
         schema = found.schema if exact else python.widened(found.schema, given)
-        return self._named_by_duckdb(schema)
+        return parse.check(lambda: self._named_by_duckdb(schema), where)
 
     def _stages(self, plan: n.Node) -> Physical:
         self._measure(self._work.optimized(plan))

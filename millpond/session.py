@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from millpond.dataframe import DataFrame, plan_of
 from millpond.errors import OptionError, SchemaMismatch
 from millpond.events import Event
+from millpond.expr.parse import check
 from millpond.formats.iceberg import Catalog
 from millpond.formats.memory import ArrowRows, table_of, table_of_pandas
 from millpond.formats.scan import Scan
@@ -202,7 +203,7 @@ class Session:
                     f"from_arrow(): {field.name!r} is nested {deep} levels deep; {_DEEPEST} can be "
                     "moved between processes. Keep it as JSON text."
                 )
-        schema = self._work.worker.engine.schema_of(table)
+        schema = check(lambda: self._work.worker.engine.schema_of(table), "from_arrow()")
         return self._frame(n.DataSource(Scan("memory", schema), rows=ArrowRows(table)))
 
     def from_pandas(self, frame: pd.DataFrame) -> DataFrame:

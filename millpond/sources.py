@@ -259,7 +259,7 @@ class Sources:
     def arrow(self, paths: Paths, where: str) -> DataSource:
         found = self.find(paths, where, "arrow")
         first, *others = found.files[:CHECKED_FILES]
-        schema = self._arrow_schema(first)
+        schema = check(lambda: self._arrow_schema(first), where)
         for file in others:
             other = self._arrow_schema(file)
             if other != schema:

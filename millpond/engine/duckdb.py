@@ -27,6 +27,7 @@ from millpond.errors import (
     FileUnreadable,
     MillpondError,
     OutOfMemory,
+    SchemaMismatch,
     SqlError,
     WorkerLost,
 )
@@ -44,6 +45,7 @@ FORKED = (
     "fork. Open another with millpond.init() in the child, or start it by spawn or forkserver."
 )
 _AHEAD_BYTES = 32 * 2**20  # A scan and a function run at once; see benchmarks/functions.py.
+_NOT_IN_DUCKDB = ("halffloat", "decimal256")  # Arrow's words.
 _LOW_DISK_BYTES = 16 * 2**20
 _TOO_LONG = "The maximum total string size for regular string buffers"
 _NO_SPACE = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
@@ -296,9 +298,17 @@ class Engine:
             return cursor.table(f"SELECT {items} WHERE false").schema
 
     def schema_of(self, table: pa.Table | pa.RecordBatchReader) -> Schema:
-        """How DuckDB reads an Arrow table."""
+        """How DuckDB reads an Arrow table. `SchemaMismatch` for types that it has not."""
         with self.cursor() as cursor:
-            cursor.register("given", table)
+            try:
+                cursor.register("given", table)
+            except duckdb.NotImplementedException as error:
+                kinds = [(f.name, str(f.type)) for f in table.schema]
+                odd = [one for one in kinds if any(word in one[1] for word in _NOT_IN_DUCKDB)]
+                said = ", ".join(f"{name!r} is {kind}" for name, kind in odd or kinds)
+                raise SchemaMismatch(
+                    f"{said}, and DuckDB has no such type. Cast it before, as halffloat to float32."
+                ) from error
             return Schema.of((row[0], row[1]) for row in cursor.rows("DESCRIBE FROM given"))
 
 

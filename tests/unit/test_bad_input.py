@@ -106,6 +106,12 @@ AT_THE_CALL: dict[str, tuple[Wrong, type[MillpondError], str]] = {
     "no data root": (lambda sp, f: options(data_root=""), OptionError, "data_root: is empty"),
     "a dataset by number": (lambda sp, f: open_dataset(5), OptionError, "needs a path"),
     "no rows": (lambda sp, f: sp.from_items(None), OptionError, "list of rows, not NoneType"),
+    "halves": (
+        lambda sp, f: sp.from_arrow({"h": pa.array([1], pa.float16())}), SchemaMismatch,
+        r"from_arrow\(\): 'h' is halffloat, and DuckDB has no such type"),
+    "a function of halves": (
+        lambda sp, f: f.map_batches(lambda b: {"h": np.ones(9, "float16")}).schema, SchemaMismatch,
+        r"map_batches\(.*'h' is halffloat"),
     "not for Arrow": (lambda sp, f: sp.from_arrow([1]), OptionError, "needs what Arrow can read"),
     "keys by number": (lambda sp, f: f.repartition(2, hash_by=1), OptionError, "names of columns"),
     "a column by number": (lambda sp, f: f.drop(1), OptionError, "named by text, not by int"),
