@@ -20,8 +20,25 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "worker killed in a reduce task": ("faults/test_table.py::test_the_worker_is_killed",) * 3,
     "worker really killed (SIGKILL)": (
         NO_WORKER,
-        "faults/test_local.py::test_a_killed_worker_process_is_replaced_and_its_task_runs_again",
-        "contract/test_runtime.py::test_a_worker_that_is_killed_once_is_replaced",
+        "faults/test_leftovers.py::test_a_task_is_struck_once",
+        "faults/test_leftovers.py::test_a_task_is_struck_once",
+    ),
+    "a task really hangs, and is ended": (
+        NO_WORKER,
+        "faults/test_leftovers.py::test_a_task_is_struck_once",
+        "faults/test_leftovers.py::test_a_task_is_struck_once",
+    ),
+    "nothing left after a part went bad": (
+        SAME + "the local cell",
+        "faults/test_leftovers.py::test_a_part_goes_bad",
+        "faults/test_leftovers.py::test_a_part_goes_bad",
+    ),
+    "nothing left after an error or an interruption": (
+        SAME + "the local cell",
+        "faults/test_leftovers.py::test_a_function_fails "
+        "faults/test_leftovers.py::test_the_program_is_interrupted",
+        "faults/test_leftovers.py::test_a_function_fails "
+        "faults/test_leftovers.py::test_the_program_is_interrupted",
     ),
     "worker killed in the middle of a call of several tasks": (
         NO_WORKER,
@@ -84,7 +101,8 @@ TABLE: dict[str, tuple[str, str, str]] = {
     ) * 3,
     "a function that always kills its worker": (
         NO_WORKER,
-        "faults/test_local.py::test_a_function_that_always_kills_its_worker_ends_with_the_story",
+        "faults/test_local.py::test_a_function_that_always_kills_its_worker_ends_with_the_story "
+        "faults/test_leftovers.py::test_a_worker_that_is_killed_each_time_ends_with_the_story",
         SAME + "Ray takes ten seconds to replace a worker",
     ),
     "memory exceeded once": ("faults/test_table.py::test_a_task_runs_out_of_memory_once",) * 3,

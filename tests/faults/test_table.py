@@ -197,12 +197,20 @@ class Through(Faulty):
         return reading(self.runtime)
 
 
-def test_a_function_that_fails_once_is_not_tried_again(runtime: Runtime) -> None:
+@pytest.mark.parametrize("always", [False, True])
+def test_a_function_that_fails_once_is_not_tried_again(
+    runtime: Runtime, tmp_path: Path, always: bool
+) -> None:
     """A user's exception is final: another attempt would hide a fault of the program."""
     from millpond.errors import TaskError
 
+    failed = str(tmp_path / "failed")
+
     def fails(row: dict[str, Any]) -> dict[str, Any]:
-        raise ValueError("bad row")
+        if always or not os.path.exists(failed):
+            os.close(os.open(failed, os.O_CREAT))
+            raise ValueError("bad row")
+        return row
 
     seen = Seen()
     with pytest.raises(TaskError, match="bad row"):
