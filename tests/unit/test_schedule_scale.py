@@ -1,18 +1,25 @@
 """Bytes on the driver stay within a + b · tasks + c · partitions; steps, linear."""
 
+import hashlib
+import pickle
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 from runtime_values import begun, reader, result, source, submitted
 
-from millpond.physical.stages import Edge, Resources, Stage
+from millpond.physical.stages import Edge, PartRef, Resources, Stage, TaskId, TaskResult
 from millpond.runtime.commands import Finished
+from millpond.runtime.journal import StoredJournal
+from millpond.runtime.node import parts_folder
 from millpond.runtime.schedule import Schedule
+from millpond.storage import LocalStorage
 
 # Measured: 510 bytes a task (its split, its PartRef and their names), 17 a partition.
 A_BYTES, B_BYTES, C_BYTES = 50_000, 600, 50
@@ -63,6 +70,30 @@ def test_the_bytes_of_a_task_are_those_of_the_model() -> None:
         drain(schedule)
         kept, _ = tracemalloc.get_traced_memory()
     assert kept / 20_000 == pytest.approx(510, rel=0.2)
+
+
+def test_the_bytes_of_a_part_that_readers_know_are_those_of_the_model() -> None:
+    """docs/scale.md: 230 bytes, the names being those that nodes of a cluster give."""
+    nodes = [hashlib.sha224(bytes([i])).hexdigest() for i in range(50)]  # As long as Ray's.
+    parts = []
+    for i in range(2_000):
+        folder = f"/tmp/millpond-1000/{parts_folder(f'0123456789ab-{nodes[i % 50]}')}"
+        path = f"{folder}/0123456789ab-1/0000/{i:05d}.a0.part"
+        node = "".join(list(nodes[i % 50]))  # Each result brings a text of its own.
+        parts.append(PartRef(0, i, 0, node, path, 10**9 + i, 21_600, 1, 10**9, 2**31 + i, 10**7))
+    assert len(pickle.dumps(tuple(parts))) / len(parts) == pytest.approx(230, rel=0.2)
+
+
+def test_the_bytes_of_a_record_of_the_journal_are_those_of_the_model(tmp_path: Path) -> None:
+    """docs/scale.md: 0.4 KB a task, in segments of a thousand."""
+    journal = StoredJournal(LocalStorage(), str(tmp_path), "0123456789ab", lambda *_: True)
+    (stage,) = [replace(source(0, 1_000), fingerprint="0123456789abcdef0123456789abcdef")]
+    for i in range(1_000):
+        path = f"{tmp_path}/parts/0123456789ab-1/0000/{i:05d}.a0.part"
+        part = PartRef(0, i, 0, "", path, 10**9 + i, 21_600, 1, 10**9, 2**31 + i, 10**7)
+        journal.record(stage, 1_000, TaskResult(TaskId(0, i), part, rows=10**7, size_bytes=10**9))
+    (segment,) = (tmp_path / "journal").iterdir()
+    assert segment.stat().st_size / 1_000 == pytest.approx(400, rel=0.2)
 
 
 def steps(stages: list[Stage]) -> int:
