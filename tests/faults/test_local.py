@@ -220,6 +220,23 @@ def test_a_changed_input_is_computed_anew(events_path: str, data_root: str, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shape", ["staged", "fused"])
+@pytest.mark.parametrize("version", ["VERSION", "DUCKDB"])
+def test_what_another_version_computed_is_computed_anew(
+    events_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str, version: str
+) -> None:
+    """A later version may sort, hash or round in another way, or mend a fault."""
+    ran = []
+    for number in ("1", "1", "2"):
+        monkeypatch.setattr(f"millpond.workplace.{version}", number)
+        with Counted(shape=shape, data_root=str(tmp_path / "root")) as run:
+            frame = run.session.read_parquet(events_path).filter("price > 100")
+            frame.write_parquet(str(tmp_path / "out"), mode="overwrite")
+            ran.append(run.tasks > 0)
+    assert ran == [True, False, True]
+
+
+@pytest.mark.slow
 def test_an_input_changed_in_place_is_noticed_though_its_time_was_set_back(
     data_root: str, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The KubeRay manifest of the how-to page is whole, and as the page says."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ def groups(spec: Any) -> list[Any]:
 
 def test_the_cluster_has_a_token(spec: Any) -> None:
     assert spec["authOptions"] == {"mode": "token"}
+
+
+def test_its_ray_is_one_that_we_run_on_and_that_has_tokens(spec: Any) -> None:
+    """KubeRay makes the token only where it is told a version of Ray that takes one: 2.52."""
+    wanted = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())
+    (least,) = wanted["project"]["optional-dependencies"]["ray"]
+    given, least = (
+        tuple(map(int, text.split(".")[:2]))
+        for text in (spec["rayVersion"], least.removeprefix("ray>="))
+    )
+    assert given >= least >= (2, 52)
+
+
+def test_nodes_may_come_and_go_within_bounds(spec: Any) -> None:
+    (workers,) = spec["workerGroupSpecs"]
+    assert 1 <= workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
 
 
 def test_the_head_takes_no_tasks(spec: Any) -> None:
