@@ -10,6 +10,7 @@ from millpond.errors import FileUnreadable, PathNotFound, SchemaMismatch, Storag
 from millpond.formats.scan import State
 from millpond.schema import Schema
 from millpond.storage import FileInfo, Range, Storage
+from millpond.storage.commit import is_of_a_commit
 from millpond.storage.manifest import Manifest, file_paths, newest_manifest
 from millpond.storage.paths import glob_root, is_glob, scheme
 
@@ -56,7 +57,10 @@ def find_files(
         root, listed = store.local_path(path) or path.rstrip("/"), list(store.list(path))
         # A folder may be called `a[1]`; what is there is meant literally.
         glob = is_glob(path) and not (listed and listed[0].path.startswith(f"{root}/"))
-        committed = None if glob else committed_files(store, root, listed, where)
+        newest = None if glob else _newest(store, root, listed)
+        if newest is not None and not (newest.number or newest.files):
+            listed, newest = _without_unfinished(listed, where), None
+        committed = committed_files(store, root, listed, newest, where) if newest else None
         if committed is not None and len(paths) == 1:
             state, schema = State(root, committed[1].number), committed[1].schema
             if not committed[0]:
@@ -150,19 +154,32 @@ def _end(file: FileInfo) -> Range:
     return Range(file.path, file.size_bytes - length, length)
 
 
+def _newest(store: Storage, root: str, listed: Sequence[FileInfo]) -> Manifest | None:
+    """The newest manifest of a folder; None of one file, and of a web server."""
+    if any(info.path == root for info in listed) or scheme(root) in ("http", "https"):
+        return None
+    return newest_manifest(store, root)
+
+
+def _without_unfinished(listed: list[FileInfo], where: str) -> list[FileInfo]:
+    """The files of a folder whose first commit has not taken place, but for those of that."""
+    finished = [info for info in listed if not is_of_a_commit(info.path)]
+    if len(finished) < len(listed):
+        warn(
+            f"{where}: {len(listed) - len(finished)} files of a write that is under way or was "
+            "killed are not read. Run that script again, or write to another folder."
+        )
+    return finished
+
+
 def committed_files(
-    store: Storage, root: str, listed: Sequence[FileInfo], where: str
-) -> tuple[list[FileInfo], Manifest] | None:
-    """The newest manifest of a folder and the files that it names; None without manifests.
+    store: Storage, root: str, listed: Sequence[FileInfo], newest: Manifest, where: str
+) -> tuple[list[FileInfo], Manifest]:
+    """The files that the newest manifest of a folder names.
 
     Raises `StorageError` for a file that is missing or has another size. Files beside
     those are left out, with a warning.
     """
-    if any(info.path == root for info in listed):
-        return None  # One file, or a web server's.
-    newest = newest_manifest(store, root) if scheme(root) not in ("http", "https") else None
-    if newest is None or not (newest.number or newest.files):
-        return None
     known = {info.path: info for info in listed}
     paths = file_paths(store, root, newest)
     files = [known.get(path) or store.stat(path) for path in paths]

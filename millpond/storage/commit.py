@@ -64,6 +64,12 @@ def commit_id_in(name: str) -> str:
     return found.group()[4:20] if found else ""
 
 
+def is_of_a_commit(path: str) -> bool:
+    """Whether a file has a name that only commits give, where the first has not taken place."""
+    name = path.rpartition("/")[2]
+    return bool(commit_id_in(name) or _PLAIN.fullmatch(name))
+
+
 def plain_name(path: str) -> str:
     """A file's path without the id of its commit, if Millpond gave it its name."""
     folder, slash, name = path.rpartition("/")
@@ -174,10 +180,9 @@ def unneeded(
         kept = [newest, *filter(None, (read_manifest(storage, root, number) for number in older))]
         named = {path for manifest in kept for path in file_paths(storage, root, manifest)}
         # Plain names are those of the first commit, which died if there is no other state.
-        ours = _PLAIN if not newest.number and not newest.files else None
+        ours = is_of_a_commit if not newest.number and not newest.files else commit_id_in
         for info in storage.list(root):
-            name = info.path.rpartition("/")[2]
-            if info.path not in named and (_OURS.search(name) or (ours and ours.fullmatch(name))):
+            if info.path not in named and ours(info.path.rpartition("/")[2]):
                 leftovers.append(info)
     return sorted(
         {info for info in leftovers if info.modified_s <= oldest}, key=lambda info: info.path

@@ -3,12 +3,17 @@
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from tests.support.sessions import oracle
+from millpond.errors import PathNotFound
+from millpond.options import options
+from millpond.session import Session
+from tests.support.sessions import oracle, tuples
 
 SCRIPT = """
 import os, signal, sys
@@ -22,7 +27,7 @@ seen = finished = reused = 0
 def count(event):
     global seen, finished, reused
     reused += event.reused if isinstance(event, events.StagePlanned) else 0
-    if kind and isinstance(event, getattr(events, kind)):
+    if kind and type(event).__name__ == kind:
         seen += 1
         if seen == int(k):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -40,6 +45,23 @@ EXPECTED = """
 SELECT user_id, count(*) AS n, sum(price)::BIGINT AS s FROM events WHERE price > 100
 GROUP BY user_id ORDER BY n DESC, user_id
 """
+
+
+# Dies after the k-th file of those that are published has its name.
+PUBLISHING = SCRIPT.replace(
+    "with Session(",
+    """
+from millpond.storage import LocalStorage
+whole = LocalStorage.publish
+def a_few(storage, staged):
+    if kind == "publishing" and len(staged) > int(k):
+        whole(storage, staged[:int(k)])
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(storage, staged)
+LocalStorage.publish = a_few
+
+with Session(""",
+)
 
 
 def run(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -92,3 +114,32 @@ def test_a_rerun_gives_the_oracles_rows_and_reuses_what_was_done(
     assert [path for path in temporary.rglob("*") if path.is_file()] == []
     every = psutil.process_iter(["cmdline"])
     assert [each for each in every if str(tmp_path) in " ".join(each.info["cmdline"] or ())] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_killed_while_files_get_their_names(events_path: str, tmp_path: Path, k: int) -> None:
+    """Nobody reads some of the files; the rows come whole, and once."""
+    script, target = tmp_path / "job.py", tmp_path / "out"
+    script.write_text(PUBLISHING)
+    arguments = [events_path, tmp_path / "root", target]
+    killed = run(script, *arguments, "publishing", k)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(list(target.glob("*.parquet"))) == k
+    told = pytest.warns(UserWarning, match=f"{k} files of a write") if k else nullcontext()
+    with Session(options(progress=False)) as sp, told, pytest.raises(PathNotFound):
+        sp.read_parquet(str(target)).count()
+
+    ended = run(script, *arguments, "", 0)
+    assert ended.returncode == 0, ended.stderr
+    finished, reused = map(int, ended.stdout.split())
+    assert reused > 0
+    assert k > 0 or finished == 0
+    with Session(options(progress=False)) as sp:
+        assert tuples(sp.read_parquet(str(target))) == oracle(EXPECTED, events=events_path)
+    files = {str(path) for path in target.rglob("*.parquet")}
+    assert sorted(rows_of(files)) == sorted(oracle(EXPECTED, events=events_path)), "beside them"
+
+
+def rows_of(files: set[str]) -> list[Any]:
+    return [row for file in files for row in oracle("FROM f", f=file)]

@@ -1,4 +1,4 @@
-"""Two plans have one fingerprint only if they give the same rows: whatever else is edited, tells."""
+"""Plans have one fingerprint only if they give the same rows: whatever else is edited, tells."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

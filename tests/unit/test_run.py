@@ -1,5 +1,6 @@
 """`run` carries out the schedule's commands, on a runtime without workers."""
 
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -162,6 +163,31 @@ def test_an_attempt_that_ends_between_its_part_and_its_result_leaves_no_trace() 
     faulty = Faulty(FakeRuntime(), fail_after={(0, 0, 0): WorkerLost("killed after writing")})
     outcome = run([source(0, 1)], faulty, ignore).only
     assert [part.attempt for part in outcome.parts] == [1]
+
+
+def test_what_ends_after_the_run_is_discarded_when_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loser of twins that nobody could end in time: its file has nobody who wants it."""
+    monkeypatch.setattr(sys.modules["millpond.runtime.run"], "_END_S", 0.0)
+    late: Future[Ended] = Future()
+    slow: list[Task] = []
+
+    class Slow(FakeRuntime):
+        def _submit(self, task: Task) -> Future[Ended]:
+            if task.id == TaskId(1, 0, 0):
+                slow.append(task)
+                return late
+            return super()._submit(task)
+
+    thrown, twins = Bin(), Policy(twin_min_s=0.0, twin_factor=0.0, twin_after=1)
+    plan = [source(0, 3, n=3), sink(1, 0)]
+    outcome = run(plan, Slow(), ignore, discard=thrown, policy=twins).only
+    assert [file.staged.path for file in thrown.files] == []
+    ended = result(slow[0])
+    late.set_result(ended)
+    assert thrown.files == list(ended.files)
+    assert not set(thrown.files) & set(outcome.files)
 
 
 # ---- the journal ---------------------------------------------------------------------
