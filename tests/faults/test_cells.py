@@ -52,8 +52,8 @@ TABLE: dict[str, tuple[str, str, str]] = {
     ) * 3,
     "killed while publishing": (
         "no: files are published by the program, wherever tasks run",
-        "faults/test_sigkill.py::"
-        "test_a_rerun_gives_the_oracles_rows_and_reuses_what_was_done",
+        "faults/test_sigkill.py::test_killed_while_files_get_their_names "
+        "faults/test_sigkill.py::test_killed_between_the_receipt_of_one_file_and_its_name",
         "faults/test_cluster_lost.py::test_a_new_cluster_goes_on_where_the_lost_one_was",
     ),
     "node lost before its parts are read": (

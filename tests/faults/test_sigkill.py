@@ -143,3 +143,25 @@ def test_killed_while_files_get_their_names(events_path: str, tmp_path: Path, k:
 
 def rows_of(files: set[str]) -> list[Any]:
     return [row for file in files for row in oracle("FROM f", f=file)]
+
+
+@pytest.mark.slow
+def test_killed_between_the_receipt_of_one_file_and_its_name(
+    events_path: str, tmp_path: Path
+) -> None:
+    """The rerun finds the receipt, and gives the file the name that it waits for."""
+    script, target = tmp_path / "job.py", tmp_path / "out.parquet"
+    rows = 'sp.read_parquet(path).filter("price > 100").sort("id")'
+    script.write_text(PUBLISHING.replace('summed.sort("n desc, user_id")', rows))
+    arguments = [events_path, tmp_path / "root", target]
+    killed = run(script, *arguments, "publishing", 0)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list(tmp_path.glob("root/published/*/*.json"))
+    assert not target.exists()
+
+    ended = run(script, *arguments, "", 0)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["0", "0"], "more ran than the file's name needs"
+    expected = "FROM events WHERE price > 100 ORDER BY id"
+    assert oracle("FROM f", f=str(target)) == oracle(expected, events=events_path)
+    assert not list(tmp_path.glob(".millpond-*"))
