@@ -57,13 +57,15 @@ def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Place]:
     """Looks at the end whether anything is left."""
+    # Before this test's own folder is set: what the cluster's fixture restores is not that.
+    nodes = request.getfixturevalue("nodes") if request.param == "ray" else None
     ours = tmp_path / "temporary"
     ours.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(ours))
     monkeypatch.setenv("TMPDIR", str(ours))
     before = ports()
-    if request.param == "ray":
-        address, folder = request.getfixturevalue("nodes")
+    if nodes is not None:
+        address, folder = nodes
         theirs = folder / f"millpond-{os.geteuid()}"  # Beside it lies what is Ray's.
         given = {"runtime": "ray", "address": address, "allow_insecure": True}
         made = Place(given, [ours, theirs], tmp_path)
