@@ -28,16 +28,16 @@ SCHEMA = {"id": "BIGINT", "user_id": "BIGINT"}
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def nodes() -> Iterator[tuple[str, Path]]:
     """A cluster whose temporary files lie in a folder of its own."""
     pytest.importorskip("ray")
     from ray_cluster import cluster
 
-    folder = tmp_path_factory.mktemp("nodes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(folder))
+    # Sockets of Ray lie below it, whose names may not be long.
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
         with cluster(2) as found:
-            yield found.address, folder
+            yield found.address, Path(folder)
 
 
 @dataclass
