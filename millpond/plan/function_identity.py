@@ -107,7 +107,10 @@ class _Told:
         self._tell(f"{code.co_code!r} {code.co_exceptiontable!r}")
         self._tell(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_flags)))
         self._tell(repr((code.co_argcount, code.co_kwonlyargcount)))
+        in_class = "__firstlineno__" in code.co_names  # From 3.13 on; one that moved is the same.
         for const in code.co_consts:
+            if in_class and type(const) is int and const == code.co_firstlineno:
+                continue
             if isinstance(const, types.CodeType):
                 self._code(const)
             else:
