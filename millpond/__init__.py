@@ -7,6 +7,7 @@ The public names, each from its room at its first use: a training job that impor
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from millpond import began as began  # Before any of the user's modules that are loaded later.
 from millpond.version import VERSION as __version__
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ LEVELS = {
     room: level
     for level, rooms in enumerate(
         [
-            ["errors", "events", "version"],
+            ["began", "errors", "events", "version"],
             ["lazy", "schema", "options"],
             ["expr", "storage"],
             ["formats"],

@@ -4,6 +4,7 @@ None is loaded here. What is installed, and the standard library, count by their
 """
 
 import dis
+import os
 import sys
 import sysconfig
 import types
@@ -15,6 +16,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
 
+from millpond.began import BEGAN_NS
 from millpond.plan.captured import all_code
 
 
@@ -81,7 +83,18 @@ def texts(names: Iterable[str]) -> dict[str, bytes]:
         with suppress(OSError):
             found[name] = Path(path).read_bytes()
             waiting += _imports(found[name], name if Path(path).stem == "__init__" else package)
+            found[name] += _told_apart(path)
     return found
+
+
+def _told_apart(path: str) -> bytes:
+    """Of a file that was edited since this process began, what no other process has.
+
+    This one, or a worker of its, may have loaded the text before: what that gave must not be
+    taken for what the new one gives.
+    """
+    edited_ns = os.stat(path).st_mtime_ns
+    return b"" if edited_ns < BEGAN_NS else f"{edited_ns} {BEGAN_NS} {os.getpid()}".encode()
 
 
 @lru_cache(maxsize=1_000)

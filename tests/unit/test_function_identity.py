@@ -300,6 +300,43 @@ def test_the_modules_that_it_imports_when_it_runs_and_those_that_they_do_count(
     assert {i for i, told in enumerate(limited) if told != before[i]} == {4}
 
 
+EDITED = """
+import sys
+import millpond
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from millpond.plan.function_identity import function_identity
+
+def by_import(row):
+    import inner
+    return inner.g(row)
+
+before = by_import(1), function_identity(by_import)
+Path(sys.argv[1], "inner.py").write_text("def g(r): return 2\\n")
+after = by_import(1), function_identity(by_import)
+print(*before, *after, function_identity(by_import))
+"""
+
+
+@pytest.mark.slow
+def test_what_an_old_module_gives_is_not_taken_for_what_its_new_text_gives(tmp_path: Path) -> None:
+    """A module that was edited after it was loaded: this process goes on with the old one."""
+
+    def run() -> list[str]:
+        command = [sys.executable, "-c", EDITED, str(tmp_path)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.split()
+
+    (tmp_path / "inner.py").write_text("def g(r): return 1\n")
+    gave, old, gives, edited, again = run()
+    assert (gave, gives) == ("1", "1")
+    assert edited == again != old
+    gave, new, _, _, _ = run()
+    assert gave == "2"
+    assert new not in (old, edited)
+
+
 def test_a_list_that_holds_itself_has_an_identity(identity: Identity) -> None:
     text = "L = [1]\nL.append(L)\ndef f(r): return L"
     assert identity(text) == identity(text) != identity(text.replace("[1]", "[2]"))

@@ -128,13 +128,11 @@ class RayRuntime:
             self._owns_ray = False
             self._cancelling.shutdown()
             return  # Processes and services went with the connection, or go with the cluster.
-        left = {call.name: call for call in list(self._running.values())}
-        replies = self._nodes.drop(list(left))
-        for reply in wait(replies, timeout=END_S).done:
-            if reply.exception() is None:
-                self._cancel([left[name] for name in reply.result().taken])
+        left = set(self._running.values())
+        self._drop(left)
+        wait([future for call in left for future in call.futures], timeout=END_S)
         self._cancelling.shutdown()
-        for call in left.values():
+        for call in left:
             call.hand = None
         self._nodes.close(keep=keep and self._kept)
         with suppress(ray.exceptions.RayError):
@@ -264,7 +262,7 @@ class RayRuntime:
                 found = reply.result()
                 begun.update(found.taken, found.others)
                 taken = [by_name[name] for name in found.taken]
-                with suppress(RuntimeError):  # This session closes, and drops them again.
+                with suppress(RuntimeError):  # A node answers after the end of this session.
                     self._cancelling.submit(self._cancel, taken)
             if last and not any(reply.exception() for reply in replies):
                 for name, call in by_name.items():
