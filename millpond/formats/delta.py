@@ -76,6 +76,10 @@ def snapshot(
     )
 
 
+class _NotATable(FileUnreadable):
+    """A folder with files of something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Present:
     """A table that is there: its columns, and those that it is partitioned by."""
@@ -96,7 +100,7 @@ def current(storage: Storage, uri: str, mode: str, where: str) -> Present | None
             _check_readable(table, where)
             _check_writable(table, mode, where)
             return _present(table)
-    except PathNotFound:
+    except (PathNotFound, _NotATable):
         return None
 
 
@@ -321,7 +325,7 @@ def _explained(storage: Storage, uri: str, where: str) -> Iterator[None]:
         if next(iter(storage.list(uri)), None) is None:
             failure = PathNotFound(uri, f"{where}: no Delta table")
         else:
-            failure = FileUnreadable(
+            failure = _NotATable(
                 f"{where}: there are files, but no Delta table (no _delta_log). Of plain Parquet, "
                 "read_parquet() reads the folder."
             )
