@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from bad_parts import DAMAGES, spoil
 
 import millpond
 from millpond import events
@@ -222,7 +223,7 @@ def test_a_worker_that_is_killed_each_time_ends_with_the_story(
 
 
 @BOTH
-@pytest.mark.parametrize("damage", ["deleted", "torn", "a bit flipped"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_part_goes_bad(place: Place, events_path: str, damage: str) -> None:
     struck = []
 
@@ -230,18 +231,8 @@ def test_a_part_goes_bad(place: Place, events_path: str, damage: str) -> None:
         if isinstance(event, events.StageFinished) and event.stage == 0 and not struck:
             struck.append(event)
             parts = [p for folder in place.temporary for p in files_below(folder)]
-            spoil(Path(sorted(p for p in parts if "/0000/" in p and p.endswith(".part"))[0]))
-
-    def spoil(path: Path) -> None:
-        data = bytearray(path.read_bytes())
-        if damage == "deleted":
-            path.unlink()
-        elif damage == "torn":
-            os.truncate(path, len(data) // 2)
-        else:
-            for at in range(64, len(data), 64):
-                data[at] ^= 4
-            path.write_bytes(data)
+            part = min(p for p in parts if "/0000/" in p and p.endswith(".part"))
+            spoil(Path(part), damage)
 
     with place.session() as run:
         run.session.listen(strike)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_parts import DAMAGES, spoil
 from fake_runtime import Faulty
 from runtimes import in_this_thread, local, ray, reading
 from small_pipelines import (
@@ -142,7 +143,7 @@ def test_a_task_hangs(runtime: Runtime, stages: list[Stage]) -> None:
     assert survives(Through(runtime, hang={(1, 3, 0)}), stages, Seen(), policy=AT_ONCE)
 
 
-@pytest.mark.parametrize("damage", ["deleted", "torn", "a bit flipped"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_part_goes_bad_after_half_of_its_readers(
     runtime: Runtime, stages: list[Stage], damage: str
 ) -> None:
@@ -150,19 +151,6 @@ def test_a_part_goes_bad_after_half_of_its_readers(
     seen = Seen(lambda: spoil(watched.part_of(0, 2), damage))
     assert survives(watched, stages, seen)
     assert seen.has(PartsMissing)
-
-
-def spoil(path: Path, damage: str) -> None:
-    data = bytearray(path.read_bytes())
-    if damage == "deleted":
-        path.unlink()
-    elif damage == "torn":
-        os.truncate(path, len(data) // 2)
-    else:
-        # In each 64 bytes one bit: whichever partition is read next meets it.
-        for at in range(64, len(data), 64):
-            data[at] ^= 4
-        path.write_bytes(data)
 
 
 class Through(Faulty):
